@@ -1,0 +1,26 @@
+"""Token-pruned image segmentation, trained with random token routing (Reg4Pru, arXiv 2602.02163)."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+
+from .configuration_reg4pru import Reg4PruConfig
+from .image_processing_reg4pru import Reg4PruImageProcessor
+from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
+from .modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruPreTrainedModel
+
+AutoConfig.register("reg4pru", Reg4PruConfig)
+AutoModel.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
+AutoModelForSemanticSegmentation.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
+AutoImageProcessor.register(Reg4PruConfig, image_processor_classes={"pil": Reg4PruImageProcessor})
+
+# What save_pretrained and push_to_hub write beside the weights, so that others need not install this package.
+Reg4PruConfig.register_for_auto_class()
+Reg4PruForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+Reg4PruImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = [
+    "Reg4PruConfig",
+    "Reg4PruForSemanticSegmentation",
+    "Reg4PruImageProcessor",
+    "Reg4PruPreTrainedModel",
+    "Reg4PruSemanticSegmenterOutput",
+]

@@ -1,0 +1,254 @@
+"""Configuration of Reg4Pru models: EoMT-DINOv3's fields, and how tokens are selected, pruned and routed."""
+
+from collections.abc import Sequence
+
+from huggingface_hub.dataclasses import strict
+from transformers import EomtDinov3Config
+
+SELECTORS = ("mlp", "learned_query", "random")
+TRAIN_PRUNINGS = ("none", "soft", "hard")
+SELECTION_POOLS = ("active", "all")
+
+
+def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: int) -> tuple[float, ...]:
+    """
+    One keep rate per pruning stage.
+
+    Args:
+        keep_rates (`float`, sequence of `float` or `None`):
+            Fraction of a stage's pool that stays, each in (0, 1]. A single number holds for every stage; `None`
+            switches pruning off, that is 1.0 at every stage.
+        num_stages (`int`):
+            Number of pruning stages.
+
+    Returns:
+        `tuple[float, ...]` of length `num_stages`.
+
+    Raises:
+        `ValueError`: for a rate outside (0, 1] or a sequence of another length.
+    """
+    if keep_rates is None:
+        return (1.0,) * num_stages
+    if isinstance(keep_rates, (int, float)):
+        keep_rates = (keep_rates,) * num_stages
+    if len(keep_rates) != num_stages:
+        raise ValueError(
+            f"`keep_rates` has {len(keep_rates)} entries, {list(keep_rates)}, but there are {num_stages} pruning "
+            "stages (`pruning_layers`): give one rate per stage, or a single number for all of them."
+        )
+    for rate in keep_rates:
+        if not 0 < rate <= 1:
+            raise ValueError(f"`keep_rates` contains {rate}: every keep rate must lie in (0, 1].")
+    return tuple(float(rate) for rate in keep_rates)
+
+
+def routing_window_range(num_hidden_layers: int) -> tuple[int, int]:
+    """
+    Smallest and largest layer after which a sampled routing window may begin: l ~ U{2..L/2} (Reg4Pru, design of the
+    sampled window). Below 6 layers the range shrinks so that a window l < n <= L - 2 still fits.
+
+    Raises:
+        `ValueError`: if the model has fewer than 3 layers, where no window fits.
+    """
+    latest = min(num_hidden_layers // 2, num_hidden_layers - 3)
+    if latest < 0:
+        raise ValueError(
+            f"`num_hidden_layers` is {num_hidden_layers}: random token routing needs at least 3 layers. "
+            "Set `routing=False` or use a deeper model."
+        )
+    return min(2, latest), latest
+
+
+@strict
+class Reg4PruConfig(EomtDinov3Config):
+    r"""
+    Configuration of [`Reg4PruForSemanticSegmentation`]: an EoMT-DINOv3 segmentation model whose patch tokens are
+    pruned at a few depths, and which is trained with random token routing (Reg4Pru, arXiv 2602.02163). The defaults
+    give a ViT-S/16 with a single vessel query, pruned to 0.7 of its tokens at each of three stages.
+
+    All fields of [`~transformers.EomtDinov3Config`] apply; the ones below are new or have another default.
+
+    Args:
+        pruning_layers (`list[int]`, *optional*):
+            Layers after which tokens are pruned (the pruning stages), in ascending order. Unset, they stand at a
+            quarter, a half and three quarters of the depth (2, 5 and 8 of 12). An empty list gives a dense model.
+        keep_rates (`float` or `list[float]`, *optional*, defaults to 0.7):
+            Fraction of a stage's pool that stays, in (0, 1]; one number for all stages or one per stage. Rates
+            compound.
+        selector (`str`, *optional*, defaults to `"mlp"`):
+            Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"learned_query"` (CROPR's,
+            learns where the foreground is) or `"random"` (a control).
+        train_pruning (`str`, *optional*, defaults to `"soft"`):
+            How tokens are pruned in training: `"none"`, `"soft"` (a policy hides them from the others' attention) or
+            `"hard"` (they are physically removed).
+        selection_pool (`str`, *optional*, defaults to `"active"`):
+            `"active"`: a stage chooses among the survivors of the previous one. `"all"`: among all patch tokens, so
+            that a token that was pruned early can come back.
+        reactivation_layer (`int`, *optional*):
+            Layer after which the preserved tokens are put back into the sequence; defaults to the last but one.
+        routing (`bool`, *optional*, defaults to `True`):
+            Random token routing, in training only.
+        routing_keep_rate (`float`, *optional*, defaults to 0.5):
+            Fraction of the active patch tokens that runs through the routing window, in (0, 1].
+        routing_window (`list[int]`, *optional*):
+            `[l, n]`: the routed tokens skip the layers l+1..n. Unset, a window is drawn in every forward pass.
+        routing_probability (`float`, *optional*, defaults to 1.0):
+            Probability that a training forward pass routes, in [0, 1].
+        budget_loss_weight (`float`, *optional*, defaults to 4.0):
+            Weight of the budget loss of the `"mlp"` selector.
+        selector_loss_weight (`float`, *optional*, defaults to 4.0):
+            Weight of the foreground loss of the `"learned_query"` selector.
+        selector_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the Gumbel softmax, above 0.
+        token_multiple (`int`, *optional*, defaults to 8):
+            Prefix and kept tokens together are rounded to a multiple of this number, as fast kernels like it.
+        masked_attention (`bool`, *optional*, defaults to `True`):
+            EoMT's query-to-patch masked attention and deep supervision in training (annealed by
+            [`Reg4PruForSemanticSegmentation.set_mask_annealing`]); never at inference.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label of pixels that do not count in the loss.
+
+    Example:
+
+    ```python
+    >>> from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+
+    >>> config = Reg4PruConfig(image_size=512, keep_rates=[0.8, 0.7, 0.6])
+    >>> model = Reg4PruForSemanticSegmentation(config)
+    ```
+    """
+
+    model_type = "reg4pru"
+    # Trainer gathers every output that is not named here; these are scalars, counts or large maps.
+    keys_to_ignore_at_inference = (
+        "budget_loss",
+        "loss_parts",
+        "token_counts",
+        "keep_masks",
+        "masks_queries_logits",
+        "class_queries_logits",
+    )
+
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    intermediate_size: int = 1536
+    image_size: int | list[int] | tuple[int, ...] = 1024
+    num_blocks: int = 3
+    num_queries: int = 1
+
+    pruning_layers: list[int] | tuple[int, ...] | None = None
+    keep_rates: float | int | list[float | int] | tuple[float | int, ...] = 0.7
+    selector: str = "mlp"
+    train_pruning: str = "soft"
+    selection_pool: str = "active"
+    reactivation_layer: int | None = None
+    routing: bool = True
+    routing_keep_rate: float | int = 0.5
+    routing_window: list[int] | tuple[int, ...] | None = None
+    routing_probability: float | int = 1.0
+    budget_loss_weight: float | int = 4.0
+    selector_loss_weight: float | int = 4.0
+    selector_temperature: float | int = 1.0
+    token_multiple: int = 8
+    masked_attention: bool = True
+    semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        depth = self.num_hidden_layers
+        if self.reactivation_layer is None:
+            self.reactivation_layer = max(depth - 2, 0)
+        if self.pruning_layers is None:
+            quarters = {quarter * depth // 4 - 1 for quarter in (1, 2, 3)}
+            self.pruning_layers = sorted(layer for layer in quarters if 0 <= layer < self.reactivation_layer)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        # An EoMT-DINOv3 checkpoint stores only what differs from *its* defaults, which are not ours.
+        if config_dict.get("model_type") == EomtDinov3Config.model_type:
+            config_dict = {**EomtDinov3Config.from_dict(config_dict).to_dict(), "model_type": cls.model_type}
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def num_stages(self) -> int:
+        """Number of pruning stages."""
+        return len(self.pruning_layers)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """CLS and register tokens."""
+        return 1 + self.num_register_tokens
+
+    @property
+    def first_query_layer(self) -> int:
+        """The layer before which the query tokens enter."""
+        return self.num_hidden_layers - self.num_blocks
+
+    @property
+    def is_binary(self) -> bool:
+        """A single query for a single foreground class: logits are [0, m], and there is no class head."""
+        return self.num_queries == 1 and self.num_labels == 2
+
+    def validate_token_pruning(self):
+        """Part of `@strict`-powered validation: names the field, its value and what is allowed."""
+        for field, allowed in (
+            ("selector", SELECTORS),
+            ("train_pruning", TRAIN_PRUNINGS),
+            ("selection_pool", SELECTION_POOLS),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"`{field}` is {getattr(self, field)!r}: it must be one of {', '.join(allowed)}.")
+        if self.train_pruning == "soft" and self.selector != "mlp":
+            raise ValueError(
+                f"`train_pruning='soft'` with `selector={self.selector!r}`: only the 'mlp' selector learns through "
+                "the soft policy. Use `train_pruning='hard'` or 'none'."
+            )
+
+        depth = self.num_hidden_layers
+        layers = list(self.pruning_layers)
+        if not 1 <= self.num_blocks <= depth:
+            raise ValueError(f"`num_blocks` is {self.num_blocks}: it must lie between 1 and the {depth} layers.")
+        if not 0 <= self.reactivation_layer < depth:
+            raise ValueError(
+                f"`reactivation_layer` is {self.reactivation_layer}: it must be one of the layers 0..{depth - 1}."
+            )
+        if layers != sorted(set(layers)):
+            raise ValueError(f"`pruning_layers` is {layers}: the layers must be distinct and in ascending order.")
+        if layers and layers[0] < 0:
+            raise ValueError(f"`pruning_layers` is {layers}: layers are counted from 0.")
+        if layers and layers[-1] >= self.reactivation_layer:
+            raise ValueError(
+                f"`pruning_layers` is {layers}, but tokens are reactivated after layer {self.reactivation_layer} "
+                "(`reactivation_layer`): every stage must come before it."
+            )
+        expand_keep_rates(self.keep_rates, len(layers))
+
+        for field in ("budget_loss_weight", "selector_loss_weight"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"`{field}` is {getattr(self, field)}: it must not be negative.")
+        if self.selector_temperature <= 0:
+            raise ValueError(f"`selector_temperature` is {self.selector_temperature}: it must be above 0.")
+        if self.token_multiple < 1:
+            raise ValueError(f"`token_multiple` is {self.token_multiple}: it must be at least 1.")
+
+    def validate_routing(self):
+        """Part of `@strict`-powered validation."""
+        if not 0 < self.routing_keep_rate <= 1:
+            raise ValueError(f"`routing_keep_rate` is {self.routing_keep_rate}: it must lie in (0, 1].")
+        if not 0 <= self.routing_probability <= 1:
+            raise ValueError(f"`routing_probability` is {self.routing_probability}: it must lie in [0, 1].")
+        if not self.routing:
+            return
+        if self.routing_window is None:
+            routing_window_range(self.num_hidden_layers)
+            return
+        window = list(self.routing_window)
+        if len(window) != 2 or not 0 <= window[0] < window[1] <= self.num_hidden_layers - 2:
+            raise ValueError(
+                f"`routing_window` is {window}: it must be [l, n] with 0 <= l < n <= {self.num_hidden_layers - 2} "
+                f"(the last but one of {self.num_hidden_layers} layers); the layers l+1..n are skipped."
+            )
+
+
+__all__ = ["Reg4PruConfig"]

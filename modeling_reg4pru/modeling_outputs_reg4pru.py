@@ -1,0 +1,36 @@
+"""Output of Reg4Pru models."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+
+@dataclass
+class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
+    """
+    Output of [`Reg4PruForSemanticSegmentation`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): Sum of `loss_parts`; given with `labels`.
+        logits (`torch.Tensor` of shape `(batch, num_labels, height / 4, width / 4)`): Class scores of every pixel.
+            With a single vessel query they are [0, m]: softmax gives sigmoid(m), argmax thresholds it at 1/2. With
+            many queries they are the logarithm of EoMT's semantic scores, the sum over the queries of class
+            probability times mask probability.
+        loss_parts (`dict[str, torch.Tensor]`, *optional*): Every part of the loss, weighted.
+        budget_loss (`torch.Tensor` of shape `()`, *optional*): Mean budget loss over the stages, unweighted; only in
+            training with a policy.
+        token_counts (`tuple[int]`): Number of tokens that each layer ran on, prefix and query tokens included.
+        keep_masks (`torch.Tensor` of shape `(batch, num_stages, height / patch, width / patch)`, *optional*): True
+            where a patch token is active after the stage; with `output_keep_masks=True`.
+        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
+        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
+            logits; absent in the single-query binary case.
+    """
+
+    loss_parts: dict[str, torch.Tensor] | None = None
+    budget_loss: torch.Tensor | None = None
+    token_counts: tuple[int, ...] | None = None
+    keep_masks: torch.Tensor | None = None
+    masks_queries_logits: torch.Tensor | None = None
+    class_queries_logits: torch.Tensor | None = None

@@ -1,0 +1,376 @@
+"""Reg4Pru: an EoMT-DINOv3 segmentation model that drops tokens, and learns in training to read stale ones."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DINOv3ViTModel
+from transformers import initialization as init
+from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
+    EomtDinov3Embeddings,
+    EomtDinov3Layer,
+    EomtDinov3MaskHead,
+    EomtDinov3PreTrainedModel,
+    EomtDinov3RotaryEmbedding,
+    EomtDinov3ScaleBlock,
+)
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .backbone_loading import backbone_fields, check_backbone, load_backbone
+from .configuration_reg4pru import Reg4PruConfig, expand_keep_rates
+from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
+from .policy_attention import Reg4PruAttention
+from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
+from .stage_selection import StageSelection
+from .token_routing import TokenBank, sample_routing_window
+from .token_selection import SELECTOR_CLASSES
+
+
+class Reg4PruLayer(EomtDinov3Layer):
+    """[`EomtDinov3Layer`] with [`Reg4PruAttention`], and positional tensors, as gradient checkpointing wants them."""
+
+    def __init__(self, config: Reg4PruConfig):
+        super().__init__(config)
+        self.attention = Reg4PruAttention(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        policy: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        return super().forward(hidden_states, None, (cos, sin), policy=policy, query_mask=query_mask, **kwargs)
+
+
+class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
+    """Weights initialisation and loading."""
+
+    config: Reg4PruConfig
+    config_class = Reg4PruConfig
+    base_model_prefix = "reg4pru"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("Reg4PruLayer",)
+    _supports_flash_attn = True
+    _can_record_outputs = {"hidden_states": Reg4PruLayer, "attentions": Reg4PruAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Reg4PruForSemanticSegmentation):
+            init.ones_(module.attn_mask_probs)
+
+
+class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
+    """
+    EoMT-DINOv3 for semantic segmentation with token pruning and random token routing (Reg4Pru, arXiv 2602.02163).
+
+    Parameters carry the names of [`~transformers.EomtDinov3ForUniversalSegmentation`], whose checkpoints load as they
+    are; the selectors are new. Inputs may have any size that is a multiple of the patch size.
+
+    Example:
+
+    ```python
+    >>> from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+    >>> model = Reg4PruForSemanticSegmentation.from_pretrained("user/reg4pru-vits16-fives").eval()
+    >>> model.set_keep_rates(0.5)
+    >>> vessel_probability = model(pixel_values).logits.softmax(1)[:, 1]
+    ```
+    """
+
+    def __init__(self, config: Reg4PruConfig):
+        config.validate()  # fields overridden in from_pretrained have not been seen by the validators yet
+        super().__init__(config)
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self.embeddings = EomtDinov3Embeddings(config)
+        self.embeddings.register_parameter("mask_token", None)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.rope_embeddings = EomtDinov3RotaryEmbedding(config)
+        self.query = nn.Embedding(config.num_queries, config.hidden_size)
+        self.layers = nn.ModuleList([Reg4PruLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.selectors = nn.ModuleList([SELECTOR_CLASSES[config.selector](config) for _ in config.pruning_layers])
+
+        self.upscale_block = EomtDinov3ScaleBlock(config)
+        self.mask_head = EomtDinov3MaskHead(config)
+        self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
+        self.criterion = BinaryMaskLoss(config) if config.is_binary else SetMaskLoss(config)
+        # Probability that EoMT's query-to-patch mask applies, by query layer; annealed from 1 to 0 in training.
+        self.attn_mask_probs = nn.Buffer(torch.ones(config.num_blocks))
+
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    def set_keep_rates(self, keep_rates: float | Sequence[float] | None) -> None:
+        """
+        Change the keep rates of a loaded model; no retraining, and `save_pretrained` stores them.
+
+        Args:
+            keep_rates (`float`, sequence of `float` or `None`): One rate for all stages or one per stage, each in
+                (0, 1]. `None` switches pruning off.
+
+        Raises:
+            `ValueError`: for a rate outside (0, 1] or a sequence of another length than there are stages.
+        """
+        self.config.keep_rates = list(expand_keep_rates(keep_rates, self.config.num_stages))
+
+    def set_mask_annealing(self, progress: float) -> None:
+        """
+        Anneal EoMT's masked attention, block after block: block i of n goes from 1 to 0 between (3i + 2) / (3n + 3)
+        and (3i + 4) / (3n + 3) of training, as (1 - t)^0.9 (EoMT, arXiv 2503.19108, Sec. 3.3 and its published
+        recipes).
+
+        Args:
+            progress (`float`): Fraction of training that has passed, in [0, 1].
+        """
+        num_blocks = self.config.num_blocks
+        parts = 3 * num_blocks + 3
+        for block in range(num_blocks):
+            passed = (progress * parts - (3 * block + 2)) / 2
+            self.attn_mask_probs[block] = (1 - min(max(passed, 0.0), 1.0)) ** 0.9
+
+    @classmethod
+    def from_backbone(
+        cls, checkpoint: str, config: Reg4PruConfig | None = None, **kwargs
+    ) -> "Reg4PruForSemanticSegmentation":
+        """
+        A model whose embeddings, layers and final norm come from a DINOv3 ViT checkpoint; everything else is new.
+
+        Args:
+            checkpoint (`str`): Hub id or folder of a [`~transformers.DINOv3ViTModel`].
+            config (`Reg4PruConfig`, *optional*): Its architecture must be the checkpoint's. Unset, it is read from
+                there.
+            kwargs: Without `config`, the fields of [`Reg4PruConfig`] to set.
+
+        Raises:
+            `ValueError`: if `config` describes another architecture than the checkpoint has.
+        """
+        backbone = DINOv3ViTModel.from_pretrained(checkpoint)
+        if config is None:
+            config = Reg4PruConfig(**backbone_fields(backbone.config), **kwargs)
+        elif kwargs:
+            raise ValueError(f"Give either `config` or fields of it, not both: got `config` and {sorted(kwargs)}.")
+        check_backbone(config, backbone.config, checkpoint)
+        model = cls(config)
+        load_backbone(model, backbone)
+        return model
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        keep_rates: float | Sequence[float] | None = None,
+        output_keep_masks: bool = False,
+        **kwargs,
+    ) -> Reg4PruSemanticSegmenterOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
+                Normalised images; height and width are multiples of the patch size.
+            labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
+                Class of every pixel, or `semantic_loss_ignore_index`.
+            keep_rates (`float` or sequence of `float`, *optional*):
+                Keep rates of this call; defaults to those of the configuration.
+            output_keep_masks (`bool`, *optional*, defaults to `False`):
+                Whether to return which tokens were active after each stage.
+
+        Raises:
+            `ValueError`: for images whose sides are no multiple of the patch size, labels of another size than the
+            images, or keep rates that do not fit.
+        """
+        config = self.config
+        grid_size = self._grid_size(pixel_values, labels)
+        rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
+        selection = StageSelection(config, rates, grid_size, self.training, labels)
+        window_start, window_end = self._routing_window()
+
+        hidden_states = self.dropout(self.embeddings(pixel_values))
+        rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
+        num_special = config.num_prefix_tokens  # tokens before the patch tokens: prefix, later also queries
+        bank = TokenBank(hidden_states[:, num_special:])
+        cos, sin = rope
+        predictions, token_counts = [], []
+
+        for index, layer in enumerate(self.layers):
+            if index == config.first_query_layer:
+                queries = self.query.weight[None].expand(hidden_states.shape[0], -1, -1)
+                hidden_states = torch.cat((queries.to(hidden_states.dtype), hidden_states), dim=1)
+                num_special += config.num_queries
+
+            # The selector of stage j reads the input of layer s_j. A soft policy gates attention from this layer on;
+            # tokens are removed after it.
+            kept_ids = None
+            if index in config.pruning_layers:
+                stage = config.pruning_layers.index(index)
+                kept_ids = selection.decide(stage, self.selectors[stage], bank, hidden_states[:, num_special:])
+
+            query_mask = None
+            if self.training and config.masked_attention and index >= config.first_query_layer:
+                bank.write(hidden_states[:, num_special:])
+                predictions.append(self._predict(hidden_states[:, : config.num_queries], bank.states, grid_size))
+                if bank.routed_ids is None:
+                    query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
+
+            policy = selection.sequence_policy(bank, num_special)
+            hidden_states = layer(hidden_states, cos, sin, policy, query_mask)
+            token_counts.append(hidden_states.shape[1])
+
+            reactivates = index == config.reactivation_layer and (
+                selection.policy is not None or bank.kept_ids is not None
+            )
+            if kept_ids is not None or reactivates or index in (window_start, window_end):
+                bank.write(hidden_states[:, num_special:])
+                if kept_ids is not None:
+                    bank.prune(kept_ids)
+                if reactivates:
+                    bank.reactivate()
+                    selection.policy = None
+                if index == window_start:
+                    bank.route(config.routing_keep_rate)
+                if index == window_end:
+                    bank.rejoin()
+                hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
+                cos, sin = self._active_positions(rope, bank)
+
+        predictions.append(
+            self._predict(hidden_states[:, : config.num_queries], hidden_states[:, num_special:], grid_size)
+        )
+        mask_logits, class_logits = predictions[-1]
+        loss_parts = None if labels is None else self._loss_parts(predictions, labels, selection)
+        return Reg4PruSemanticSegmenterOutput(
+            loss=None if labels is None else sum(loss_parts.values()),
+            logits=semantic_logits(mask_logits, class_logits),
+            loss_parts=loss_parts,
+            budget_loss=torch.stack(selection.budget_losses).mean() if selection.budget_losses else None,
+            token_counts=tuple(token_counts),
+            keep_masks=torch.stack(selection.keep_masks, dim=1)
+            if output_keep_masks and selection.keep_masks
+            else None,
+            masks_queries_logits=mask_logits,
+            class_queries_logits=class_logits,
+        )
+
+    def _grid_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
+        """Rows and columns of patches; the door at which bad input is turned away."""
+        patch_size, channels = self.config.patch_size, self.config.num_channels
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}: it must be (batch, {channels}, height, width)."
+            )
+        height, width = pixel_values.shape[-2:]
+        if height % patch_size or width % patch_size:
+            padded = tuple(-(-side // patch_size) * patch_size for side in (height, width))
+            raise ValueError(
+                f"`pixel_values` is {height} x {width}, but both sides must be multiples of the patch size "
+                f"{patch_size}: resize or pad to {padded[0]} x {padded[1]}."
+            )
+        if labels is not None and labels.shape != (pixel_values.shape[0], height, width):
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)}: it must be {(pixel_values.shape[0], height, width)}, a "
+                "class for every pixel of `pixel_values`."
+            )
+        return height // patch_size, width // patch_size
+
+    def _routing_window(self) -> tuple[int | None, int | None]:
+        """The layers after which random routing begins and ends in this forward pass."""
+        config = self.config
+        if not (self.training and config.routing):
+            return None, None
+        if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
+            return None, None
+        return config.routing_window or sample_routing_window(config.num_hidden_layers)
+
+    @staticmethod
+    def _active_positions(
+        rope: tuple[torch.Tensor, torch.Tensor], bank: TokenBank
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotary cos and sin of the active tokens, `(batch, 1, num_active, head_dim)`: positions follow the tokens."""
+        if bank.active_ids is None:
+            return rope
+        cos, sin = (table[bank.active_ids][:, None] for table in rope)
+        return cos, sin
+
+    def _predict(
+        self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        EoMT's heads, on the full grid.
+
+        Args:
+            queries (`torch.Tensor` of shape `(batch, num_queries, hidden_size)`): Query tokens before the final norm.
+            patches (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): Patch tokens, likewise.
+
+        Returns:
+            `tuple`: mask logits `(batch, num_queries, height / 4, width / 4)` and class logits
+            `(batch, num_queries, num_labels + 1)`, `None` in the binary case.
+        """
+        queries = self.layernorm(queries)
+        features = self.layernorm(patches).transpose(1, 2).unflatten(2, grid_size)
+        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), self.upscale_block(features))
+        return mask_logits, None if self.class_predictor is None else self.class_predictor(queries)
+
+    def _query_mask(
+        self, mask_logits: torch.Tensor, bank: TokenBank, num_special: int, grid_size: tuple[int, int], index: int
+    ) -> torch.Tensor:
+        """
+        EoMT's masked attention: a query looks only at the patches inside its mask so far, unless the annealing frees
+        it.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_queries, num_special + num_active)`: True where it may look.
+        """
+        inside = F.interpolate(mask_logits, size=grid_size, mode="bilinear").flatten(2) > 0
+        probability = self.attn_mask_probs[index - self.config.first_query_layer]
+        freed = torch.rand(inside.shape[:2], device=inside.device) > probability
+        allowed = inside | freed[..., None]
+        if bank.active_ids is not None:
+            allowed = allowed.gather(2, bank.active_ids[:, None].expand(-1, allowed.shape[1], -1))
+        return F.pad(allowed, (num_special, 0), value=True)
+
+    def _loss_parts(
+        self,
+        predictions: list[tuple[torch.Tensor, torch.Tensor | None]],
+        labels: torch.Tensor,
+        selection: StageSelection,
+    ) -> dict[str, torch.Tensor]:
+        """Every weighted part of the loss; the parts of the masks are summed over the layers that predict."""
+        parts: dict[str, torch.Tensor] = {}
+        for mask_logits, class_logits in predictions:
+            for name, loss in self.criterion(mask_logits, class_logits, labels).items():
+                parts[name] = parts.get(name, 0.0) + loss
+        if selection.budget_losses:
+            parts["loss_budget"] = self.config.budget_loss_weight * torch.stack(selection.budget_losses).mean()
+        if selection.foreground_losses:
+            parts["loss_selector"] = self.config.selector_loss_weight * torch.stack(selection.foreground_losses).mean()
+        return parts
+
+
+def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:
+    """
+    Class scores of every pixel.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(batch, num_queries, height, width)`): Mask logits.
+        class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class logits.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_labels, height, width)`: [0, m] for a single vessel query, else the
+        logarithm of the semantic scores that EoMT's post-processing computes.
+    """
+    if class_logits is None:
+        return torch.cat((torch.zeros_like(mask_logits), mask_logits), dim=1)
+    class_probability = class_logits.float().softmax(-1)[..., :-1]
+    scores = torch.einsum("bqc,bqhw->bchw", class_probability, mask_logits.float().sigmoid())
+    return (scores + torch.finfo(scores.dtype).tiny).log().to(mask_logits.dtype)
+
+
+__all__ = ["Reg4PruForSemanticSegmentation", "Reg4PruPreTrainedModel"]

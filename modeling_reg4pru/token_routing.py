@@ -1,0 +1,107 @@
+"""The token bank: pruning, random routing and reactivation as three views of one object (design: "one bank")."""
+
+import torch
+
+from .configuration_reg4pru import routing_window_range
+
+
+def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """
+    Tokens of each image by their ids.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(batch, num_tokens, channels)`): The tokens.
+        ids (`torch.Tensor` of shape `(batch, num_kept)`, *optional*): Which to take; `None` takes all as they are.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_kept, channels)`.
+    """
+    if ids is None:
+        return tokens
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+class TokenBank:
+    """
+    The last state of every patch token of the grid, and which of them are active.
+
+    Active tokens run through the layers; the others stay in the bank as preserved representations until they are
+    reactivated. Writing the active tokens back, changing the ids and reading again is all there is to nested pruning,
+    to selection among all tokens, to reactivation and to Reg4Pru's random routing (arXiv 2602.02163, "Random token
+    routing"; the gather and scatter form is TREAD's, arXiv 2501.04765).
+
+    Args:
+        states (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): States of the full grid, in grid order.
+
+    Attributes:
+        states (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): The full grid, as of the last `write`.
+        kept_ids (`torch.Tensor` of shape `(batch, num_kept)` or `None`): What pruning has left; `None`: all tokens.
+        routed_ids (`torch.Tensor` of shape `(batch, num_routed)` or `None`): Inside a routing window the part of the
+            kept tokens that runs through the layers; `None` outside.
+    """
+
+    def __init__(self, states: torch.Tensor):
+        self.states = states
+        self.kept_ids: torch.Tensor | None = None
+        self.routed_ids: torch.Tensor | None = None
+
+    @property
+    def active_ids(self) -> torch.Tensor | None:
+        """Ids of the tokens in the sequence now, shape `(batch, num_active)`; `None`: all, in grid order."""
+        return self.kept_ids if self.routed_ids is None else self.routed_ids
+
+    def write(self, active: torch.Tensor) -> None:
+        """Store the states of the active tokens, shape `(batch, num_active, hidden_size)`."""
+        if self.active_ids is None:
+            self.states = active
+        else:
+            index = self.active_ids[..., None].expand_as(active)
+            self.states = self.states.scatter(1, index, active.to(self.states.dtype))
+
+    def read(self) -> torch.Tensor:
+        """States of the active tokens, shape `(batch, num_active, hidden_size)`."""
+        return gather_tokens(self.states, self.active_ids)
+
+    def prune(self, kept_ids: torch.Tensor) -> None:
+        """Let only these tokens go on, shape `(batch, num_kept)`; the others are preserved."""
+        self.kept_ids = kept_ids
+
+    def reactivate(self) -> None:
+        """Put all preserved tokens back into the sequence (those that a routing window holds come back at its end)."""
+        self.kept_ids = None
+
+    def route(self, keep_rate: float) -> None:
+        """
+        Open a routing window: a uniformly random part of the active tokens of each image goes on, the rest waits.
+
+        Args:
+            keep_rate (`float`): Fraction of the active tokens that goes on; at least one token does.
+        """
+        batch_size, num_patches, _ = self.states.shape
+        num_active = num_patches if self.kept_ids is None else self.kept_ids.shape[1]
+        num_routed = max(1, round(keep_rate * num_active))
+        noise = torch.rand(batch_size, num_active, device=self.states.device)
+        chosen = noise.topk(num_routed, dim=1, sorted=False).indices
+        self.routed_ids = chosen if self.kept_ids is None else self.kept_ids.gather(1, chosen)
+
+    def rejoin(self) -> None:
+        """Close the routing window: the tokens that waited are put back unchanged."""
+        self.routed_ids = None
+
+
+def sample_routing_window(num_hidden_layers: int) -> tuple[int, int]:
+    """
+    Draw the layers that routed tokens skip: after layer l ~ U{2..L/2}, up to and with layer n ~ U{l+1..L-2}, once per
+    forward pass for the whole batch (Reg4Pru, arXiv 2602.02163). The draw comes from torch's global CPU generator, so
+    that a seed repeats it and a checkpoint's random state resumes it, without waiting for an accelerator.
+
+    Args:
+        num_hidden_layers (`int`): Depth L of the model.
+
+    Returns:
+        `tuple[int, int]`: (l, n).
+    """
+    earliest, latest = routing_window_range(num_hidden_layers)
+    start = int(torch.randint(earliest, latest + 1, ()))
+    end = int(torch.randint(start + 1, num_hidden_layers - 1, ()))
+    return start, end

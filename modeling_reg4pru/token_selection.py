@@ -1,0 +1,163 @@
+"""Which tokens stay: keep counts, the selectors, the straight-through policy and what the selectors learn from."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_reg4pru import Reg4PruConfig
+
+
+def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
+    """R_j = r_1 * ... * r_j: the fraction of all patch tokens that is left after each stage."""
+    cumulative, product = [], 1.0
+    for rate in keep_rates:
+        product *= rate
+        cumulative.append(product)
+    return tuple(cumulative)
+
+
+def keep_count(cumulative_rate: float, num_patches: int, num_prefix_tokens: int, token_multiple: int) -> int:
+    """
+    Number of patch tokens after a stage: R * N, such that prefix and kept tokens together are a multiple of
+    `token_multiple` (the nearest one that keeps at least one token). All of them where the rate is 1 or where rounding
+    leaves nothing to prune.
+    """
+    if cumulative_rate >= 1:
+        return num_patches
+    total = num_prefix_tokens + cumulative_rate * num_patches
+    fewest = (num_prefix_tokens // token_multiple + 1) * token_multiple
+    rounded = max(fewest, round(total / token_multiple) * token_multiple)
+    return min(rounded - num_prefix_tokens, num_patches)
+
+
+class MlpSelector(nn.Module):
+    """
+    The selector of DynamicViT (arXiv 2106.02034), which learns through the policy; channel 0 = keep.
+
+    Like every selector it turns states `(batch, num_tokens, hidden_size)` into scores `(batch, num_tokens)`; higher =
+    keep.
+    """
+
+    def __init__(self, config: Reg4PruConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.temperature = config.selector_temperature
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width // 4)
+        self.fc3 = nn.Linear(width // 4, 2)
+        self.activation = ACT2FN["gelu"]
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of (keep, drop), shape `(batch, num_tokens, 2)`."""
+        hidden = self.activation(self.fc1(self.norm(states)))
+        return self.fc3(self.activation(self.fc2(hidden)))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        keep, drop = self.logits(states).unbind(-1)
+        return keep - drop
+
+    def sample(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        One Gumbel draw, for training: the policy, and the Gumbel scores behind it.
+
+        Returns:
+            `tuple`: policy `(batch, num_tokens)` and scores `(batch, num_tokens)`, both in float32.
+        """
+        # Gumbel noise spans more than half precision can hold.
+        logits = self.logits(states).float()
+        probability = F.gumbel_softmax(logits, tau=self.temperature, dim=-1)[..., 0]
+        return straight_through(probability), probability
+
+
+class LearnedQuerySelector(nn.Module):
+    """
+    The scorer of CROPR (arXiv 2408.15207): similarity to a learned query, on detached features, so that it learns only
+    from [`foreground_loss`] and never bends the backbone. A sum of queries acts as one, hence a single vector.
+    """
+
+    def __init__(self, config: Reg4PruConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.query = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.query(self.norm(states.detach())).squeeze(-1)
+
+
+class RandomSelector(nn.Module):
+    """Uniform scores: the control, without parameters."""
+
+    def __init__(self, config: Reg4PruConfig):
+        super().__init__()
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.rand(states.shape[:2], device=states.device)
+
+
+SELECTOR_CLASSES = {"mlp": MlpSelector, "learned_query": LearnedQuerySelector, "random": RandomSelector}
+
+
+def straight_through(probability: torch.Tensor) -> torch.Tensor:
+    """Keep decisions: 1[p >= 1/2] in the forward pass, p in the backward pass."""
+    hard = (probability >= 0.5).to(probability.dtype)
+    return hard - probability.detach() + probability
+
+
+def select_tokens(scores: torch.Tensor, count: int, pool_ids: torch.Tensor | None) -> torch.Tensor:
+    """
+    Ids of the `count` tokens with the highest scores. They are not sorted: attention does not mind the order.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, pool_size)`): Higher = keep.
+        count (`int`): How many to keep.
+        pool_ids (`torch.Tensor` of shape `(batch, pool_size)`, *optional*): Grid ids of the pool; `None`: grid order.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, count)`: ids in the grid.
+    """
+    chosen = scores.topk(count, dim=1, sorted=False).indices
+    return chosen if pool_ids is None else pool_ids.gather(1, chosen)
+
+
+def budget_loss(policy: torch.Tensor, num_patches: int, cumulative_rate: float) -> torch.Tensor:
+    """
+    Squared error between the realised and the wanted keep fraction, per image, then averaged.
+
+    Args:
+        policy (`torch.Tensor` of shape `(batch, pool_size)`): Keep decisions of the pool; tokens outside count as 0.
+        num_patches (`int`): Number of patch tokens of the grid.
+        cumulative_rate (`float`): The wanted fraction R_j of them.
+    """
+    return (policy.sum(dim=1) / num_patches - cumulative_rate).square().mean()
+
+
+def foreground_loss(scores: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+    """
+    Class-balanced binary cross entropy between the scores and where the foreground is (CROPR's auxiliary task): half
+    of the weight goes to the patches with foreground, half to those without.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, num_tokens)`): Scores as logits.
+        foreground (`torch.Tensor` of shape `(batch, num_tokens)`): 1 where a patch holds any foreground pixel, else 0.
+    """
+    foreground = foreground.to(scores.dtype)
+    positives = foreground.sum()
+    negatives = foreground.numel() - positives
+    weight = foreground / positives.clamp_min(1) + (1 - foreground) / negatives.clamp_min(1)
+    return (F.binary_cross_entropy_with_logits(scores, foreground, reduction="none") * weight).sum() / 2
+
+
+def patch_foreground(labels: torch.Tensor, patch_size: int, ignore_index: int) -> torch.Tensor:
+    """
+    Labels max-pooled to the patches: 1 where a patch holds any pixel that is neither background (0) nor ignored.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch, height, width)`): Class of every pixel.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_patches)`, float.
+    """
+    foreground = ((labels != 0) & (labels != ignore_index)).float()
+    return F.max_pool2d(foreground[:, None], patch_size).flatten(1)
