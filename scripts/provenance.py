@@ -1,0 +1,63 @@
+"""What made a result file: command, versions, device, seed and commit."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image", "scikit-learn")
+
+
+def git_commit() -> str:
+    """The commit of this repository, with `+changes` if the working tree differs from it; `unknown` outside git."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit, changes = (
+            subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}+changes" if changes else commit
+
+
+def device_name(device: torch.device | str) -> str:
+    """`NVIDIA H200` or the like; for a CPU its model, where the system tells, and the number of threads in use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> dict:
+    """
+    Args:
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the result was computed.
+        seed (`int`, *optional*): Its seed.
+
+    Returns:
+        `dict` with `command`, `commit`, `date` (UTC), `device`, `seed`, `python` and the `versions` of the packages.
+    """
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": git_commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device_name(device),
+        "seed": seed,
+        "python": platform.python_version(),
+        "versions": {name: _installed(name) for name in PACKAGES},
+    }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except ImportError:  # PackageNotFoundError is one
+        return None
