@@ -1,4 +1,4 @@
-"""FIVES, the vessel segmentation benchmark: data, splits, augmentation and tiles (metrics are in their own modules)."""
+"""FIVES, the vessel segmentation benchmark: data, splits, augmentation and tiles (metrics: in their modules)."""
 
 from .loading import FEATURES, load_fives
 from .splits import SAMPLE_SPLIT

@@ -44,7 +44,7 @@ _STORED_VERSION = 1
 _SYNTHETIC_VERSION = 1
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SOURCES = (
-    'a folder in the published layout ("<split>/Original/*.png" and "<split>/Ground truth/*.png"), a directory written '
+    'a folder in the published layout ("<split>/Original/*.png", "<split>/Ground truth/*.png"), a directory written '
     'by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name", or "synthetic"'
 )
 
@@ -64,9 +64,9 @@ def load_fives(
     """
     Load FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3) or something of its form.
 
-    The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel), `name` (`"<published split>/<n>_<condition>"`) and
-    `condition` (A age-related macular degeneration, D diabetic retinopathy, G glaucoma, N normal). Photographs with the
-    same pixels or the same mask (twins) never land on two sides.
+    The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel), `name` (`"<published split>/<n>_<condition>"`)
+    and `condition` (A age-related macular degeneration, D diabetic retinopathy, G glaucoma, N normal). Photographs
+    with the same pixels or the same mask (twins) never land on two sides.
 
     Args:
         source (`str` or `Path`):
@@ -127,7 +127,7 @@ def load_fives(
 def _load_synthetic(counts, seed, size, cache) -> dict[str, Dataset]:
     if len(counts) != 3 or any(count < 0 for count in counts) or counts[0] < 1:
         raise ValueError(
-            f"synthetic_counts are the numbers of photographs for train (at least 1), validation and test, got {counts}."
+            f"synthetic_counts are how many photographs train (at least 1), validation and test get; got {counts}."
         )
     sides, start = {}, 0
     for side, count in zip(SIDES, counts, strict=True):
@@ -170,7 +170,7 @@ def _open(source, revision, streaming, cache_dir) -> DatasetDict | IterableDatas
             sides = load_dataset(str(source), revision=revision, **kwargs)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
-                f"{str(source)!r} is no folder here, and was not found on the Hub ({error}). load_fives takes {_SOURCES}."
+                f"{str(source)!r} is no folder here and was not found on the Hub ({error}). It takes {_SOURCES}."
             ) from error
     unknown = sorted(set(sides) - set(SIDES))
     if unknown:

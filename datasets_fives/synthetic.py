@@ -1,10 +1,10 @@
 """
 Procedural fundus-like photographs with their vessel masks: something to learn from before any data is at hand.
 
-Everything is drawn in units of the photograph's side, so the same seed gives the same eye at any size: a disc from which
-arteries and veins leave, arch around the macula and branch; uneven light, a pale or dark fundus, the lesions of the
-condition, and the blur and noise of a camera. The lesions and the choroid are what a vessel detector must not mistake
-for vessels.
+Everything is drawn in units of the photograph's side, so the same seed gives the same eye at any size: a disc from
+which arteries and veins leave, arch around the macula and branch; uneven light, a pale or dark fundus, the lesions of
+the condition, and the blur and noise of a camera. The lesions and the choroid are what a vessel detector must not
+mistake for vessels.
 """
 
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def draw_photograph(size: int, condition: str, seed: np.random.SeedSequence) -> 
     anatomy, tissue, lesions, camera = (np.random.default_rng(child) for child in seed.spawn(4))
     eye = _place_eye(anatomy)
     vessels = _grow_vessels(eye, anatomy)
-    grid = (np.mgrid[:size, :size][::-1] + 0.5) / size  # x, y of each pixel
+    grid = ((np.mgrid[:size, :size][::-1] + 0.5) / size).astype(np.float32)  # x, y of each pixel
     field = _field_of_view(grid, size, camera)
 
     photograph = _fundus(grid, eye, tissue)
@@ -99,30 +99,35 @@ def _place_eye(rng: np.random.Generator) -> Eye:
     temporal = int(rng.choice((-1, 1)))
     disc = np.array([0.5 - temporal * rng.uniform(0.19, 0.28), rng.uniform(0.42, 0.53)])
     macula = disc + np.array([temporal * rng.uniform(0.24, 0.29), rng.uniform(0.01, 0.05)])
-    return Eye(disc, macula, rng.uniform(0.062, 0.078), temporal)
+    return Eye(disc, macula, rng.uniform(0.07, 0.085), temporal)
 
 
 def _grow_vessels(eye: Eye, rng: np.random.Generator) -> list[Vessel]:
     """Grow four arcades (each an artery beside a vein), some small vessels at the disc, and all their branches."""
     vessels: list[Vessel] = []
     for up in (-1, 1):
+        outside = bool(rng.random() < 0.5)
         for artery in (False, True):
-            width = rng.uniform(0.0125, 0.0165) * (0.78 if artery else 1.0)
+            width = rng.uniform(0.0125, 0.0170) * (0.75 if artery else 1.0)
             # The arcade leaves steeply and bends over the macula; the vein runs outside or inside of the artery.
-            start = up * rng.uniform(1.25, 1.75)
-            end = up * rng.uniform(-0.25, 0.2)
-            _grow(vessels, eye, eye.disc, start, end, width, rng.uniform(0.75, 0.95), artery, 0, rng)
+            start = up * (rng.uniform(1.2, 1.4) + (0.25 if artery == outside else 0.0))
+            end = up * (rng.uniform(-0.45, -0.1) + (0.2 if artery == outside else 0.0))
+            _grow(vessels, eye, _leave(eye, rng), start, end, width, rng.uniform(0.75, 0.95), artery, 0, rng)
             # Towards the nose the vessels are nearly straight.
-            start = np.pi - up * rng.uniform(0.5, 1.2)
+            start = np.pi - up * rng.uniform(0.4, 1.2)
             end = start + up * rng.uniform(-0.1, 0.5)
-            _grow(vessels, eye, eye.disc, start, end, width * 0.75, rng.uniform(0.45, 0.6), artery, 1, rng)
+            length = rng.uniform(0.35, 0.6)
+            _grow(vessels, eye, _leave(eye, rng), start, end, width * 0.65, length, artery, 1, rng)
     for _ in range(rng.integers(3, 7)):
-        start = rng.uniform(-np.pi, np.pi)
-        length = rng.uniform(0.12, 0.3)
-        _grow(
-            vessels, eye, eye.disc, start, start, rng.uniform(0.005, 0.0075), length, bool(rng.random() < 0.5), 2, rng
-        )
+        start, artery = rng.uniform(-np.pi, np.pi), bool(rng.random() < 0.5)
+        width, length = rng.uniform(0.0045, 0.0075), rng.uniform(0.1, 0.3)
+        _grow(vessels, eye, _leave(eye, rng), start, start, width, length, artery, 2, rng)
     return vessels
+
+
+def _leave(eye: Eye, rng: np.random.Generator) -> np.ndarray:
+    """Where a vessel comes out of the disc: near its middle, a little towards the nose."""
+    return eye.disc + eye.disc_radius * (rng.normal(0, (0.12, 0.22)) - (0.2 * eye.temporal, 0))
 
 
 def _grow(vessels, eye, origin, start, end, width, length, artery, depth, rng) -> None:
@@ -134,9 +139,9 @@ def _grow(vessels, eye, origin, start, end, width, length, artery, depth, rng) -
     step = 0.006
     count = max(4, int(length / step))
     along = np.linspace(0, 1, count)
-    wander = ndimage.gaussian_filter1d(np.cumsum(rng.normal(0, 0.11, count)), 3, mode="nearest")
-    wander -= wander[0]
-    headings = start + (end - start) * along**0.75 + 0.45 * wander
+    wander = ndimage.gaussian_filter1d(np.cumsum(rng.normal(0, 0.05, count)), 2, mode="nearest")
+    wave = rng.uniform(0.05, 0.3) * np.sin(2 * np.pi * along * length / rng.uniform(0.05, 0.16) + rng.uniform(0, 6))
+    headings = start + (end - start) * along**0.6 + wander - wander[0] + wave * np.minimum(1, 3 * along)
     steps = step * np.stack([np.cos(headings) * eye.temporal, np.sin(headings)], axis=1)
     points = origin + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)[:-1]])
     # A vessel ends where it leaves the photograph or comes to the fovea, which has no vessels.
@@ -151,91 +156,87 @@ def _grow(vessels, eye, origin, start, end, width, length, artery, depth, rng) -
 
     widths = np.empty(count)
     branches = []
-    gap = rng.uniform(0.06, 0.14) if depth == 0 else rng.uniform(0.03, 0.09)
-    travelled, side = 0.0, int(rng.choice((-1, 1)))
+    # The first stretch of a vessel, and all of the disc, is free of branches.
+    travelled, side, gap = 0.0, int(rng.choice((-1, 1))), rng.uniform(0.05, 0.13)
     for i in range(count):
         travelled += step
         widths[i] = width
         width *= 0.9965
-        if travelled > gap and i > 5 and width > 1.25 * MIN_WIDTH and depth < 5:
+        if travelled > gap and width > 1.2 * MIN_WIDTH and depth < 5:
             share = rng.uniform(0.45, 0.8)
-            branches.append((points[i], headings[i] + side * rng.uniform(0.45, 1.05), side, width * share))
+            branches.append((points[i], headings[i] + side * rng.uniform(0.4, 0.95), side, width * share))
             # Murray's law: the cubes of the widths add up.
             width *= (1 - 0.6 * share**3) ** (1 / 3)
             travelled, side = 0.0, -side if rng.random() < 0.7 else side
-            gap = rng.uniform(0.04, 0.13)
+            gap = rng.uniform(0.06, 0.18)
     vessels.append(Vessel(points, np.maximum(widths, MIN_WIDTH), artery, depth))
     for origin, heading, turn, branch_width in branches:
-        length = rng.uniform(0.1, 0.34) * (branch_width / 0.008) ** 0.4
-        _grow(
-            vessels, eye, origin, heading, heading - turn * rng.uniform(-0.2, 0.7), branch_width, length, artery,
-            depth + 1, rng,
-        )  # fmt: skip
-
-
-def _outline(vessel: Vessel, widths: np.ndarray, scale: float) -> list[tuple[float, float]]:
-    """The polygon around a centre line."""
-    along = np.gradient(vessel.points, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
-    across = along[:, ::-1] * (-1, 1) * widths[:, None] / 2
-    return [tuple(p) for p in np.concatenate([vessel.points + across, (vessel.points - across)[::-1]]) * scale]
+        length = rng.uniform(0.08, 0.32) * (branch_width / 0.008) ** 0.5
+        end = heading - turn * rng.uniform(-0.3, 0.8)
+        _grow(vessels, eye, origin, heading, end, branch_width, length, artery, depth + 1, rng)
 
 
 def _draw_vessels(photograph, vessels, size, rng):
     """Darken the photograph where vessels run, and return it with the mask of the same vessels."""
     fine = size * (4 if size <= 256 else 2 if size <= 1024 else 1)
-    mask = Image.new("1", (fine, fine))
-    draw_mask = ImageDraw.Draw(mask)
-    layers = {False: Image.new("L", (fine, fine)), True: Image.new("L", (fine, fine))}
-    draw = {artery: ImageDraw.Draw(layer) for artery, layer in layers.items()}
-    reflex = Image.new("L", (fine, fine))
-    draw_reflex = ImageDraw.Draw(reflex)
+    layers = [Image.new("L", (fine, fine)) for _ in range(4)]
+    vein, artery, reflex, mask = (ImageDraw.Draw(layer) for layer in layers)
     for vessel in sorted(vessels, key=lambda v: v.widths[0]):
+        along = np.gradient(vessel.points, axis=0)
+        across = (along / np.linalg.norm(along, axis=1, keepdims=True))[:, ::-1] * (-0.5, 0.5)
+
+        def outline(widths, points=vessel.points, across=across):
+            half = across * np.maximum(widths - 1 / fine, 0.5 / fine)[:, None]  # pillow draws the border as well
+            sides = points + half, (points - half)[::-1]
+            return (np.concatenate(sides) * fine).ravel().tolist()
+
         # Thin vessels hold less blood: they are paler, not only narrower.
-        strength = int(255 * np.clip(0.45 + 45 * vessel.widths.mean(), 0, 1) * rng.uniform(0.8, 1))
-        draw[vessel.artery].polygon(_outline(vessel, vessel.widths, fine), fill=strength)
-        # A vessel is annotated at least 1.1 pixels wide, or it would fall apart in small masks.
-        draw_mask.polygon(_outline(vessel, np.maximum(vessel.widths, 1.1 / size), fine), fill=1)
+        strength = int(255 * np.clip(0.3 + 55 * vessel.widths.mean(), 0, 1) * rng.uniform(0.75, 1))
+        (artery if vessel.artery else vein).polygon(outline(vessel.widths), fill=strength)
+        # A vessel is annotated at least one pixel wide, or it would fall apart in small masks.
+        mask.polygon(outline(np.maximum(vessel.widths, 1 / size)), fill=255)
         if vessel.depth < 2:
-            draw_reflex.polygon(_outline(vessel, vessel.widths * 0.3, fine), fill=255)
-    depth = {a: _shrink(layer, size, 0.0007 * fine) for a, layer in layers.items()}
-    contrast = rng.uniform(0.75, 1.25)
-    # What is left of red, green and blue light behind a full vein and a full artery.
-    vein, artery = np.array([0.20, 0.42, 0.30]) * contrast, np.array([0.07, 0.34, 0.28]) * contrast
-    photograph = photograph * (1 - depth[False][..., None] * vein)
-    photograph = photograph * (1 - depth[True][..., None] * artery)
-    photograph = photograph * (1 + 0.12 * rng.uniform(0.3, 1) * _shrink(reflex, size, 0.0007 * fine)[..., None])
-    covered = np.asarray(mask.convert("L").resize((size, size), Image.Resampling.BOX))
-    return photograph, (covered > 127).astype(np.uint8)
+            reflex.polygon(outline(vessel.widths * 0.3), fill=255)
+    # The edge of a vessel is soft in the tissue itself, whatever the camera.
+    blood, arterial, shine = (_shrink(layer, size, 0.0009 * size) for layer in layers[:3])
+    covered = _shrink(layers[3], size, 0)
+    contrast = rng.uniform(0.7, 1.2)
+    # What a full vein and a full artery take away of red, green and blue light.
+    photograph = photograph * (1 - blood[..., None] * _rgb(0.20, 0.42, 0.30, contrast))
+    photograph = photograph * (1 - arterial[..., None] * _rgb(0.06, 0.34, 0.28, contrast))
+    photograph = photograph * (1 + shine[..., None] * _rgb(0.1, 0.1, 0.1, rng.uniform(0.3, 1.2)))
+    return photograph, (covered > 0.5).astype(np.uint8)
 
 
 def _shrink(layer: Image.Image, size: int, sigma: float) -> np.ndarray:
     pixels = np.asarray(layer.resize((size, size), Image.Resampling.BOX), np.float32) / 255
-    return ndimage.gaussian_filter(pixels, sigma * size / layer.width)
+    return ndimage.gaussian_filter(pixels, sigma) if sigma else pixels
+
+
+def _rgb(red: float, green: float, blue: float, scale: float = 1.0) -> np.ndarray:
+    return np.array([red, green, blue], np.float32) * np.float32(scale)
 
 
 def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
     """Noise of about unit spread whose blobs are 1/`cells` of the side wide."""
-    coarse = Image.fromarray(rng.normal(size=(cells + 3, cells + 3)).astype(np.float32))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) * 1.3
+    coarse = Image.fromarray(rng.standard_normal((cells + 3, cells + 3), np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) * np.float32(1.3)
 
 
 def _fundus(grid, eye, rng):
     """The back of the eye without vessels: colour, pigment, choroid, macula."""
     size = grid.shape[-1]
-    red = rng.uniform(0.5, 0.74)
-    base = red * np.array([1.0, rng.uniform(0.47, 0.6), rng.uniform(0.17, 0.3)])
-    pigment = sum(
-        amount * _smooth_noise(size, cells, rng) for amount, cells in ((0.06, 3), (0.03, 8), (0.018, 24), (0.012, 60))
-    )
-    # Vessels of the choroid: broad, pale and blurred; nobody annotates them.
-    wavy = _smooth_noise(size, 14, rng) + 0.6 * _smooth_noise(size, 28, rng)
-    pigment = pigment + rng.uniform(0, 0.05) * np.exp(-((wavy / 0.35) ** 2))
-    tones = np.array([0.6, 1.0, 1.2])
-    photograph = base * (1 + pigment[..., None] * tones)
+    base = _rgb(1.0, rng.uniform(0.5, 0.6), rng.uniform(0.14, 0.25), rng.uniform(0.5, 0.76))
+    amounts = ((0.07, 3), (0.045, 8), (0.025, 24), (0.015, 60))
+    pigment = sum(np.float32(amount) * _smooth_noise(size, cells, rng) for amount, cells in amounts)
+    # Vessels of the choroid: pale, blurred, in some eyes all over the place; nobody annotates them.
+    wavy = _smooth_noise(size, 12, rng) + 0.6 * _smooth_noise(size, 26, rng)
+    visible = rng.uniform(0.05, 0.16) if rng.random() < 0.35 else rng.uniform(0, 0.05)
+    pigment = pigment + np.float32(visible) * (np.exp(-((wavy / 0.55) ** 2)) - 0.4)
+    photograph = base * (1 + pigment[..., None] * _rgb(0.6, 1.1, 1.3))
     distance = np.hypot(grid[0] - eye.macula[0], grid[1] - eye.macula[1])
-    dark = rng.uniform(0.12, 0.28) * np.exp(-((distance / rng.uniform(0.07, 0.11)) ** 2))
-    return photograph * (1 - dark[..., None] * np.array([0.6, 1.0, 1.0]))
+    dark = rng.uniform(0.12, 0.3) * np.exp(-((distance / rng.uniform(0.07, 0.12)) ** 2))
+    return photograph * (1 - dark[..., None] * _rgb(0.6, 1.0, 1.0))
 
 
 def _draw_disc(photograph, grid, eye, condition, rng):
@@ -251,8 +252,8 @@ def _draw_disc(photograph, grid, eye, condition, rng):
     cup_ratio = rng.uniform(0.66, 0.82) if condition == "G" else rng.uniform(0.3, 0.5)
     cup = 1 / (1 + np.exp((distance - cup_ratio) / 0.09))[..., None]
     brightness = rng.uniform(0.85, 1.0)
-    rim_colour = brightness * np.array([0.93, 0.58, 0.30])
-    cup_colour = brightness * np.array([1.0, 0.83, 0.55])
+    rim_colour = _rgb(0.96, 0.56, 0.240, brightness)
+    cup_colour = _rgb(1.0, 0.80, 0.42, brightness)
     texture = 1 + 0.05 * _smooth_noise(grid.shape[-1], 40, rng)[..., None]
     target = (rim_colour * (1 - cup) + cup_colour * cup) * texture
     return photograph * (1 - 0.85 * disc) + target * 0.85 * disc
@@ -260,7 +261,7 @@ def _draw_disc(photograph, grid, eye, condition, rng):
 
 def _draw_lesions(photograph, grid, eye, condition, rng):
     """Drusen (A), haemorrhages and exudates (D); nothing for G, whose sign is the cup, and N."""
-    pale, dark, yellow = np.array([0.85, 0.66, 0.30]), np.array([0.32, 0.06, 0.03]), np.array([0.95, 0.85, 0.38])
+    pale, dark, yellow = _rgb(0.85, 0.62, 0.28), _rgb(0.32, 0.06, 0.03), _rgb(0.95, 0.82, 0.32)
     if condition == "A":
         for _ in range(rng.integers(25, 90)):
             centre = eye.macula + rng.normal(0, rng.uniform(0.06, 0.16), 2)
@@ -310,26 +311,24 @@ def _field_of_view(grid, size, rng):
 
 
 def _light(photograph, grid, rng):
-    """Uneven illumination: a bright side, a rim that is darker and greener."""
+    """Uneven illumination: a brighter side, a rim that is darker, greener and hazy."""
     x, y = grid[0] - 0.5, grid[1] - 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    tilt = rng.uniform(0.1, 0.5) * (x * np.cos(angle) + y * np.sin(angle))
-    radius = np.hypot(x - rng.normal(0, 0.04), y - rng.normal(0, 0.04)) / FIELD_RADIUS
-    rim = np.clip(radius, 0, 1.3) ** rng.uniform(3, 6)
-    fall = rng.uniform(0.15, 0.4)
-    exposure = rng.uniform(0.75, 1.15) * (1 + tilt)
-    tint = np.stack([1 - fall * rim * 1.15, 1 - fall * rim * 0.6, 1 - fall * rim * 0.5], axis=-1)
-    haze = rng.uniform(0, 0.05) * rim[..., None] * np.array([0.8, 0.9, 0.5])
-    return photograph * exposure[..., None] * tint + haze
+    tilt = rng.uniform(0.05, 0.4) * (x * np.cos(angle) + y * np.sin(angle))
+    radius = np.hypot(x - rng.normal(0, 0.03), y - rng.normal(0, 0.03)) / FIELD_RADIUS
+    rim = (np.clip(radius, 0, 1.1) ** rng.uniform(3, 6))[..., None]
+    exposure = (rng.uniform(0.75, 1.15) * (1 + tilt))[..., None]
+    haze = rim * _rgb(0.09, 0.11, 0.06, rng.uniform(0, 0.8))
+    return photograph * exposure * (1 - rim * _rgb(1.0, 0.65, 0.5, rng.uniform(0.15, 0.4))) + haze
 
 
 def _camera(photograph, field, size, rng):
     """Blur, aperture, noise, eight bits."""
-    sigma = rng.uniform(0.0004, 0.0016) * size
-    photograph = ndimage.gaussian_filter(photograph, (sigma, sigma, 0))
+    sigma = rng.uniform(0.0005, 0.0018) * size
+    photograph = ndimage.gaussian_filter(photograph, (sigma, sigma, 0), truncate=3)
     # Noise of the sensor averages out in small photographs, as it does when a real one is reduced.
-    noise = rng.uniform(0.008, 0.02) * min(1.0, (size / 256) ** 0.5)
-    photograph = photograph + noise * rng.normal(size=photograph.shape) * np.sqrt(np.clip(photograph, 0.02, 1))
-    photograph = np.clip(photograph * field[..., None], 0, 1)
+    noise = np.float32(rng.uniform(0.008, 0.02) * min(1.0, (size / 256) ** 0.5))
+    grain = noise * rng.standard_normal(photograph.shape, np.float32)
+    photograph = (photograph + grain * np.sqrt(np.clip(photograph, 0.02, 1))) * field[..., None]
     dark = rng.uniform(0, 0.012)
     return np.round(255 * np.clip(photograph + dark, 0, 1)).astype(np.uint8)
