@@ -41,11 +41,11 @@ class VesselMetrics:
 
     - `dice`, `iou`, `precision`, `recall`: of the pixels with `probability > threshold`.
     - `cldice`: harmonic mean of the share of the predicted skeleton inside the true vessels and the share of the true
-      skeleton inside the predicted vessels (Shit et al., CVPR 2021, eq. 1 to 3), on real skeletons
+      skeleton inside the predicted vessels (Shit et al., CVPR 2021), on real skeletons
       (`skimage.morphology.skeletonize`), not the soft ones of the loss.
     - `centerline_recall`: the second of these two, the fraction of the true centre lines that was found.
     - `boundary_iou`: IoU of the mask pixels no further than `boundary_width` from their contour (Cheng et al., CVPR
-      2021, eq. 2). That paper's width, 2 % of the diagonal, is 58 pixels on a 2048² photograph, where half of the
+      2021). That paper's width, 2 % of the diagonal, is 58 pixels on a 2048² photograph, where about half of the
       vessels are under 12 pixels wide: all of a vessel would be boundary, and the metric would be the IoU. Here it is
       a thousandth of the longer side, at least 1 pixel: 2 pixels at 2048², 1 pixel up to 1500.
 
