@@ -100,6 +100,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
         self.criterion = BinaryMaskLoss(config) if config.is_binary else SetMaskLoss(config)
+        # A recipe may begin dense: while this is off, training steps neither prune nor route.
+        self.prunes_in_training = True
         # Probability that EoMT's query-to-patch mask applies, by query layer; annealed from 1 to 0 in training.
         self.attn_mask_probs = nn.Buffer(torch.ones(config.num_blocks))
 
@@ -190,7 +192,10 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         config = self.config
         grid_size = self._grid_size(pixel_values, labels)
         rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
-        selection = StageSelection(config, rates, grid_size, self.training, labels)
+        pruning = "hard"
+        if self.training:
+            pruning = config.train_pruning if self.prunes_in_training else "none"
+        selection = StageSelection(config, rates, grid_size, self.training, pruning, labels)
         window_start, window_end = self._routing_window()
 
         hidden_states = self.dropout(self.embeddings(pixel_values))
@@ -283,7 +288,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
     def _routing_window(self) -> tuple[int | None, int | None]:
         """The layers after which random routing begins and ends in this forward pass."""
         config = self.config
-        if not (self.training and config.routing):
+        if not (self.training and self.prunes_in_training and config.routing):
             return None, None
         if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
             return None, None

@@ -27,6 +27,7 @@ class StageSelection:
         keep_rates (`tuple[float, ...]`): Relative keep rate of every stage.
         grid_size (`tuple[int, int]`): Patches of the image, (rows, columns).
         training (`bool`): Whether the model is in training mode.
+        pruning (`str`): `"none"`, `"soft"` or `"hard"`: how tokens are pruned in this forward pass.
         labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Class of every pixel.
 
     Attributes:
@@ -41,6 +42,7 @@ class StageSelection:
         keep_rates: tuple[float, ...],
         grid_size: tuple[int, int],
         training: bool,
+        pruning: str,
         labels: torch.Tensor | None,
     ):
         self.grid_size = grid_size
@@ -51,8 +53,8 @@ class StageSelection:
             keep_count(rate, self.num_patches, config.num_prefix_tokens, config.token_multiple)
             for rate in self.cumulative_rates
         ]
-        self.pruning = config.train_pruning if training else "hard"
-        self.learns_policy = training and config.selector == "mlp" and config.train_pruning != "none"
+        self.pruning = pruning
+        self.learns_policy = training and config.selector == "mlp" and pruning != "none"
         self.foreground = None
         if training and labels is not None and config.selector == "learned_query":
             self.foreground = patch_foreground(labels, config.patch_size, config.semantic_loss_ignore_index)

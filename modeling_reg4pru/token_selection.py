@@ -17,6 +17,27 @@ def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(cumulative)
 
 
+def warmup_keep_rates(keep_rates: tuple[float, ...], progress: float) -> tuple[float, ...]:
+    """
+    Keep-rate warm-up: the cumulative rates go linearly from 1 to R_j.
+
+    Args:
+        keep_rates (`tuple[float, ...]`): Target keep rate of every stage, relative to the stage before.
+        progress (`float`): Fraction of the warm-up that has passed; 1 and more give the target itself.
+
+    Returns:
+        `tuple[float, ...]`: keep rate of every stage, again relative.
+    """
+    if progress >= 1:
+        return tuple(keep_rates)
+    rates, previous = [], 1.0
+    for target in cumulative_keep_rates(keep_rates):
+        cumulative = 1 + (target - 1) * progress
+        rates.append(cumulative / previous)
+        previous = cumulative
+    return tuple(rates)
+
+
 def keep_count(cumulative_rate: float, num_patches: int, num_prefix_tokens: int, token_multiple: int) -> int:
     """
     Number of patch tokens after a stage: R * N, such that prefix and kept tokens together are a multiple of
