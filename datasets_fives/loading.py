@@ -80,7 +80,8 @@ def load_fives(
             14-photograph sample, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or the names of each side.
         seed (`int`, *optional*, defaults to 0): Seed of the draws and of the synthetic photographs.
         validation_fraction (`float`, *optional*, defaults to 0.1):
-            Fraction of train that validates under `"official"`; 0 for none.
+            Fraction of train that validates under `"official"`; 0 for none. Not for synthetic photographs, whose
+            counts say it.
         image_size (`int`, *optional*):
             Side that photographs (antialiased) and masks (area average, threshold one half) are resized to. By
             default they keep their size; synthetic photographs are drawn at 256.
@@ -107,6 +108,7 @@ def load_fives(
 
     if source == "synthetic":
         sides = _load_synthetic(synthetic_counts, seed, image_size or 256, cache)
+        validation_fraction = 0.0  # the counts say how many validate
     elif Path(source).is_dir() and is_published_layout(Path(source)):
         sides = _load_folder(Path(source), split, seed, validation_fraction, image_size, cache)
     else:
@@ -267,5 +269,6 @@ def _stream(sides, source, revision, split, seed, validation_fraction, image_siz
         ]
         rows = concatenate_datasets(parts).select_columns(list(FEATURES))
         rows = rows.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
-        result[side] = rows.map(_prepare, fn_kwargs={"image_size": image_size}, features=FEATURES)
+        rows = rows.map(_prepare, fn_kwargs={"image_size": image_size})
+        result[side] = rows.select_columns(list(FEATURES)).cast(FEATURES)
     return IterableDatasetDict(result)

@@ -121,10 +121,11 @@ class TileBlender:
     def __init__(self, height: int, width: int, tile: int):
         _check_tiles(tile, 0)
         self.height, self.width, self.tile = height, width, tile
-        ramp = torch.sin(torch.pi * (torch.arange(tile) + 0.5) / tile) ** 2
+        # Sums of many overlapping tiles in float64, so that the blend is exact to float32.
+        ramp = torch.sin(torch.pi * (torch.arange(tile, dtype=torch.float64) + 0.5) / tile) ** 2
         ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * ramp
         self.window = ramp[:, None] * ramp
-        self.weights = torch.zeros(max(height, tile), max(width, tile))
+        self.weights = torch.zeros(max(height, tile), max(width, tile), dtype=torch.float64)
         self.total: torch.Tensor | None = None
 
     def add(self, top: int, left: int, probabilities: torch.Tensor) -> None:
@@ -144,9 +145,9 @@ class TileBlender:
         rows, columns = slice(top, top + self.tile), slice(left, left + self.tile)
         if top < 0 or left < 0 or rows.stop > self.weights.shape[0] or columns.stop > self.weights.shape[1]:
             raise ValueError(f"The tile at ({top}, {left}) leaves the frame of {tuple(self.weights.shape)}.")
-        tile = probabilities.detach().float().cpu()
+        tile = probabilities.detach().cpu().double()
         if self.total is None:
-            self.total = torch.zeros(*tile.shape[:-2], *self.weights.shape)
+            self.total = torch.zeros(*tile.shape[:-2], *self.weights.shape, dtype=torch.float64)
         self.total[..., rows, columns] += tile * self.window
         self.weights[rows, columns] += self.window
 
@@ -163,7 +164,7 @@ class TileBlender:
         weights = self.weights[: self.height, : self.width]
         if self.total is None or (weights == 0).any():
             raise ValueError(f"The tiles do not cover {int((weights == 0).sum())} pixels of the frame.")
-        return self.total[..., : self.height, : self.width] / weights
+        return (self.total[..., : self.height, : self.width] / weights).float()
 
 
 def blend_tiles(
