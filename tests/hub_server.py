@@ -10,6 +10,7 @@ import secrets
 import socket
 import socketserver
 import struct
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +127,11 @@ class HubServer:
             raise ValueError(f"status is {status!r}; allowed are 400 to 599 and {', '.join(FAULTS)}")
         self._faults.append(Fault(method, re.compile(path_pattern), status, retry_after, times, after))
 
+    def clear_faults(self) -> None:
+        """Everything works again."""
+        with self._lock:
+            self._faults.clear()
+
     def requests(self, method: str, path_pattern: str = "") -> list[LoggedRequest]:
         """The logged requests of a method whose path matches, oldest first."""
         return [entry for entry in self.log if entry.method == method and re.search(path_pattern, entry.path)]
@@ -166,7 +172,9 @@ class _LoopbackServer(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request, client_address) -> None:
-        """A client that goes away, killed or cut off on purpose, is no error of the server."""
+        """A client that goes away, killed or cut off on purpose, is no error of the server; anything else is shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

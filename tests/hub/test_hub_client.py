@@ -20,7 +20,7 @@ def test_folder_with_large_files_goes_up_and_comes_down(hub, run_client, tmp_pat
     run_client(
         f"""
 import os
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 api = HfApi()
 assert api.whoami()["name"] == "tester"
 url = api.create_repo("tester/net", private=False)
@@ -99,7 +99,8 @@ for call in (api.create_tag, api.create_branch):
 with pytest.raises(HfHubHTTPError, match="412"):
     api.upload_file(path_or_fileobj=b"lost", path_in_repo="a.txt", parent_commit=first.oid, **args)
 api.create_commit(**args, parent_commit=second.oid, commit_message="many", operations=[
-    CommitOperationAdd("b.parquet", b"PAR1" * 9), CommitOperationAdd("dir/c.txt", b"c"), CommitOperationDelete("a.txt")])
+    CommitOperationAdd("b.parquet", b"PAR1" * 9), CommitOperationAdd("dir/c.txt", b"c"),
+    CommitOperationDelete("a.txt")])
 api.create_commit(**args, commit_message="copy", operations=[
     CommitOperationCopy("b.parquet", "d.parquet"), CommitOperationDelete("dir/")])
 with pytest.raises(EntryNotFoundError):
@@ -155,7 +156,8 @@ details = owner.get_discussion_details("tester/net", 1)
 assert details.is_pull_request and details.author == "guest" and details.status == "open"
 assert "-one\\n+two\\n" in details.diff and [e.type for e in details.events] == ["comment", "commit"]
 assert [d.num for d in owner.get_repo_discussions("tester/net")] == [1, 2, 3]
-assert [p.name for p in owner.list_repo_refs("tester/net", include_pull_requests=True).pull_requests] == ["1", "2", "3"]
+refs = owner.list_repo_refs("tester/net", include_pull_requests=True)
+assert [pull.name for pull in refs.pull_requests] == ["1", "2", "3"]
 local = snapshot_download("tester/net", revision="refs/pr/1")
 with open(local + "/w.bin", "rb") as f:
     assert f.read() == b"W" * 9
@@ -180,7 +182,7 @@ def test_private_repositories_and_foreign_namespaces(hub, run_client, tmp_path):
     run_client(
         f"""
 import pytest
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 owner, guest, nobody = HfApi(), HfApi(token={guest!r}), HfApi(token=False)
 owner.create_repo("tester/secret", private=True)
@@ -220,7 +222,7 @@ def test_cards(hub, run_client):
     run_client(
         """
 import pytest
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, metadata_load, metadata_update, hf_hub_download
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, metadata_update
 api = HfApi()
 api.create_repo("tester/net")
 scores = EvalResult(task_type="image-segmentation", dataset_type="tester/d", dataset_name="d",
