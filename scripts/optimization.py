@@ -1,0 +1,96 @@
+"""AdamW with layer-wise decay, separate warm-ups of head and backbone, and an average of the weights."""
+
+import re
+from functools import partial
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+
+def parameter_groups(
+    model: torch.nn.Module, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict]:
+    """
+    Parameter groups of AdamW: the learning rate falls by `layer_decay` with every layer down (BEiT, arXiv 2106.08254;
+    EoMT, arXiv 2503.19108), and only matrices decay.
+
+    Returns:
+        `list[dict]`: groups with `params`, `lr`, `weight_decay` and `is_backbone`.
+    """
+    depth = model.config.num_hidden_layers
+    groups: dict[tuple, dict] = {}
+    for name, parameter in model.named_parameters():
+        layer = re.match(r"layers\.(\d+)\.", name)
+        is_backbone = layer is not None or name.startswith(("embeddings.", "layernorm."))
+        level = int(layer[1]) + 1 if layer else 0 if name.startswith("embeddings.") else depth + 1
+        decays = weight_decay if parameter.ndim > 1 else 0.0
+        group = groups.setdefault(
+            (level, is_backbone, decays),
+            {
+                "params": [],
+                "lr": learning_rate * layer_decay ** (depth + 1 - level),
+                "weight_decay": decays,
+                "is_backbone": is_backbone,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def learning_rate_factor(
+    step: int, *, is_backbone: bool, head_warmup: int, backbone_warmup: int, total: int, power: float
+) -> float:
+    """
+    Two-stage warm-up and polynomial decay, as EoMT trains: the new parameters warm up first, while the backbone waits;
+    then the backbone warms up.
+    """
+    start, length = (head_warmup, backbone_warmup) if is_backbone else (0, head_warmup)
+    if step < start:
+        return 0.0
+    if step < start + length:
+        return (step + 1 - start) / length
+    warm = start + length
+    return max(0.0, 1 - (step - warm) / max(1, total - warm)) ** power
+
+
+def make_optimizer(
+    model: torch.nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+    head_warmup_steps: int,
+    backbone_warmup_steps: int,
+    total_steps: int,
+    poly_power: float,
+) -> tuple[torch.optim.AdamW, LambdaLR]:
+    """AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser."""
+    groups = parameter_groups(model, learning_rate, weight_decay, layer_decay)
+    factors = [
+        partial(
+            learning_rate_factor,
+            is_backbone=group["is_backbone"],
+            head_warmup=head_warmup_steps,
+            backbone_warmup=backbone_warmup_steps,
+            total=total_steps,
+            power=poly_power,
+        )
+        for group in groups
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    return optimizer, LambdaLR(optimizer, factors)
+
+
+def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """
+    Exponential moving average of the weights. The decay grows as (1 + n) / (10 + n) up to its value, so that the
+    weights of the first steps are forgotten in short runs, too.
+    """
+
+    @torch.no_grad()
+    def move(averages: list[torch.Tensor], weights: list[torch.Tensor], num_averaged: torch.Tensor | int) -> None:
+        updates = int(num_averaged)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + updates) / (10 + updates)))
+
+    return AveragedModel(model, multi_avg_fn=move)

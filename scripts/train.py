@@ -1,0 +1,273 @@
+"""
+Train a Reg4Pru model.
+
+    python scripts/train.py scripts/recipes/tiny_synthetic.yaml --output_dir outputs/tiny
+    accelerate launch scripts/train.py scripts/recipes/fives_vits16_1024.yaml --output_dir runs/vits16
+
+Flags override the recipe; a killed run goes on with `--resume_from_checkpoint latest`.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from torchmetrics.classification import BinaryAveragePrecision
+from tqdm.auto import tqdm
+
+from datasets_fives.transforms import EvalTransform, TrainTransform
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
+from modeling_reg4pru.token_selection import warmup_keep_rates
+
+from arguments import ModelArguments, TrainingArguments, config_fields, parse_arguments  # isort: skip
+from checkpoints import find_checkpoint, save_checkpoint  # isort: skip
+from optimization import make_average, make_optimizer  # isort: skip
+from provenance import provenance  # isort: skip
+from training_data import ResumableSampler, SeededSamples, load_data  # isort: skip
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
+    """A model from a checkpoint, on a backbone, or from scratch."""
+    overrides = config_fields(arguments.config_overrides)
+    known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"config_overrides has {unknown}, which are no fields of Reg4PruConfig.")
+    if arguments.model_name_or_path:
+        model = Reg4PruForSemanticSegmentation.from_pretrained(arguments.model_name_or_path, **overrides)
+    else:
+        overrides.setdefault("id2label", {0: "background", 1: "vessel"})
+        if arguments.backbone_name_or_path:
+            model = Reg4PruForSemanticSegmentation.from_backbone(arguments.backbone_name_or_path, **overrides)
+        else:
+            model = Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
+    if arguments.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def keep_rates_of_step(
+    model: Reg4PruForSemanticSegmentation, arguments: TrainingArguments, progress: float
+) -> tuple[float, ...]:
+    """Keep rates of one training step: drawn from a range, or on their way from 1 to the target."""
+    target = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
+    if arguments.keep_rate_range:
+        low, high = arguments.keep_rate_range
+        return (low + (high - low) * torch.rand(()).item(),) * len(target)
+    warmup = arguments.keep_rate_warmup
+    begun = progress - arguments.dense_fraction
+    return warmup_keep_rates(target, begun / warmup if warmup else 1.0)
+
+
+@torch.inference_mode()
+def validate(model: torch.nn.Module, loader: DataLoader, accelerator: Accelerator) -> float:
+    """Average precision over all validation pixels, at the keep rates of the configuration."""
+    metric = BinaryAveragePrecision(thresholds=1000).to(accelerator.device)
+    was_training = model.training
+    model.eval()
+    for batch in tqdm(loader, desc="validation", leave=False, disable=not accelerator.is_local_main_process):
+        logits = model(batch["pixel_values"]).logits.float()
+        logits = torch.nn.functional.interpolate(logits, size=batch["labels"].shape[-2:], mode="bilinear")
+        gathered = accelerator.gather_for_metrics((logits.softmax(1)[:, 1], batch["labels"]))
+        metric.update(*gathered)
+    model.train(was_training)
+    return metric.compute().item()
+
+
+def main(argv: list[str] | None = None) -> None:
+    model_arguments, data_arguments, arguments = parse_arguments(argv)
+    output_dir = Path(arguments.output_dir)
+    resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
+    if (
+        resume_from is None
+        and output_dir.exists()
+        and any(output_dir.iterdir())
+        and not arguments.overwrite_output_dir
+    ):
+        raise ValueError(f"{output_dir} is not empty: resume it, choose another or pass --overwrite_output_dir.")
+
+    set_seed(arguments.seed)
+    model = build_model(model_arguments)
+    input_size = model.config.image_size
+    data = load_data(data_arguments, input_size, arguments.seed)
+
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        log_with=arguments.report_to or None,
+        project_dir=output_dir,
+        # An untrained selector (train_pruning="none") has no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING)
+    if resume_from is None and arguments.overwrite_output_dir and accelerator.is_main_process:
+        shutil.rmtree(output_dir, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    processor = Reg4PruImageProcessor(size={"height": input_size, "width": input_size})
+    normalisation = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    crop = input_size if data_arguments.random_crop else None
+    samples = SeededSamples(data["train"], TrainTransform(input_size, crop_size=crop, **normalisation), arguments.seed)
+
+    per_step = (
+        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
+    )
+    per_epoch = len(data["train"]) * data_arguments.samples_per_photograph
+    total_steps = arguments.max_train_steps or math.ceil(per_epoch / per_step) * arguments.num_train_epochs
+    steps_per_epoch = max(1, per_epoch // per_step)
+    eval_steps = arguments.eval_steps or steps_per_epoch
+
+    optimizer, scheduler = make_optimizer(
+        model,
+        learning_rate=arguments.learning_rate,
+        weight_decay=arguments.weight_decay,
+        layer_decay=arguments.layer_decay,
+        head_warmup_steps=arguments.head_warmup_steps,
+        backbone_warmup_steps=arguments.backbone_warmup_steps,
+        total_steps=total_steps,
+        poly_power=arguments.poly_power,
+    )
+    average = make_average(model, arguments.ema_decay).to(accelerator.device) if arguments.ema_decay else None
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare_model = accelerator.unwrap_model(model)
+    # The scheduler is stepped once per optimiser step here, so Accelerate must not multiply its steps.
+    accelerator.register_for_checkpointing(scheduler, *([average] if average else []))
+    progress = {"step": 0, "best_ap": -1.0, "best_step": 0}
+    if resume_from is not None:
+        accelerator.load_state(resume_from)
+        progress = json.loads((Path(resume_from) / "progress.json").read_text())
+        logger.info("Resumed from %s at step %d of %d.", resume_from, progress["step"], total_steps)
+
+    sampler = ResumableSampler(
+        len(data["train"]),
+        data_arguments.samples_per_photograph,
+        total=total_steps * per_step,
+        start=progress["step"] * per_step,
+        seed=arguments.seed,
+    )
+    loader = accelerator.prepare(
+        DataLoader(
+            samples,
+            batch_size=arguments.per_device_train_batch_size,
+            sampler=sampler,
+            num_workers=arguments.dataloader_num_workers,
+            generator=torch.Generator(),  # keeps the loader's own draw away from the generator that routing uses
+            persistent_workers=False,
+        )
+    )
+    validation_loader = None
+    if "validation" in data:
+        rows = data["validation"].with_transform(EvalTransform(input_size, **normalisation))
+        columns = ("pixel_values", "labels")
+        validation_loader = accelerator.prepare(
+            DataLoader(
+                rows,
+                batch_size=arguments.per_device_train_batch_size,
+                collate_fn=lambda items: {name: torch.stack([item[name] for item in items]) for name in columns},
+            )
+        )
+    if arguments.report_to:
+        accelerator.init_trackers("reg4pru", config={**asdict(model_arguments), **asdict(arguments)})
+
+    def best_of(step: int) -> None:
+        """Validate the averaged weights, and keep them if they are the best so far."""
+        if validation_loader is None:
+            return
+        evaluated = average.module if average else bare_model
+        ap = validate(evaluated, validation_loader, accelerator)
+        log({"validation_ap": ap}, step)
+        if ap > progress["best_ap"]:
+            progress.update(best_ap=ap, best_step=step)
+            save_weights(evaluated, "best")
+
+    def save_weights(evaluated: torch.nn.Module, name: str) -> None:
+        if accelerator.is_main_process:
+            evaluated.save_pretrained(output_dir / name)
+            processor.save_pretrained(output_dir / name)
+
+    def log(values: dict[str, float], step: int) -> None:
+        accelerator.log(values, step=step)
+        if accelerator.is_main_process:
+            with open(output_dir / "training_log.jsonl", "a") as log_file:
+                log_file.write(json.dumps({"step": step, **values}) + "\n")
+
+    if accelerator.is_main_process:
+        drop_log_after(output_dir / "training_log.jsonl", progress["step"])
+    bar = tqdm(
+        total=total_steps,
+        initial=progress["step"],
+        desc="training",
+        disable=not accelerator.is_local_main_process,
+    )
+    sums: dict[str, torch.Tensor] = {}
+    model.train()
+    for batch in loader:
+        step = progress["step"]
+        bare_model.prunes_in_training = step >= arguments.dense_fraction * total_steps
+        bare_model.set_mask_annealing(step / total_steps)
+        with accelerator.accumulate(model):
+            rates = keep_rates_of_step(bare_model, arguments, step / total_steps)
+            output = model(batch["pixel_values"], labels=batch["labels"], keep_rates=rates)
+            accelerator.backward(output.loss)
+            if accelerator.sync_gradients and arguments.max_grad_norm > 0:
+                accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, value in {"loss": output.loss, **output.loss_parts}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach()
+        if not accelerator.sync_gradients:
+            continue
+
+        scheduler.step()
+        if average:
+            average.update_parameters(bare_model)
+        progress["step"] = step = step + 1
+        bar.update()
+        if step % arguments.logging_steps == 0:
+            # A part that only some steps have (a policy after a dense start) is averaged over all of them.
+            steps = arguments.logging_steps * arguments.gradient_accumulation_steps
+            means = {name: (total / steps).item() for name, total in sums.items()}
+            bar.set_postfix(loss=f"{means['loss']:.3f}", ap=f"{progress['best_ap']:.3f}")
+            log({**means, "learning_rate": max(scheduler.get_last_lr())}, step)
+            sums = {}
+        if step % eval_steps == 0 or step == total_steps:
+            best_of(step)
+        if arguments.checkpointing_steps and step % arguments.checkpointing_steps == 0:
+            save_checkpoint(accelerator, output_dir, progress, arguments.checkpoints_total_limit)
+    bar.close()
+
+    save_weights(average.module if average else bare_model, "last")
+    if accelerator.is_main_process:
+        results = {
+            "provenance": provenance(accelerator.device, arguments.seed),
+            "arguments": {**asdict(model_arguments), **asdict(data_arguments), **asdict(arguments)},
+            "total_steps": total_steps,
+            "train_names": sorted(data["train"]["name"]),
+            "best_validation_ap": progress["best_ap"] if validation_loader else None,
+            "best_step": progress["best_step"] if validation_loader else None,
+        }
+        (output_dir / "train_results.json").write_text(json.dumps(results, indent=2))
+    accelerator.end_training()
+
+
+def drop_log_after(path: Path, step: int) -> None:
+    """Lines that a killed run wrote after its last full state would stand twice."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
