@@ -1,0 +1,80 @@
+"""What all tests share: no network, one thread, tiny models, and where real photographs are."""
+
+import os
+
+# Read when the libraries are imported, hence before them. The tests of the Hub start clients with their own settings.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def fives_dir() -> Path:
+    """The folder of the FIVES photographs."""
+    if not os.environ.get("FIVES_DIR"):
+        pytest.skip("FIVES_DIR, the folder of the FIVES photographs, is not set")
+    return Path(os.environ["FIVES_DIR"])
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., Reg4PruConfig]:
+    """
+    Makes configurations of a 6-layer model with 64 patches, stages 0, 2 and 3, queries before layer 4. The wide
+    initialisation makes tokens differ enough for scores and softmaxes to matter.
+    """
+
+    def make(**overrides) -> Reg4PruConfig:
+        fields = {
+            "hidden_size": 32,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "image_size": 64,
+            "patch_size": 8,
+            "num_upscale_blocks": 1,
+            "num_blocks": 2,
+            "train_num_points": 128,
+            "initializer_range": 0.15,
+        }
+        return Reg4PruConfig(**{**fields, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> Callable[..., Reg4PruForSemanticSegmentation]:
+    """Makes models of [`tiny_config`] from a fixed seed, in evaluation mode."""
+
+    def make(**overrides) -> Reg4PruForSemanticSegmentation:
+        torch.manual_seed(1)
+        return Reg4PruForSemanticSegmentation(tiny_config(**overrides)).eval()
+
+    return make
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    """Three images."""
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    """Their label maps: vessels, background, and a corner to be ignored."""
+    maps = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3)) < 0.2).long()
+    maps[:, 32:] = 0  # patches without any vessel
+    maps[:, :4, :4] = 255
+    return maps
