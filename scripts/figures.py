@@ -1,0 +1,163 @@
+"""
+The pictures of a prediction: pieces that turn arrays into panels, and the figure of five panels a row.
+
+All panels show the field of view only, on white: what lies outside it may hold burned-in characters. Figures are
+opaque, so that they read the same in print and on a dark page. The colours of Okabe and Ito (errors) and a part of
+viridis (stages) are told apart by colour-blind readers, and in grey by their lightness.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+WHITE = (255, 255, 255)
+GROUND = (236, 236, 236)  # background inside the field of view
+VESSEL = (30, 30, 30)
+MISSED = (213, 94, 0)  # vermillion
+FALSE = (0, 114, 178)  # blue
+PANEL_SIDE = 512
+COLUMNS = ("input", "ground truth", "prediction", "errors", "stage of pruning")
+
+
+class PredictionPanels(NamedTuple):
+    """One row of the figure: RGB panels (height, width, 3), `uint8`, reduced to [`PANEL_SIDE`]."""
+
+    name: str
+    panels: tuple[np.ndarray, ...]
+
+
+def prediction_panels(
+    name: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    probability: np.ndarray,
+    stages: np.ndarray,
+    num_stages: int,
+    patch_size: int,
+    inside: np.ndarray,
+    threshold: float = 0.5,
+) -> PredictionPanels:
+    """
+    The five panels of a photograph, in the order of [`COLUMNS`].
+
+    Args:
+        name (`str`): What to call the photograph.
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph.
+        mask (`np.ndarray` of shape `(height, width)`, `bool`): The true vessels.
+        probability (`np.ndarray` of shape `(height, width)`): Predicted probability of vessel.
+        stages (`np.ndarray` of shape `(rows, columns)`): Stage at which each token was pruned, `num_stages` for never.
+        num_stages (`int`): Number of pruning stages.
+        patch_size (`int`): Side of a token in pixels.
+        inside (`np.ndarray` of shape `(height, width)`, `bool`): The field of view.
+        threshold (`float`, *optional*, defaults to 0.5): A pixel is predicted to be vessel above it.
+    """
+    panels = (
+        image,
+        mask_panel(mask),
+        probability_panel(probability),
+        error_panel(probability > threshold, mask),
+        stage_panel(image, stages, num_stages, patch_size),
+    )
+    return PredictionPanels(name, tuple(reduce_panel(blank_outside(panel, inside)) for panel in panels))
+
+
+def blank_outside(panel: np.ndarray, inside: np.ndarray, colour: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """The panel with one colour outside the field of view."""
+    return np.where(inside[..., None], panel, np.uint8(colour))
+
+
+def mask_panel(mask: np.ndarray) -> np.ndarray:
+    """Vessels dark on light ground."""
+    return np.where(mask[..., None].astype(bool), np.uint8(VESSEL), np.uint8(GROUND))
+
+
+def probability_panel(probability: np.ndarray) -> np.ndarray:
+    """Probability 0 to 1 as a blend from the ground to the vessels of [`mask_panel`]."""
+    share = np.asarray(probability, dtype=np.float32)[..., None]
+    return np.round(np.float32(GROUND) * (1 - share) + np.float32(VESSEL) * share).astype(np.uint8)
+
+
+def error_panel(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Vessels found (dark), missed (vermillion) and claimed where there are none (blue)."""
+    prediction, mask = prediction.astype(bool), mask.astype(bool)
+    panel = mask_panel(prediction & mask)
+    panel[mask & ~prediction] = MISSED
+    panel[prediction & ~mask] = FALSE
+    return panel
+
+
+def stage_colours(num_stages: int) -> np.ndarray:
+    """Colours of the stages and, last, of the tokens that stay: light to dark, `(num_stages + 1, 3)`, `uint8`."""
+    places = np.linspace(0.98, 0.12, num_stages + 1) if num_stages else [0.12]
+    return np.round(255 * colormaps["viridis"](places)[:, :3]).astype(np.uint8)
+
+
+def stage_panel(image: np.ndarray, stages: np.ndarray, num_stages: int, patch_size: int) -> np.ndarray:
+    """The colour of each token's stage over the photograph, of which a faint shading is left to find one's way."""
+    tokens = np.repeat(np.repeat(stages, patch_size, axis=0), patch_size, axis=1)
+    colours = stage_colours(num_stages)[tokens[: image.shape[0], : image.shape[1]]]
+    green = image[..., 1:2].astype(np.float32)  # the channel in which vessels stand out
+    shade = 0.7 + 0.3 * np.clip(green / max(float(np.percentile(green, 98)), 1.0), 0, 1)
+    return np.round(colours * shade).astype(np.uint8)
+
+
+def reduce_panel(panel: np.ndarray, side: int = PANEL_SIDE) -> np.ndarray:
+    """The panel with its longer side no longer than `side`, by area average, so that thin vessels stay visible."""
+    image = Image.fromarray(panel)
+    image.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=None)
+    return np.asarray(image)
+
+
+def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages: int, title: str) -> None:
+    """
+    Draw rows of input, ground truth, prediction, errors and stage of pruning, with legends.
+
+    Args:
+        path (`Path`): The PNG file to write.
+        rows (`list[PredictionPanels]`): From [`prediction_panels`], at least one.
+        num_stages (`int`): Number of pruning stages.
+        title (`str`): Says what is shown, for instance the keep rate.
+    """
+    side, margin, foot = 2.3, 0.25, 0.75  # inches
+    width, height = len(COLUMNS) * side + margin, len(rows) * side + 2.4 * margin + foot
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
+    figure.subplots_adjust(
+        left=margin / width,
+        right=1 - 0.02 / width,
+        bottom=foot / height,
+        top=1 - 2.4 * margin / height,
+        wspace=0.03,
+        hspace=0.03,
+    )
+    figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
+    for row, line in zip(rows, axes, strict=True):
+        for column, panel, axis in zip(COLUMNS, row.panels, line, strict=True):
+            axis.imshow(panel, interpolation="nearest" if panel.shape[0] < PANEL_SIDE else None)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if line is axes[0]:
+                axis.set_title(column, fontsize=10, pad=3)
+        line[0].set_ylabel(row.name, fontsize=8, labelpad=2)
+
+    def legend(column: int, entries: list[tuple[tuple[int, int, int], str]], columns: int) -> None:
+        handles = [Patch(facecolor=np.divide(colour, 255), edgecolor="0.5", label=label) for colour, label in entries]
+        axes[-1][column].legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns, fontsize=8, frameon=False,
+            handlelength=1, handleheight=1, columnspacing=1, handletextpad=0.5,
+        )  # fmt: skip
+
+    legend(1, [(VESSEL, "vessel"), (GROUND, "background")], 2)
+    middle = probability_panel(np.array([[0.5]]))[0, 0]
+    legend(2, [(GROUND, "0"), (middle, "0.5"), (VESSEL, "1 (probability)")], 3)
+    legend(3, [(VESSEL, "found"), (MISSED, "missed"), (FALSE, "false")], 3)
+    names = [f"pruned at stage {stage + 1}" for stage in range(num_stages)] + ["never pruned"]
+    legend(4, list(zip(stage_colours(num_stages), names, strict=True)), 2)
+    figure.savefig(path, dpi=160)
