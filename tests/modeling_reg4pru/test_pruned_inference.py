@@ -1,0 +1,207 @@
+"""Inference with physically removed tokens, against a plain forward pass that keeps all of them in place."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_reg4pru.token_selection import cumulative_keep_rates, keep_count
+
+QUERY_LAYER = 4  # of the 6 layers of tiny_config
+
+
+def reference_layer(layer, states, visible, angles):
+    """One DINOv3 layer, written out: keys that are not visible get -inf. Everything in (batch, tokens, channels)."""
+    heads, num_patches = layer.attention.num_heads, angles[0].shape[0]
+    special = states.shape[1] - num_patches
+    normed = layer.norm1(states)
+
+    def split(projection, positions):
+        vectors = projection(normed).unflatten(-1, (heads, -1)).transpose(1, 2)
+        if positions:
+            patches = vectors[:, :, special:]
+            first, second = patches.chunk(2, dim=-1)
+            turned = patches * angles[0] + torch.cat((-second, first), dim=-1) * angles[1]
+            vectors = torch.cat((vectors[:, :, :special], turned), dim=2)
+        return vectors
+
+    query, key, value = (
+        split(layer.attention.q_proj, True),
+        split(layer.attention.k_proj, True),
+        split(layer.attention.v_proj, False),
+    )
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    scores = scores.masked_fill(~F.pad(visible, (special, 0), value=True)[:, None, None], float("-inf"))
+    attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    states = states + layer.layer_scale1(layer.attention.o_proj(attended))
+    return states + layer.layer_scale2(layer.mlp(layer.norm2(states)))
+
+
+def reference_forward(model, pixel_values, rates):
+    """
+    Every token keeps its place. Dropped tokens are hidden from the attention of the others and frozen, until the
+    reactivation layer.
+    """
+    config = model.config
+    angles = model.rope_embeddings(pixel_values)
+    states = model.embeddings(pixel_values)
+    special, patches = states[:, :5], states[:, 5:]
+    batch, num_patches, _ = patches.shape
+    active = torch.ones(batch, num_patches, dtype=torch.bool)
+    keep_masks = []
+    for index, layer in enumerate(model.layers):
+        if index == config.first_query_layer:
+            special = torch.cat((model.query.weight[None].expand(batch, -1, -1), special), dim=1)
+        next_active = active
+        if index in config.pruning_layers:
+            stage = config.pruning_layers.index(index)
+            count = keep_count(cumulative_keep_rates(rates)[stage], num_patches, 5, config.token_multiple)
+            scores = model.selectors[stage](patches)
+            if config.selection_pool == "active":
+                scores = scores.masked_fill(~active, float("-inf"))
+            next_active = torch.zeros_like(active).scatter(1, scores.topk(count, dim=1).indices, True)
+            keep_masks.append(next_active)
+        new = reference_layer(layer, torch.cat((special, patches), dim=1), active, angles)
+        special = new[:, : special.shape[1]]
+        patches = torch.where(active[..., None], new[:, special.shape[1] :], patches)
+        active = next_active
+        if index == config.reactivation_layer:
+            active = torch.ones_like(active)
+    queries, patches = model.layernorm(special[:, : config.num_queries]), model.layernorm(patches)
+    grid = (pixel_values.shape[2] // 8, pixel_values.shape[3] // 8)
+    pixels = model.upscale_block(patches.transpose(1, 2).unflatten(2, grid))
+    return torch.einsum("bqc,bchw->bqhw", model.mask_head(queries), pixels), torch.stack(keep_masks, 1)
+
+
+@pytest.mark.parametrize("reactivation_layer", [3, 4, 5], ids=["before_the_queries", "after_L-2", "after_L-1"])
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("selector", ["mlp", "learned_query"])
+@torch.no_grad()
+def test_removing_tokens_equals_hiding_and_freezing_them(tiny_model, pixel_values, selector, pool, reactivation_layer):
+    model = tiny_model(
+        selector=selector,
+        train_pruning="hard",
+        selection_pool=pool,
+        pruning_layers=[0, 1, 2],
+        reactivation_layer=reactivation_layer,
+    ).double()
+    pixel_values = pixel_values[..., :48].double()  # 8 x 6 patches: rows and columns cannot be confused
+    rates = (0.7, 0.6, 0.5)
+    outputs = model(pixel_values, keep_rates=rates, output_keep_masks=True)
+    masks, keep_masks = reference_forward(model, pixel_values, rates)
+    assert torch.equal(outputs.keep_masks, keep_masks.unflatten(2, (8, 6)))
+    torch.testing.assert_close(outputs.masks_queries_logits, masks, atol=1e-11, rtol=1e-9)
+    if pool == "all":
+        came_back = keep_masks[:, 2] & ~keep_masks[:, 1]
+        assert came_back.any()
+    else:
+        assert not (keep_masks[:, 1:] & ~keep_masks[:, :-1]).any()
+    # pruning does matter here, so that the agreement means something
+    assert (model(pixel_values, keep_rates=None).masks_queries_logits - masks).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("size", [64, 128])
+@torch.no_grad()
+def test_token_counts_are_what_the_configuration_says(tiny_model, pixel_values, pool, size):
+    model = tiny_model(selection_pool=pool, keep_rates=[0.7, 0.6, 0.5])
+    patches = (size // 8) ** 2
+    pixel_values = F.interpolate(pixel_values, size=(size, size))
+    outputs = model(pixel_values, output_keep_masks=True)
+    kept = [keep_count(rate, patches, 5, 8) for rate in (0.7, 0.42, 0.21)]
+    assert kept == {64: [43, 27, 11], 256: [179, 107, 51]}[patches]
+    # stages 0, 2, 3; the query enters before layer 4; reactivation after layer 4
+    wanted = (patches, kept[0], kept[0], kept[1], kept[2] + 1, patches + 1)
+    assert outputs.token_counts == tuple(5 + count for count in wanted)
+    assert outputs.keep_masks.flatten(2).sum(-1).tolist() == [kept] * 3
+
+
+@pytest.mark.parametrize("num_register_tokens", [0, 3, 8])
+@torch.no_grad()
+def test_prefix_and_kept_tokens_are_a_multiple_of_8(tiny_model, pixel_values, num_register_tokens):
+    model = tiny_model(num_register_tokens=num_register_tokens, keep_rates=0.6)
+    counts = model(pixel_values).token_counts
+    assert counts[0] == 1 + num_register_tokens + 64
+    assert all(count % 8 == 0 for count in counts[1:4])
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+@torch.no_grad()
+def test_keep_rate_one_equals_dense_bit_for_bit(tiny_model, pixel_values, pool):
+    model = tiny_model(selection_pool=pool, keep_rates=0.5)
+    dense = tiny_model(pruning_layers=[], selection_pool=pool, keep_rates=1.0)
+    assert len(model.selectors) == 3
+    assert len(dense.selectors) == 0
+    dense.load_state_dict({name: weight for name, weight in model.state_dict().items() if "selectors" not in name})
+    wanted = dense(pixel_values).logits
+    assert not torch.equal(model(pixel_values).logits, wanted)
+    assert torch.equal(model(pixel_values, keep_rates=1.0).logits, wanted)
+    assert torch.equal(model(pixel_values, keep_rates=[1.0, 1, 1.0]).logits, wanted)
+    for rates in (1.0, None):
+        model.set_keep_rates(rates)
+        assert torch.equal(model(pixel_values).logits, wanted)
+    # rounding up to a multiple of 8 can leave nothing to prune
+    assert torch.equal(model(pixel_values, keep_rates=0.999).logits, wanted)
+
+
+@torch.no_grad()
+def test_everything_kept_through_the_bank_equals_dense(tiny_model, pixel_values, monkeypatch):
+    """Where a count says that nothing is dropped the gather is skipped, so here the selection itself keeps all."""
+    model = tiny_model(selection_pool="all", keep_rates=0.5).double()
+    pixel_values = pixel_values.double()
+    dense = model(pixel_values, keep_rates=1.0).logits
+
+    def keep_all(scores, count, pool_ids):
+        assert pool_ids is None
+        return scores.argsort(dim=1)
+
+    monkeypatch.setattr("modeling_reg4pru.stage_selection.select_tokens", keep_all)
+    outputs = model(pixel_values)
+    assert set(outputs.token_counts[:4]) == {69}
+    torch.testing.assert_close(outputs.logits, dense, atol=1e-11, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_keep_rates_per_call_leave_the_configuration_alone(tiny_model, pixel_values):
+    model = tiny_model(keep_rates=0.7)
+    before = model(pixel_values).logits
+    assert not torch.equal(model(pixel_values, keep_rates=[0.5, 0.4, 0.3]).logits, before)
+    assert model.config.keep_rates == 0.7
+    assert torch.equal(model(pixel_values).logits, before)
+    model.set_keep_rates([0.5, 0.4, 0.3])
+    assert model.config.keep_rates == [0.5, 0.4, 0.3]
+    assert not torch.equal(model(pixel_values).logits, before)
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch(tiny_model, pixel_values):
+    model = tiny_model(keep_rates=0.6)
+    together = model(pixel_values, output_keep_masks=True)
+    for index in range(3):
+        alone = model(pixel_values[index : index + 1], output_keep_masks=True)
+        assert torch.equal(alone.keep_masks[0], together.keep_masks[index])
+        torch.testing.assert_close(alone.logits[0], together.logits[index], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_random_selection_is_a_control(tiny_model, pixel_values):
+    model = tiny_model(selector="random", train_pruning="hard", keep_rates=0.5)
+    masks = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        masks.append(model(pixel_values, output_keep_masks=True).keep_masks)
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[0][0], masks[0][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_no_nan_at_keep_rate_a_tenth(tiny_model, pixel_values, implementation, pool, dtype):
+    model = tiny_model(selection_pool=pool, keep_rates=0.1).to(dtype)
+    model.set_attn_implementation(implementation)
+    outputs = model(pixel_values)
+    assert outputs.logits.dtype == dtype
+    assert outputs.logits.isfinite().all()
+    assert outputs.token_counts[3] == 8

@@ -1,0 +1,217 @@
+"""Training: every combination of selector, pruning and routing."""
+
+import pytest
+import torch
+
+from modeling_reg4pru.stage_selection import StageSelection
+from modeling_reg4pru.token_routing import TokenBank
+from modeling_reg4pru.token_selection import keep_count
+
+ARMS = {
+    "dense": {"train_pruning": "none", "routing": False},
+    "routing": {"train_pruning": "none", "routing": True},
+    "soft": {"train_pruning": "soft", "routing": False},
+    "reg4pru": {"train_pruning": "soft", "routing": True},
+    "hard": {"train_pruning": "hard", "routing": False},
+    "hard_routing": {"train_pruning": "hard", "routing": True},
+    "learned_query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
+    "learned_query_routing": {"selector": "learned_query", "train_pruning": "hard", "routing": True},
+    "learned_query_dense": {"selector": "learned_query", "train_pruning": "none", "routing": False},
+    "random": {"selector": "random", "train_pruning": "hard", "routing": False},
+}
+WINDOW = {"routing_window": [1, 3]}  # layers 2 and 3 run on half of the tokens
+KEPT = [43, 35, 19]  # of 64, after the stages 0, 2 and 3, at the default keep rate
+
+
+@pytest.fixture(params=ARMS, ids=str)
+def arm(request):
+    return ARMS[request.param]
+
+
+def training_step(model, pixel_values, labels=None, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    model.train()
+    model.zero_grad()
+    outputs = model(pixel_values, labels=labels, **kwargs)
+    if labels is not None:
+        outputs.loss.backward()
+    return outputs
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+def test_token_counts_in_training(tiny_model, pixel_values, arm, pool):
+    model = tiny_model(**arm, **WINDOW, selection_pool=pool)
+    counts = training_step(model, pixel_values, output_keep_masks=True).token_counts
+    hard, routing = arm["train_pruning"] == "hard", arm["routing"]
+    after_stage = KEPT if hard else [64] * 3
+    window = [round(0.5 * after_stage[0])] * 2
+    wanted = [64, after_stage[0], *(window if routing else (after_stage[0], after_stage[1])), after_stage[2] + 1, 65]
+    assert [keep_count(0.7**stage, 64, 5, 8) for stage in (1, 2, 3)] == KEPT
+    assert counts == tuple(5 + count for count in wanted)
+
+
+def test_the_same_arms_prune_alike_at_inference(tiny_model, pixel_values, arm):
+    model = tiny_model(**arm)
+    with torch.no_grad():
+        counts = model(pixel_values).token_counts
+    assert counts == tuple(5 + count for count in (64, KEPT[0], KEPT[0], KEPT[1], KEPT[2] + 1, 65))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", ["active", "all"])
+def test_no_nan_at_keep_rate_a_tenth(tiny_model, pixel_values, labels, arm, pool, dtype):
+    model = tiny_model(**arm, selection_pool=pool, keep_rates=0.1).to(dtype)
+    outputs = training_step(model, pixel_values, labels)
+    assert outputs.loss.isfinite()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_bfloat16_autocast(tiny_model, pixel_values, labels, arm):
+    model = tiny_model(**arm)
+    exact = training_step(model, pixel_values, labels).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = training_step(model, pixel_values, labels)
+    assert outputs.loss.dtype == torch.float32
+    assert outputs.loss.item() == pytest.approx(exact.item(), rel=0.1)
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_every_parameter_learns(tiny_model, pixel_values, labels, arm):
+    model = tiny_model(**arm, keep_rates=0.5)
+    training_step(model, pixel_values, labels)
+    still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
+    selectors = {name for name, _ in model.selectors.named_parameters(prefix="selectors")}
+    if arm.get("selector", "mlp") == "mlp" and arm["train_pruning"] == "none":
+        assert still == selectors  # nothing tells them what to learn
+    else:
+        assert still == set()
+
+
+def test_a_seed_repeats_a_training_step(tiny_model, pixel_values, labels, arm):
+    model = tiny_model(**arm, keep_rates=0.5)
+    losses = [training_step(model, pixel_values, labels, seed).loss.item() for seed in (3, 3)]
+    gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    losses.append(training_step(model, pixel_values, labels, 3).loss.item())
+    again = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert len(set(losses)) == 1
+    assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))
+    assert (
+        training_step(model, pixel_values, labels, 4).loss.item() != losses[0]
+    )  # positions are augmented in all arms
+
+
+@pytest.mark.parametrize("arm_name", ["soft", "reg4pru"])
+def test_selectors_learn_from_the_segmentation_too(tiny_model, pixel_values, labels, arm_name):
+    model = tiny_model(**ARMS[arm_name], budget_loss_weight=0)
+    outputs = training_step(model, pixel_values, labels)
+    assert outputs.loss_parts["loss_budget"].item() == 0
+    assert all(weight.grad.abs().sum() > 0 for weight in model.selectors.parameters())
+
+
+@pytest.mark.parametrize("arm_name", ["hard", "learned_query"])
+def test_hard_selectors_learn_from_their_own_loss_only(tiny_model, pixel_values, labels, arm_name):
+    model = tiny_model(**ARMS[arm_name], budget_loss_weight=0, selector_loss_weight=0)
+    training_step(model, pixel_values, labels)
+    assert all(not weight.grad.any() for weight in model.selectors.parameters())
+
+
+def test_a_learned_query_leaves_the_backbone_alone(tiny_model, pixel_values, labels):
+    gradients = []
+    for weight in (0.0, 100.0):
+        model = tiny_model(**ARMS["learned_query"], selector_loss_weight=weight)
+        training_step(model, pixel_values, labels)
+        gradients.append(model.embeddings.patch_embeddings.weight.grad)
+    torch.testing.assert_close(*gradients, atol=0, rtol=0)
+
+
+def recorded_policies(model, pixel_values, seed=0):
+    """The policy that each layer received, and the states around it."""
+    seen = []
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3])) for layer in model.layers]
+    outputs = training_step(model, pixel_values, seed=seed, output_keep_masks=True)
+    for hook in hooks:
+        hook.remove()
+    return seen, outputs
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("arm_name", ["soft", "reg4pru"])
+def test_the_policy_of_each_layer(tiny_model, pixel_values, arm_name, pool):
+    model = tiny_model(**ARMS[arm_name], **WINDOW, selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4)
+    policies, outputs = recorded_policies(model, pixel_values)
+    assert policies[0] is None
+    assert policies[5] is None
+    routed = arm_name == "reg4pru"
+    assert [policy.shape[1] for policy in policies[1:5]] == [69, *((37, 37) if routed else (69, 69)), 70]
+    for index, policy in enumerate(policies[1:5], start=1):
+        special = 5 + (index >= 4)
+        assert torch.equal(policy[:, :special], torch.ones(3, special))
+        assert set(policy.unique().tolist()) == {0.0, 1.0}
+    masks = outputs.keep_masks.flatten(2)
+    assert torch.equal(policies[1][:, 5:] > 0.5, masks[:, 0])
+    assert torch.equal(policies[4][:, 6:] > 0.5, masks[:, 1])
+    assert bool((masks[:, 1] & ~masks[:, 0]).any()) == (pool == "all")
+
+
+def test_the_policy_of_a_window_follows_its_tokens(tiny_config):
+    selection = StageSelection(tiny_config(), (0.7,) * 3, (8, 8), True, "soft", None)
+    selection.policy = torch.rand(2, 64)
+    bank = TokenBank(torch.zeros(2, 64, 1))
+    assert torch.equal(selection.sequence_policy(bank, 6)[:, 6:], selection.policy)
+    bank.route(0.5)
+    policy = selection.sequence_policy(bank, 6)
+    assert policy.shape == (2, 38)
+    for image in range(2):
+        wanted = [1.0] * 6 + [selection.policy[image, token].item() for token in bank.routed_ids[image]]
+        assert policy[image].tolist() == wanted
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("arm_name", ["soft", "reg4pru", "hard"])
+def test_budget_loss_of_the_model(tiny_model, pixel_values, labels, arm_name, pool):
+    model = tiny_model(**ARMS[arm_name], selection_pool=pool)
+    sampled = []
+    for selector in model.selectors:
+        sample = selector.sample
+        selector.sample = lambda states, sample=sample: sampled.append(sample(states)) or sampled[-1]
+    outputs = training_step(model, pixel_values, labels)
+    expected, nested = 0.0, torch.ones(3, 64)
+    for stage, (policy, _) in enumerate(sampled):
+        if arm_name != "hard" and pool == "active":
+            policy = nested = nested * policy
+        expected += sum((image.sum().item() / 64 - 0.7 ** (stage + 1)) ** 2 for image in policy) / 3 / 3
+    assert outputs.budget_loss.item() == pytest.approx(expected, rel=1e-5)
+    assert outputs.loss_parts["loss_budget"].item() == pytest.approx(4 * expected, rel=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_parts(tiny_model, pixel_values, labels, arm):
+    outputs = training_step(tiny_model(**arm), pixel_values, labels)
+    assert outputs.loss.item() == pytest.approx(sum(part.item() for part in outputs.loss_parts.values()), rel=1e-6)
+    own = {"mlp": "loss_budget", "learned_query": "loss_selector"}.get(arm.get("selector", "mlp"))
+    learns = own == "loss_selector" or (own == "loss_budget" and arm["train_pruning"] != "none")
+    assert set(outputs.loss_parts) == {"loss_mask", "loss_dice"} | ({own} if learns else set())
+
+
+def test_the_budget_is_learned(tiny_model, pixel_values):
+    """A few steps on the budget alone bring the realised keep fraction to the wanted one."""
+    model = tiny_model(routing=False, pruning_layers=[2], keep_rates=0.25).train()
+    optimizer = torch.optim.Adam(model.selectors.parameters(), lr=0.01)
+    for _ in range(60):
+        loss = model(pixel_values).budget_loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    fractions = [model(pixel_values, output_keep_masks=True).keep_masks.float().mean().item() for _ in range(10)]
+    assert sum(fractions) / 10 == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_dense_beginning_is_dense(tiny_model, pixel_values, labels):
+    """While training does not prune yet, it is that of a dense model: same loss, same gradients, selectors idle."""
+    model, dense = tiny_model(**ARMS["reg4pru"]), tiny_model(**ARMS["dense"])
+    model.prunes_in_training = False
+    outputs = training_step(model, pixel_values, labels)
+    assert outputs.loss.item() == training_step(dense, pixel_values, labels).loss.item()
+    for (name, one), (_, other) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
+        assert (one.grad is None and "selectors" in name) or torch.equal(one.grad, other.grad), name
+    with torch.no_grad():
+        assert model.eval()(pixel_values).token_counts[1] == 5 + KEPT[0]  # evaluation prunes all the same
