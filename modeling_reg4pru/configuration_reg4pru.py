@@ -134,6 +134,7 @@ class Reg4PruConfig(EomtDinov3Config):
     num_attention_heads: int = 6
     intermediate_size: int = 1536
     image_size: int | list[int] | tuple[int, ...] = 1024
+    patch_size: int = 16
     num_blocks: int = 3
     num_queries: int = 1
 
@@ -156,6 +157,10 @@ class Reg4PruConfig(EomtDinov3Config):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        # JSON knows no tuples; as lists a configuration equals the one that is read back.
+        for field in ("pruning_layers", "keep_rates", "routing_window"):
+            if isinstance(getattr(self, field), tuple):
+                setattr(self, field, list(getattr(self, field)))
         depth = self.num_hidden_layers
         if self.reactivation_layer is None:
             self.reactivation_layer = max(depth - 2, 0)

@@ -156,7 +156,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         """
         backbone = DINOv3ViTModel.from_pretrained(checkpoint)
         if config is None:
-            config = Reg4PruConfig(**backbone_fields(backbone.config), **kwargs)
+            config = Reg4PruConfig(**{**backbone_fields(backbone.config), **kwargs})
         elif kwargs:
             raise ValueError(f"Give either `config` or fields of it, not both: got `config` and {sorted(kwargs)}.")
         check_backbone(config, backbone.config, checkpoint)
@@ -172,7 +172,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         labels: torch.Tensor | None = None,
         keep_rates: float | Sequence[float] | None = None,
         output_keep_masks: bool = False,
-        **kwargs,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Reg4PruSemanticSegmenterOutput:
         r"""
         Args:
@@ -184,6 +185,10 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
                 Keep rates of this call; defaults to those of the configuration.
             output_keep_masks (`bool`, *optional*, defaults to `False`):
                 Whether to return which tokens were active after each stage.
+            output_hidden_states, output_attentions (`bool`, *optional*):
+                Whether to return them, by layer, for the tokens that the layer ran on; attentions need
+                `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
+                is an error, and Trainer would take `**kwargs` as a promise to normalise over accumulated batches.
 
         Raises:
             `ValueError`: for images whose sides are no multiple of the patch size, labels of another size than the
