@@ -41,7 +41,7 @@ _HASHED = Features({**FEATURES, "image_hash": Value("string"), "mask_hash": Valu
 # Part of every cache key: raise it when the rows change that the same input gives.
 _FOLDER_VERSION = 1
 _STORED_VERSION = 1
-_SYNTHETIC_VERSION = 1
+_SYNTHETIC_VERSION = 2
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SOURCES = (
     'a folder in the published layout ("<split>/Original/*.png", "<split>/Ground truth/*.png"), a directory written '

@@ -191,7 +191,7 @@ def _draw_vessels(photograph, vessels, size, rng):
             return (np.concatenate(sides) * fine).ravel().tolist()
 
         # Thin vessels hold less blood: they are paler, not only narrower.
-        strength = int(255 * np.clip(0.3 + 55 * vessel.widths.mean(), 0, 1) * rng.uniform(0.75, 1))
+        strength = int(255 * np.clip(0.5 + 45 * vessel.widths.mean(), 0, 1) * rng.uniform(0.75, 1))
         (artery if vessel.artery else vein).polygon(outline(vessel.widths), fill=strength)
         # A vessel is annotated at least one pixel wide, or it would fall apart in small masks.
         mask.polygon(outline(np.maximum(vessel.widths, 1 / size)), fill=255)
@@ -200,7 +200,7 @@ def _draw_vessels(photograph, vessels, size, rng):
     # The edge of a vessel is soft in the tissue itself, whatever the camera.
     blood, arterial, shine = (_shrink(layer, size, 0.0009 * size) for layer in layers[:3])
     covered = _shrink(layers[3], size, 0)
-    contrast = rng.uniform(0.7, 1.2)
+    contrast = rng.uniform(0.85, 1.35)
     # What a full vein and a full artery take away of red, green and blue light.
     photograph = photograph * (1 - blood[..., None] * _rgb(0.20, 0.42, 0.30, contrast))
     photograph = photograph * (1 - arterial[..., None] * _rgb(0.06, 0.34, 0.28, contrast))
@@ -226,7 +226,7 @@ def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray
 def _fundus(grid, eye, rng):
     """The back of the eye without vessels: colour, pigment, choroid, macula."""
     size = grid.shape[-1]
-    base = _rgb(1.0, rng.uniform(0.5, 0.6), rng.uniform(0.14, 0.25), rng.uniform(0.5, 0.76))
+    base = _rgb(1.0, rng.uniform(0.44, 0.56), rng.uniform(0.11, 0.2), rng.uniform(0.52, 0.78))
     amounts = ((0.07, 3), (0.045, 8), (0.025, 24), (0.015, 60))
     pigment = sum(np.float32(amount) * _smooth_noise(size, cells, rng) for amount, cells in amounts)
     # Vessels of the choroid: pale, blurred, in some eyes all over the place; nobody annotates them.
