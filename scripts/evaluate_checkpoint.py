@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 import torch
 import yaml
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import BaseImageProcessor, HfArgumentParser
 
-from datasets import Dataset
 from datasets_fives import load_fives
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import METRICS, VesselMetrics
@@ -175,13 +175,14 @@ def results_table(measured: dict[str, VesselMetrics]) -> str:
     parts.append(_markdown([headings, *([rate, *pooled(result)] for rate, result in results.items())]))
     parts.append("\nPer photograph, mean ± sd:\n")
     parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
-    parts.append("\nPooled by condition:\n")
     rows = [
         [condition, rate, *pooled(part)]
         for rate, result in results.items()
         for condition, part in result["per_condition"].items()
     ]
-    parts.append(_markdown([["condition", *headings], *sorted(rows, key=lambda row: row[0])]))
+    if len({row[0] for row in rows}) > 1:
+        parts.append("\nPooled by condition:\n")
+        parts.append(_markdown([["condition", *headings], *sorted(rows, key=lambda row: row[0])]))
     return "\n".join(parts) + "\n"
 
 
@@ -222,7 +223,7 @@ def draw_figure(
     batch_size: int = 4,
     seed: int = 0,
 ) -> None:
-    """Draw up to four photographs, evenly spaced over the data set: prediction, errors and where tokens were pruned."""
+    """Draw up to four photographs, evenly spaced over the data set; the panels are those of `figures.COLUMNS`."""
     num_stages, rows = model.config.num_stages, []
     devices = [model.device] if model.device.type == "cuda" else []
     for index in np.linspace(0, len(dataset) - 1, min(len(dataset), FIGURE_ROWS)).round().astype(int).tolist():
@@ -257,7 +258,7 @@ def _check(arguments: EvaluationArguments) -> None:
             raise ValueError(f"--{name} is {value}: it must be at least 1.")
 
 
-def _load_photographs(arguments: EvaluationArguments) -> Dataset:
+def load_photographs(arguments: EvaluationArguments) -> Dataset:
     split = arguments.dataset_split
     if split.endswith((".yaml", ".yml", ".json")):
         if not Path(split).is_file():
@@ -291,7 +292,7 @@ def main() -> None:
         model, processor = load_checkpoint(
             arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
         )
-        photographs = _load_photographs(arguments)
+        photographs = load_photographs(arguments)
     except ValueError as error:
         parser.error(str(error))
     if arguments.selection_pool:

@@ -21,6 +21,7 @@ GROUND = (236, 236, 236)  # background inside the field of view
 VESSEL = (30, 30, 30)
 MISSED = (213, 94, 0)  # vermillion
 FALSE = (0, 114, 178)  # blue
+OVERLAY = (86, 220, 255)
 PANEL_SIDE = 512
 COLUMNS = ("input", "ground truth", "prediction", "errors", "stage of pruning")
 
@@ -92,6 +93,12 @@ def error_panel(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return panel
 
 
+def overlay_panel(image: np.ndarray, vessels: np.ndarray) -> np.ndarray:
+    """The predicted vessels in translucent light blue, which no fundus has, over the photograph."""
+    blend = np.round(0.35 * image + 0.65 * np.float32(OVERLAY)).astype(np.uint8)
+    return np.where(vessels[..., None], blend, image)
+
+
 def stage_colours(num_stages: int) -> np.ndarray:
     """Colours of the stages and, last, of the tokens that stay: light to dark, `(num_stages + 1, 3)`, `uint8`."""
     places = np.linspace(0.98, 0.12, num_stages + 1) if num_stages else [0.12]
@@ -138,13 +145,13 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
         hspace=0.03,
     )
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
+    for axis, column in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(column, fontsize=10, pad=3)
     for row, line in zip(rows, axes, strict=True):
-        for column, panel, axis in zip(COLUMNS, row.panels, line, strict=True):
+        for panel, axis in zip(row.panels, line, strict=True):
             axis.imshow(panel, interpolation="nearest" if panel.shape[0] < PANEL_SIDE else None)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if line is axes[0]:
-                axis.set_title(column, fontsize=10, pad=3)
         line[0].set_ylabel(row.name, fontsize=8, labelpad=2)
 
     def legend(column: int, entries: list[tuple[tuple[int, int, int], str]], columns: int) -> None:
@@ -158,6 +165,6 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
     middle = probability_panel(np.array([[0.5]]))[0, 0]
     legend(2, [(GROUND, "0"), (middle, "0.5"), (VESSEL, "1 (probability)")], 3)
     legend(3, [(VESSEL, "found"), (MISSED, "missed"), (FALSE, "false")], 3)
-    names = [f"pruned at stage {stage + 1}" for stage in range(num_stages)] + ["never pruned"]
+    names = [f"stage {stage + 1}" for stage in range(num_stages)] + ["never"]
     legend(4, list(zip(stage_colours(num_stages), names, strict=True)), 2)
     figure.savefig(path, dpi=160)

@@ -1,5 +1,7 @@
 """From a photograph of any size to its vessel probability: what every script that predicts has in common."""
 
+import logging
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 from datasets_fives.tiling import TileBlender, tile_grid
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.token_selection import RandomSelector
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,7 +30,8 @@ def load_checkpoint(
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
 
     Raises:
-        `ValueError`: If there is no such checkpoint, device or type, or the checkpoint does not tell two classes apart.
+        `ValueError`: If there is no such checkpoint, device or type, the checkpoint is not complete, or its model has
+            not two classes.
     """
     if dtype not in DTYPES:
         raise ValueError(f"The data type is {dtype!r}: it must be one of {', '.join(DTYPES)}.")
@@ -36,13 +41,22 @@ def load_checkpoint(
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
         raise ValueError(f"The device {device!r} cannot be used: {error}") from error
     try:
-        model = Reg4PruForSemanticSegmentation.from_pretrained(
-            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype]
+        model, loading = Reg4PruForSemanticSegmentation.from_pretrained(
+            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype], output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
     except OSError as error:
         raise ValueError(f"No checkpoint could be loaded from {model_name_or_path!r}: {error}") from error
     _check_binary(model.config)
+    # What a checkpoint lacks is filled with random numbers, whose results would look like the checkpoint's.
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("selectors."))
+    if missing:
+        raise ValueError(
+            f"The checkpoint {model_name_or_path!r} lacks {len(missing)} weights of the model, such as {missing[0]}: "
+            "it is no Reg4Pru or EoMT-DINOv3 model, or its configuration does not fit its weights."
+        )
+    if loading["missing_keys"]:
+        logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", model_name_or_path)
     return model.to(device).eval(), processor
 
 
