@@ -1,0 +1,115 @@
+"""
+Train and measure every arm of a study, and put the results into tables and figures.
+
+    python scripts/study.py scripts/studies/synthetic.yaml --output_dir results/synthetic --runs_dir runs/synthetic
+
+A study can be stopped and started again at any time: finished runs are kept, an interrupted training goes on from its
+latest checkpoint. `table.csv` holds every number, `table.md` mean and spread over the seeds. See study_plan.py for
+the form of a study.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from provenance import provenance  # isort: skip
+from study_plan import Study, read_study  # isort: skip
+from study_run import RunFolder, complete_run  # isort: skip
+from study_tables import collect, markdown, write_csv  # isort: skip
+
+logger = logging.getLogger("study")
+
+
+def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_parallel: int, num_processes: int) -> int:
+    """
+    Bring all runs to their end. A run that fails is reported, and the others go on.
+
+    Returns:
+        `int`: number of runs that failed.
+
+    Raises:
+        `ValueError`: if a run was begun with other settings than the study has now; before any run starts.
+    """
+    runs = study.runs(only)
+    for arm, seed in study.runs():
+        RunFolder(runs_dir, arm, seed).check_recipe(study.run_recipe(arm, seed))
+    num_failed = 0
+    # Processes, not threads: random selection draws from torch's global generator.
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(num_parallel, mp_context=spawn) as pool,
+        tqdm(total=len(runs), desc=study.name, unit="run") as bar,
+    ):
+        futures = {
+            pool.submit(complete_run, study, runs_dir, arm, seed, num_processes): (arm, seed) for arm, seed in runs
+        }
+        for future in as_completed(futures):
+            arm, seed = futures[future]
+            bar.update()
+            bar.set_postfix_str(f"{arm} seed {seed}")
+            if future.exception() is not None:
+                num_failed += 1
+                bar.write(f"{arm} seed {seed} failed: {future.exception()}", file=sys.stderr)
+    return num_failed
+
+
+def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> None:
+    """Collate what has been measured: `table.csv`, `table.md` and `provenance.json`."""
+    rows = collect(study, runs_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_csv(output_dir / "table.csv", rows)
+    (output_dir / "table.md").write_text(markdown(study, rows))
+    trainings = {
+        f"{arm}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
+        for arm, seed in study.runs()
+        if (folder := RunFolder(runs_dir, arm, seed)).is_trained
+    }
+    content = {"study": provenance(), "runs": trainings}
+    (output_dir / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="YAML file; see study_plan.py.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="Folder for tables and figures.")
+    parser.add_argument("--runs_dir", type=Path, required=True, help="Folder for the runs, one each.")
+    parser.add_argument("--num_parallel", type=int, default=1, help="Runs at a time; above 1 each has one CPU thread.")
+    parser.add_argument("--num_processes", type=int, default=1, help="Processes of one run (accelerate launch).")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="Train and evaluate these arms only.")
+    arguments = parser.parse_args(argv)
+    for name in ("num_parallel", "num_processes"):
+        if vars(arguments)[name] < 1:
+            parser.error(f"--{name} is {vars(arguments)[name]}: it must be at least 1.")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = parse(argv)
+    if arguments.num_parallel > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"  # the bars of the runs; ours has been set up
+    try:
+        study = read_study(arguments.study)
+        num_failed = complete_runs(
+            study, arguments.runs_dir, arguments.only, arguments.num_parallel, arguments.num_processes
+        )
+    except ValueError as error:
+        logger.error("study.py: error: %s", error)
+        return 2
+    write_tables(study, arguments.runs_dir, arguments.output_dir)
+    logger.info("Written to %s: table.csv, table.md, provenance.json", arguments.output_dir)
+    if num_failed:
+        logger.error("%d runs failed; start the study again to repeat them.", num_failed)
+    return 1 if num_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""
+What a study holds, read from its YAML file: arms x seeds to train, and how each trained run is evaluated.
+
+    recipe: scripts/recipes/tiny_synthetic.yaml   # of train.py; what all runs share
+    overrides: {max_train_steps: 900}             # fields of the recipe, for all runs
+    config: {routing_keep_rate: 0.5}              # fields of Reg4PruConfig, for all runs
+    seeds: [0, 1, 2]
+    keep_rates: [1.0, 0.7, 0.5, 0.3]              # at evaluation, each for every stage
+    evaluations: [{selection_pool: all}, {selector: random}]  # besides the model as it was trained
+    compare: [soft, reg4pru]                      # the two arms of the pictures
+    arms:                                         # the first is the reference of the costs
+      dense: {label: no pruning, config: {train_pruning: none, routing: false}}
+      drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
+
+An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable.
+"""
+
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from modeling_reg4pru import Reg4PruConfig
+
+from arguments import TRAIN_ARGUMENTS  # isort: skip
+from evaluate_checkpoint import check_keep_rates  # isort: skip
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EVALUATION_FIELDS = ("selection_pool", "selector", "reactivation_layer")
+# What the study itself decides for every run.
+RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
+AS_TRAINED = "as trained"
+
+
+@dataclass
+class Study:
+    """
+    Args:
+        name (`str`): That of the file.
+        recipe (`dict`): What all runs share, `config_overrides` included.
+        seeds (`list[int]`): Seeds, the same for every arm.
+        keep_rates (`list[float]`): Keep rates of the evaluations.
+        evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
+            it is, without any.
+        arms (`dict[str, dict]`): `label`, `config` and `flags` of every arm by its name.
+        compare (`list[str]`): Two arms to be shown side by side, or none.
+    """
+
+    name: str
+    recipe: dict
+    seeds: list[int]
+    keep_rates: list[float]
+    evaluations: dict[str, dict]
+    arms: dict[str, dict]
+    compare: list[str]
+
+    def run_recipe(self, arm: str, seed: int) -> dict:
+        """The whole recipe of one run."""
+        settings = self.arms[arm]
+        config = {**self.recipe.get("config_overrides", {}), **settings["config"]}
+        return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
+
+    def runs(self, only: list[str] | None = None) -> list[tuple[str, int]]:
+        """
+        (arm, seed) of every run, all arms of a seed before the next seed.
+
+        Raises:
+            `ValueError`: if `only` names an arm that there is not.
+        """
+        unknown = sorted(set(only or ()) - set(self.arms))
+        if unknown:
+            raise ValueError(f"--only names {', '.join(unknown)}: the arms of {self.name} are {', '.join(self.arms)}.")
+        return [(arm, seed) for seed in self.seeds for arm in self.arms if not only or arm in only]
+
+
+def read_study(path: Path) -> Study:
+    """
+    Read and check a study; everything that can be wrong in it is found here, before any run.
+
+    Raises:
+        `ValueError`: for a file, field, arm, setting or value that does not exist or fit.
+    """
+    if not path.is_file():
+        raise ValueError(f"The study {path} does not exist.")
+    content = _expand(yaml.safe_load(path.read_text()) or {}, str(path))
+    optional = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
+    required = ("recipe", "seeds", "keep_rates", "arms")
+    _check_keys(content, (*required, *optional), f"The study {path}")
+    missing = [name for name in required if not content.get(name)]
+    if missing:
+        raise ValueError(f"The study {path} lacks {', '.join(missing)}.")
+    content = {**optional, **content}
+
+    recipe_path = REPOSITORY / content["recipe"]
+    if not recipe_path.is_file():
+        raise ValueError(f"`recipe` of {path} is {content['recipe']}, which does not exist.")
+    recipe = {**(yaml.safe_load(recipe_path.read_text()) or {})}
+    _check_flags(content["overrides"], f"`overrides` of {path}")
+    config = {**recipe.get("config_overrides", {}), **content["config"]}
+    recipe = {**recipe, **content["overrides"], "config_overrides": config}
+
+    seeds = content["seeds"]
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` of {path} is {seeds}: it must list distinct numbers from 0.")
+    check_keep_rates(content["keep_rates"])
+    study = Study(
+        name=path.stem,
+        recipe=recipe,
+        seeds=seeds,
+        keep_rates=content["keep_rates"],
+        evaluations={AS_TRAINED: {}, **{evaluation_name(settings): settings for settings in content["evaluations"]}},
+        arms={name: _read_arm(name, settings or {}, path) for name, settings in content["arms"].items()},
+        compare=content["compare"],
+    )
+    if study.compare and (len(study.compare) != 2 or set(study.compare) - set(study.arms)):
+        raise ValueError(f"`compare` of {path} is {study.compare}: it must name two of {', '.join(study.arms)}.")
+    for arm in study.arms:
+        _check_configurations(study, arm)
+    return study
+
+
+def evaluation_name(settings: dict) -> str:
+    """`"selection_pool=all"`: what an evaluation is called in the results."""
+    _check_keys(settings, EVALUATION_FIELDS, "An evaluation")
+    if settings.get("selector", "random") != "random":
+        raise ValueError(
+            f"An evaluation has selector {settings['selector']!r}: only 'random' can replace the trained."
+        )
+    return ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
+
+
+def _read_arm(name: str, settings: dict, path: Path) -> dict:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{path} has an arm {name!r}: letters, digits, '_', '-' and '.' make a name.")
+    _check_keys(settings, ("label", "config", "flags"), f"The arm {name} of {path}")
+    arm = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
+    _check_flags(arm["flags"], f"`flags` of the arm {name}")
+    return arm
+
+
+def _check_configurations(study: Study, arm: str) -> None:
+    """Every configuration that the study will build, trained and evaluated, must be valid."""
+    config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
+    _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the arm {arm}")
+    for name, settings in study.evaluations.items():
+        changed = {field: value for field, value in settings.items() if field != "selector"}
+        try:
+            Reg4PruConfig(**{**config, **changed})
+        except Exception as error:  # the strict dataclass of huggingface_hub wraps errors in its own classes
+            raise ValueError(f"The arm {arm}, evaluated {name}, has no valid configuration: {error}") from error
+
+
+def _check_flags(flags: dict, where: str) -> None:
+    known = [entry.name for cls in TRAIN_ARGUMENTS for entry in fields(cls)]
+    _check_keys(flags, [name for name in known if name not in RESERVED_FLAGS], where)
+
+
+def _check_keys(settings: dict, known: tuple | list, where: str) -> None:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is {settings!r}: it must be a mapping with {', '.join(known)}.")
+    unknown = [str(name) for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"{where} has {', '.join(unknown)}: known are {', '.join(known)}.")
+
+
+def _expand(value: object, where: str) -> object:
+    """The value with environment variables in its strings; one that is not set is an error, not an odd path."""
+    if isinstance(value, dict):
+        return {key: _expand(entry, where) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_expand(entry, where) for entry in value]
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ValueError(f"{where} refers to {value}, and this environment variable is not set.")
+    return expanded

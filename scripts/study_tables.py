@@ -1,0 +1,85 @@
+"""The tables of a study: every measured number as CSV, and mean and spread over the seeds as Markdown."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from datasets_fives.metrics import METRICS
+
+from evaluate_checkpoint import rate_name  # isort: skip
+from study_plan import Study  # isort: skip
+from study_run import RunFolder  # isort: skip
+
+SHOWN = {"average_precision": "Average precision", "dice": "Dice"}
+
+
+def collect(study: Study, runs_dir: Path) -> list[dict]:
+    """A row per arm, seed, evaluation and keep rate that has been measured, in the order of the study."""
+    return [
+        {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate_name(rate), **results[rate_name(rate)]}
+        for arm in study.arms
+        for seed in study.seeds
+        for evaluation, results in RunFolder(runs_dir, arm, seed).results().items()
+        if evaluation in study.evaluations
+        for rate in study.keep_rates
+        if rate_name(rate) in results
+    ]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["arm", "seed", "evaluation", "keep_rate", *METRICS])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the sample; nan for the latter below two values, for both without any."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def summarise(rows: list[dict], arm: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
+    """Mean and standard deviation of a metric over the seeds."""
+    wanted = (arm, evaluation, rate_name(rate))
+    return mean_and_sd(row[metric] for row in rows if (row["arm"], row["evaluation"], row["keep_rate"]) == wanted)
+
+
+def markdown(study: Study, rows: list[dict]) -> str:
+    """Average precision, Dice: a table an evaluation, a row an arm, a column a keep rate, mean ± sd over the seeds."""
+    seeds = {arm: len({row["seed"] for row in rows if row["arm"] == arm}) for arm in study.arms}
+    most = max(seeds.values(), default=0)
+    parts = [f"# {study.name}\n"]
+    parts.append(
+        f"Mean ± standard deviation over {most} seeds, all pixels of the test photographs inside the field of view. "
+        "A keep rate holds for every stage.\n"
+    )
+    for evaluation in study.evaluations:
+        for metric, heading in SHOWN.items():
+            lines = [[evaluation, *(rate_name(rate) for rate in study.keep_rates)]]
+            for arm, settings in study.arms.items():
+                cells = [summarise(rows, arm, evaluation, rate, metric) for rate in study.keep_rates]
+                if all(math.isnan(mean) for mean, _ in cells):
+                    continue
+                label = settings["label"] + ("" if seeds[arm] == most else f" ({seeds[arm]} of {most} seeds)")
+                lines.append([label, *(format_cell(*cell) for cell in cells)])
+            if len(lines) > 1:
+                parts.append(f"## {heading}, {evaluation}\n\n{markdown_table(lines)}\n")
+    return "\n".join(parts)
+
+
+def format_cell(mean: float, sd: float) -> str:
+    """`.851 ± .004`, as far as there is something to say."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """The first line is the heading."""
+    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
