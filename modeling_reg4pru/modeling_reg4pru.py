@@ -83,6 +83,10 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
     ```
     """
 
+    # Trainer: the loss is a mean, not a sum that it would divide by `num_items_in_batch`. Without this, the `**kwargs`
+    # of forward would be taken for that, and gradients accumulated over n batches would be n times too large.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: Reg4PruConfig):
         config.validate()  # fields overridden in from_pretrained have not been seen by the validators yet
         super().__init__(config)
@@ -137,6 +141,14 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         for block in range(num_blocks):
             passed = (progress * parts - (3 * block + 2)) / 2
             self.attn_mask_probs[block] = (1 - min(max(passed, 0.0), 1.0)) ** 0.9
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """[`~transformers.PreTrainedModel.save_pretrained`]; `AutoModel` finds the saved code, too."""
+        if self._auto_class is not None:  # else no code is saved
+            name = type(self).__module__.split(".")[-1]
+            # transformers adds the one Auto class that this class was registered for.
+            self.config.auto_map = {"AutoModel": f"{name}.{type(self).__name__}"}
+        super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def from_backbone(
