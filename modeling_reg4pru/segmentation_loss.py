@@ -7,6 +7,8 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3Loss,
 
 from .configuration_reg4pru import Reg4PruConfig
 
+CERTAIN = 1e4  # a logit far from the decision boundary
+
 
 class BinaryMaskLoss(nn.Module):
     """
@@ -74,7 +76,8 @@ class SetMaskLoss(EomtDinov3Loss):
         Returns:
             `dict`: the weighted `loss_mask`, `loss_dice` and `loss_cross_entropy`.
         """
-        mask_logits, class_logits = mask_logits.float(), class_logits.float()
+        # Cross entropy wants one type for logits and class weights, and the latter turn into that of the model.
+        mask_logits, class_logits = mask_logits.float(), class_logits.to(self.empty_weight.dtype)
         class_labels = [classes[classes != self.ignore_index] for classes in map(torch.unique, labels)]
         mask_labels = [
             (label == classes[:, None, None]).float() for label, classes in zip(labels, class_labels, strict=True)
@@ -83,6 +86,9 @@ class SetMaskLoss(EomtDinov3Loss):
             nothing = 0.0 * (mask_logits.sum() + class_logits.sum())
             return dict.fromkeys(self.weight_dict, nothing)
         self._valid = (labels != self.ignore_index).float()[:, None]
+        # Where all pixels below a logit are ignored, 0 stands for every query: nothing there decides the matching.
+        self._ignored = F.adaptive_max_pool2d(self._valid, mask_logits.shape[-2:]) == 0
+        mask_logits = mask_logits.masked_fill(self._ignored, 0.0)
         losses = super().forward(mask_logits, class_logits, mask_labels, class_labels)
         return {name: self.weight_dict[name] * loss for name, loss in losses.items()}
 
@@ -93,7 +99,7 @@ class SetMaskLoss(EomtDinov3Loss):
         targets = self._pad_images_to_max_in_batch(mask_labels)[0][wanted][:, None]
         with torch.no_grad():
             points = self.sample_points_using_uncertainty(
-                logits,
+                logits.masked_fill(self._ignored[predicted[0]], CERTAIN),  # no points wasted on ignored pixels
                 self.calculate_uncertainty,
                 self.num_points,
                 self.oversample_ratio,
