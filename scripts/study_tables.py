@@ -83,3 +83,32 @@ def markdown_table(lines: list[list[str]]) -> str:
     """The first line is the heading."""
     rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
+    """`cost.csv` and `cost.md`: what training and inference of every arm cost, relative to the first arm."""
+    rates = [rate_name(rate) for rate in study.keep_rates]
+    fields = ["seconds", "time_ratio", "memory_bytes", "memory_ratio"]
+    with (output_dir / "cost.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        throughputs = [f"{name} at {rate}" for rate in rates for name in ("images_per_second", "throughput_ratio")]
+        writer.writerow(["arm", *(f"training_{field}" for field in fields), *throughputs])
+        for arm in study.arms:
+            training, inference = cost["training"][arm], cost["inference"][arm]
+            speeds = [inference[rate][name] for rate in rates for name in ("images_per_second", "ratio")]
+            writer.writerow([arm, *(training[field] for field in fields), *speeds])
+
+    first = next(iter(study.arms.values()))["label"]
+    lines = [["arm", "training step", "memory", *(f"throughput at {rate}" for rate in rates)]]
+    for arm, settings in study.arms.items():
+        training, inference = cost["training"][arm], cost["inference"][arm]
+        lines.append(
+            [settings["label"], f"{training['time_ratio']:.2f}×", f"{training['memory_ratio']:.2f}×"]
+            + [f"{inference[rate]['ratio']:.2f}×" for rate in rates]
+        )
+    device = cost["provenance"]["device"]
+    (output_dir / "cost.md").write_text(
+        f"# {study.name}: costs\n\nRelative to {first} (throughput: unpruned), medians over {cost['rounds']} "
+        f"interleaved rounds on {device}. A training step is taken with pruning and routing begun; its memory is what "
+        f"it needs beside weights, gradients and optimiser.\n\n{markdown_table(lines)}\n"
+    )

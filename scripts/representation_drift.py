@@ -1,0 +1,122 @@
+"""
+How far a preserved representation drifts: the last state of a pruned token against the state that the same token would
+have had after each layer, had nothing been pruned.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+
+class GridTrace(NamedTuple):
+    """
+    The full grid after every layer of one forward pass.
+
+    Args:
+        states (`torch.Tensor` of shape `(num_layers, batch, num_patches, hidden_size)`): The last state of every
+            token: fresh where it ran through the layer, preserved where it did not.
+        active (`torch.Tensor` of shape `(num_layers, batch, num_patches)`, `bool`): True where it ran.
+        logits (`torch.Tensor` of shape `(num_layers, batch, num_labels, height, width)`): What the heads decode from
+            the grid after each layer; before the queries enter, with the queries as they will enter.
+    """
+
+    states: torch.Tensor
+    active: torch.Tensor
+    logits: torch.Tensor
+
+
+class Drift(NamedTuple):
+    """
+    Mean cosine similarity to the unpruned states after each layer, `(num_layers,)` each; nan where there is no token.
+
+    Args:
+        pruned: Of the tokens that have missed a layer so far; behind the reactivation layer they run again.
+        kept: Of the tokens that have run through every layer so far.
+    """
+
+    pruned: torch.Tensor
+    kept: torch.Tensor
+
+
+@torch.inference_mode()
+def trace_grid(
+    model: Reg4PruForSemanticSegmentation, pixel_values: torch.Tensor, keep_rates: float | list[float] | None
+) -> GridTrace:
+    """
+    Run the model in evaluation mode and record the grid after every layer.
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]): The model, in float32 (positions tell the tokens apart). Its
+            training mode is left as it was.
+        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Images.
+        keep_rates (`float`, `list[float]` or `None`): As in the model's forward; `None`: those of its configuration.
+
+    Raises:
+        `ValueError`: for a model in half precision.
+    """
+    if model.dtype != torch.float32:
+        raise ValueError(f"The model is in {model.dtype}: its tokens are told apart by their positions in float32.")
+    config, patch_size = model.config, model.config.patch_size
+    grid_size = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
+    table = torch.cat(model.rope_embeddings(pixel_values), dim=-1)  # (num_patches, 2 * head_dim)
+    layers = []  # of every layer: ids of its tokens or None for all, and its output
+
+    def record(layer: torch.nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+        _, cos, sin = arguments[:3]
+        ids = None
+        if cos.ndim == 4:  # positions per image: some tokens are not there
+            positions = torch.cat((cos, sin), dim=-1)[:, 0]
+            distances = torch.cdist(positions, table, compute_mode="donot_use_mm_for_euclid_dist")
+            ids = distances.argmin(dim=-1)
+        layers.append((ids, output))
+
+    was_training = model.training
+    model.eval()
+    handles = [layer.register_forward_hook(record) for layer in model.layers]
+    try:
+        model(pixel_values, keep_rates=keep_rates)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+
+    grid = torch.empty(0)
+    states, active, logits = [], [], []
+    for index, (ids, output) in enumerate(layers):
+        num_queries = config.num_queries if index >= config.first_query_layer else 0
+        patches = output[:, num_queries + config.num_prefix_tokens :]
+        if ids is None:
+            grid, runs = patches, torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        else:
+            grid = grid.scatter(1, ids[..., None].expand_as(patches), patches)
+            runs = torch.zeros(grid.shape[:2], dtype=torch.bool, device=grid.device)
+            runs = runs.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))
+        queries = output[:, :num_queries] if num_queries else model.query.weight[None].expand(len(output), -1, -1)
+        states.append(grid)
+        active.append(runs)
+        logits.append(model._predict(queries, grid, grid_size)[0])
+    return GridTrace(torch.stack(states), torch.stack(active), torch.stack(logits))
+
+
+def measure_drift(pruned: GridTrace, unpruned: GridTrace) -> Drift:
+    """
+    Compare two traces of the same images.
+
+    Raises:
+        `ValueError`: if they differ in shape, or tokens are missing in the unpruned one.
+    """
+    if pruned.states.shape != unpruned.states.shape:
+        raise ValueError(f"The traces have shapes {tuple(pruned.states.shape)} and {tuple(unpruned.states.shape)}.")
+    if not unpruned.active.all():
+        raise ValueError("The second trace is pruned, too: record it at keep rate 1.0.")
+    similarity = F.cosine_similarity(pruned.states, unpruned.states, dim=-1)  # (num_layers, batch, num_patches)
+    missed = (~pruned.active).cumsum(dim=0) > 0
+    return Drift(_masked_mean(similarity, missed), _masked_mean(similarity, ~missed))
+
+
+def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over images and tokens where the mask is true; nan where it is nowhere."""
+    return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
