@@ -138,7 +138,7 @@ def test_hidden_states_and_attentions(tiny_model, pixel_values):
     assert plain.attentions is None
     assert torch.equal(outputs.logits, plain.logits)
     counts = outputs.token_counts
-    assert [states.shape[1] for states in outputs.hidden_states[:1] + outputs.hidden_states[1:]][1:] == list(counts)
+    assert [states.shape[1] for states in outputs.hidden_states[1:]] == [*counts[1:4], counts[4] - 1, *counts[5:]]
     assert [weights.shape for weights in outputs.attentions] == [(3, 2, count, count) for count in counts]
     for weights in outputs.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))

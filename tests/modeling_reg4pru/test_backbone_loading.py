@@ -1,0 +1,116 @@
+"""Models on a DINOv3 ViT, with checkpoints in the form that transformers writes."""
+
+import re
+
+import pytest
+import torch
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 8,
+    "num_register_tokens": 4,
+    "initializer_range": 0.15,
+}
+HEAD = {"num_blocks": 2, "num_upscale_blocks": 1, "image_size": 64}
+BACKBONES = {
+    "registers": {},
+    "no_registers": {"num_register_tokens": 0},
+    "gated": {"use_gated_mlp": True, "hidden_act": "silu"},
+    "biases": {"key_bias": True, "query_bias": False, "mlp_bias": False, "proj_bias": False, "value_bias": False},
+    "frequencies": {"rope_theta": 17.0, "layer_norm_eps": 1e-3, "layerscale_value": 0.1},
+}
+
+
+@pytest.fixture(params=BACKBONES, ids=str)
+def backbone(request, tmp_path):
+    torch.manual_seed(6)
+    model = DINOv3ViTModel(DINOv3ViTConfig(**{**SIZES, **BACKBONES[request.param]})).eval()
+    torch.nn.init.normal_(model.embeddings.register_tokens)  # zeros would not tell whether they arrived
+    model.save_pretrained(tmp_path)
+    return model
+
+
+@torch.no_grad()
+def test_weights_and_hidden_states_are_those_of_the_backbone(backbone, pixel_values, tmp_path):
+    model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD).eval()
+    for name in ("layer_norm_eps", "num_register_tokens", "use_gated_mlp", "layerscale_value", "pos_embed_rescale"):
+        assert getattr(model.config, name) == getattr(backbone.config, name)
+    assert model.config.rope_parameters["rope_theta"] == backbone.config.rope_theta
+    assert model.layernorm.eps == model.layers[0].norm1.eps == backbone.config.layer_norm_eps
+    wanted = backbone.state_dict()
+    del wanted["embeddings.mask_token"]
+    names = {
+        name: name.replace("model.layer.", "layers.").replace("norm.", "layernorm.", int(name.startswith("norm.")))
+        for name in wanted
+    }
+    state = model.state_dict()
+    assert all(torch.equal(state[names[name]], weight) for name, weight in wanted.items())
+    assert {name for name in state if name.startswith(("embeddings.", "layers.", "layernorm."))} == set(names.values())
+
+    pixel_values = pixel_values[..., :40]
+    theirs = backbone(pixel_values, output_hidden_states=True).hidden_states
+    ours = model(pixel_values, keep_rates=1.0, output_hidden_states=True).hidden_states
+    for index in range(model.config.first_query_layer + 1):  # embeddings, and the layers before the queries enter
+        torch.testing.assert_close(ours[index], theirs[index], atol=1e-5, rtol=1e-4)
+    assert (ours[4] - ours[0]).abs().max() > 0.1
+
+
+def test_everything_else_is_new_and_the_model_trains(backbone, pixel_values, labels, tmp_path):
+    model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, keep_rates=0.5).train()
+    assert model.config.keep_rates == 0.5
+    model(pixel_values, labels).loss.backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+    model.save_pretrained(tmp_path / "model")
+    loaded = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "model")
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values).logits, model(pixel_values).logits)
+
+
+@pytest.fixture
+def plain_backbone(tmp_path):
+    DINOv3ViTModel(DINOv3ViTConfig(**SIZES)).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_configuration_of_ones_own(plain_backbone, tiny_config):
+    config = tiny_config(layer_norm_eps=1e-5, keep_rates=0.3)
+    model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, config)
+    assert model.config is config
+    with pytest.raises(ValueError, match=r"not both: got `config` and \['keep_rates'\]"):
+        Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, config, keep_rates=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "`layer_norm_eps` is 1e-06, the checkpoint has 1e-05"),
+        ({"hidden_size": 64}, "`hidden_size` is 64, the checkpoint has 32"),
+        ({"num_hidden_layers": 7}, "`num_hidden_layers` is 7, the checkpoint has 6"),
+        ({"num_register_tokens": 0}, "`num_register_tokens` is 0, the checkpoint has 4"),
+        ({"patch_size": 16}, "`patch_size` is 16, the checkpoint has 8"),
+        ({"use_gated_mlp": True}, "`use_gated_mlp` is True, the checkpoint has False"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+            "`rope_theta` is 5.0, the checkpoint has 100",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mismatch_names_the_field(plain_backbone, tiny_config, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, tiny_config(**fields))
+
+
+def test_fields_may_be_set_beside_the_backbone(plain_backbone):
+    model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, pos_embed_rescale=None)
+    assert model.config.pos_embed_rescale is None
+    with pytest.raises(ValueError, match="`hidden_size` is 64, the checkpoint has 32"):
+        Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, hidden_size=64)
