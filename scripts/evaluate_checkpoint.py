@@ -171,10 +171,11 @@ def results_table(measured: dict[str, VesselMetrics]) -> str:
         values = (result["per_image"][metric] for metric in METRICS)
         return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
 
-    parts = [f"Pooled over the pixels of {num_images} photographs:\n"]
+    parts = [f"Pooled over all pixels (photographs: {num_images}):\n"]
     parts.append(_markdown([headings, *([rate, *pooled(result)] for rate, result in results.items())]))
-    parts.append("\nPer photograph, mean ± sd:\n")
-    parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
+    if num_images > 1:
+        parts.append("\nPer photograph, mean ± sd:\n")
+        parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
     rows = [
         [condition, rate, *pooled(part)]
         for rate, result in results.items()

@@ -19,6 +19,7 @@ from PIL import Image
 WHITE = (255, 255, 255)
 GROUND = (236, 236, 236)  # background inside the field of view
 VESSEL = (30, 30, 30)
+FOUND = (125, 125, 125)  # lighter than VESSEL, so that thin fringes of the next two stand out
 MISSED = (213, 94, 0)  # vermillion
 FALSE = (0, 114, 178)  # blue
 OVERLAY = (86, 220, 255)
@@ -85,9 +86,10 @@ def probability_panel(probability: np.ndarray) -> np.ndarray:
 
 
 def error_panel(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Vessels found (dark), missed (vermillion) and claimed where there are none (blue)."""
+    """Vessels found (grey), missed (vermillion) and claimed where there are none (blue)."""
     prediction, mask = prediction.astype(bool), mask.astype(bool)
-    panel = mask_panel(prediction & mask)
+    panel = mask_panel(np.zeros_like(mask))
+    panel[prediction & mask] = FOUND
     panel[mask & ~prediction] = MISSED
     panel[prediction & ~mask] = FALSE
     return panel
@@ -132,7 +134,7 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
         title (`str`): Says what is shown, for instance the keep rate.
     """
     side, margin, foot = 2.3, 0.25, 0.75  # inches
-    width, height = len(COLUMNS) * side + margin, len(rows) * side + 2.4 * margin + foot
+    width, height = len(COLUMNS) * side + margin, len(rows) * side + 2 * margin + foot
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
@@ -140,7 +142,7 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
         left=margin / width,
         right=1 - 0.02 / width,
         bottom=foot / height,
-        top=1 - 2.4 * margin / height,
+        top=1 - 2 * margin / height,
         wspace=0.03,
         hspace=0.03,
     )
@@ -164,7 +166,7 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
     legend(1, [(VESSEL, "vessel"), (GROUND, "background")], 2)
     middle = probability_panel(np.array([[0.5]]))[0, 0]
     legend(2, [(GROUND, "0"), (middle, "0.5"), (VESSEL, "1 (probability)")], 3)
-    legend(3, [(VESSEL, "found"), (MISSED, "missed"), (FALSE, "false")], 3)
+    legend(3, [(FOUND, "found"), (MISSED, "missed"), (FALSE, "false")], 3)
     names = [f"stage {stage + 1}" for stage in range(num_stages)] + ["never"]
     legend(4, list(zip(stage_colours(num_stages), names, strict=True)), 2)
     figure.savefig(path, dpi=160)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from datasets_fives.tiling import TileBlender, tile_grid
@@ -45,7 +46,7 @@ def load_checkpoint(
             model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype], output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"No checkpoint could be loaded from {model_name_or_path!r}: {error}") from error
     _check_binary(model.config)
     # What a checkpoint lacks is filled with random numbers, whose results would look like the checkpoint's.

@@ -23,7 +23,7 @@ def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf")}
         command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
 
     return run
 

@@ -190,6 +190,14 @@ def test_incomplete_checkpoint_is_refused(tiny_model, save_checkpoint):
         inference.load_checkpoint(str(folder))
 
 
+def test_damaged_checkpoint_is_refused(tiny_model, save_checkpoint):
+    weights = save_checkpoint(tiny_model()) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+    with pytest.raises(ValueError, match=f"could be loaded from '{weights.parent}'"):
+        inference.load_checkpoint(str(weights.parent))
+
+
 @pytest.mark.parametrize(("keywords", "message"), [({"device": "nowhere"}, "nowhere"), ({"dtype": "int8"}, "int8")])
 def test_wrong_device_or_type(tiny_model, save_checkpoint, keywords, message):
     with pytest.raises(ValueError, match=message):
