@@ -4,8 +4,8 @@ Train and measure every arm of a study, and put the results into tables and figu
     python scripts/study.py scripts/studies/synthetic.yaml --output_dir results/synthetic --runs_dir runs/synthetic
 
 A study can be stopped and started again at any time: finished runs are kept, an interrupted training goes on from its
-latest checkpoint. `table.csv` holds every number, `table.md` mean and spread over the seeds. See study_plan.py for
-the form of a study.
+latest checkpoint. `table.csv` holds every number, `table.md` mean and spread over the seeds; when no run is missing,
+the costs are measured (`cost.csv`, `cost.md`) and the figures drawn. See study_plan.py for the form of a study.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from provenance import provenance  # isort: skip
+from study_cost import measure_study  # isort: skip
+from study_figures import draw_figures  # isort: skip
 from study_plan import Study, read_study  # isort: skip
 from study_run import RunFolder, complete_run  # isort: skip
-from study_tables import collect, markdown, write_csv  # isort: skip
+from study_tables import collect, markdown, write_costs, write_csv  # isort: skip
 
 logger = logging.getLogger("study")
 
@@ -60,8 +62,8 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
     return num_failed
 
 
-def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> None:
-    """Collate what has been measured: `table.csv`, `table.md` and `provenance.json`."""
+def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
+    """Collate what has been measured: `table.csv`, `table.md` and `provenance.json`; the rows of the first."""
     rows = collect(study, runs_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_csv(output_dir / "table.csv", rows)
@@ -73,6 +75,18 @@ def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> None:
     }
     content = {"study": provenance(), "runs": trainings}
     (output_dir / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
+    return rows
+
+
+def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict]) -> None:
+    """Measure the costs, and draw the figures; needs every run."""
+    missing = [f"{arm} seed {seed}" for arm, seed in study.runs() if not RunFolder(runs_dir, arm, seed).is_trained]
+    if missing:
+        logger.info("No costs and no figures yet: %s not trained.", ", ".join(missing))
+        return
+    cost = measure_study(study, runs_dir)
+    write_costs(study, cost, output_dir)
+    draw_figures(study, runs_dir, output_dir, rows, cost)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -104,8 +118,10 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         logger.error("study.py: error: %s", error)
         return 2
-    write_tables(study, arguments.runs_dir, arguments.output_dir)
-    logger.info("Written to %s: table.csv, table.md, provenance.json", arguments.output_dir)
+    rows = write_tables(study, arguments.runs_dir, arguments.output_dir)
+    if not num_failed:
+        write_pictures(study, arguments.runs_dir, arguments.output_dir, rows)
+    logger.info("Written to %s.", arguments.output_dir)
     if num_failed:
         logger.error("%d runs failed; start the study again to repeat them.", num_failed)
     return 1 if num_failed else 0

@@ -125,9 +125,7 @@ def evaluation_name(settings: dict) -> str:
     """`"selection_pool=all"`: what an evaluation is called in the results."""
     _check_keys(settings, EVALUATION_FIELDS, "An evaluation")
     if settings.get("selector", "random") != "random":
-        raise ValueError(
-            f"An evaluation has selector {settings['selector']!r}: only 'random' can replace the trained."
-        )
+        raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 from transformers import BaseImageProcessor
 
 from datasets_fives.metrics import METRICS
@@ -73,17 +74,24 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
     Bring a run to its end, from wherever it stands.
 
     Raises:
-        `RuntimeError`: if the training fails; the message ends in the tail of its log.
+        `ValueError`: if the run was begun with another recipe.
+        `RuntimeError`: if another process is at it, or the training fails; then the message ends in the tail of its
+            log.
     """
     folder, recipe = RunFolder(runs_dir, arm, seed), study.run_recipe(arm, seed)
-    folder.check_recipe(recipe)
-    if not folder.is_trained:
-        _train(folder, recipe, num_processes)
-    _evaluate(study, folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        # A study that was killed may leave a training behind, which ends by itself.
+        with FileLock(folder.path / "lock", blocking=False):
+            folder.check_recipe(recipe)
+            if not folder.is_trained:
+                _train(folder, recipe, num_processes)
+            _evaluate(study, folder)
+    except Timeout as error:
+        raise RuntimeError(f"another process is working on {folder.path}; wait for its end.") from error
 
 
 def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
-    folder.path.mkdir(parents=True, exist_ok=True)
     folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
     folder.evaluation.unlink(missing_ok=True)
     resumes = bool(list_checkpoints(folder.training))
