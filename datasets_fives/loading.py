@@ -12,7 +12,10 @@ from datasets import (
     DatasetDict,
     Features,
     Image,
+    IterableDataset,
     IterableDatasetDict,
+    SplitDict,
+    SplitInfo,
     Value,
     concatenate_datasets,
     config,
@@ -88,7 +91,7 @@ def load_fives(
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
         streaming (`bool`, *optional*, defaults to `False`):
             Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so twins cannot be
-            looked for: names alone decide.
+            looked for: names alone decide. `info.splits[side].num_examples` tells how many rows a side has.
         cache_dir (`str` or `Path`, *optional*): Where prepared rows are kept; default the cache of `datasets`.
         synthetic_counts (`tuple[int, int, int]`, *optional*, defaults to `(64, 8, 16)`):
             Number of synthetic photographs for train, validation and test.
@@ -122,7 +125,9 @@ def load_fives(
         }
     result = _split(sides, split, seed, validation_fraction)
     if streaming:
-        return IterableDatasetDict({side: rows.to_iterable_dataset() for side, rows in result.items()})
+        return IterableDatasetDict(
+            {side: _counted(rows.to_iterable_dataset(), side, len(rows)) for side, rows in result.items()}
+        )
     return result
 
 
@@ -270,5 +275,13 @@ def _stream(sides, source, revision, split, seed, validation_fraction, image_siz
         rows = concatenate_datasets(parts).select_columns(list(FEATURES))
         rows = rows.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
         rows = rows.map(_prepare, fn_kwargs={"image_size": image_size})
-        result[side] = rows.select_columns(list(FEATURES)).cast(FEATURES)
+        result[side] = _counted(rows.select_columns(list(FEATURES)).cast(FEATURES), side, len(indices))
     return IterableDatasetDict(result)
+
+
+def _counted(rows: IterableDataset, side: str, count: int) -> IterableDataset:
+    """Note the number of rows, which a stream cannot be asked for."""
+    splits = SplitDict()
+    splits.add(SplitInfo(name=side, num_examples=count))
+    rows.info.splits = splits
+    return rows

@@ -48,7 +48,9 @@ class DataArguments:
     synthetic_counts: list[int] = field(
         default_factory=lambda: [64, 8, 16], metadata={"help": "Synthetic photographs: train, validation, test."}
     )
-    streaming: bool = field(default=False, metadata={"help": "Read the training photographs while they download."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training photographs while they download; Hub or Parquet."}
+    )
 
 
 @dataclass
@@ -91,6 +93,12 @@ class TrainingArguments:
     resume_from_checkpoint: str = field(default="", metadata={"help": "A full state, or 'latest'."})
     logging_steps: int = field(default=10, metadata={"help": "Log the mean losses every so many steps."})
     report_to: str = field(default="", metadata={"help": "A tracker that Accelerate knows, such as trackio."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the best checkpoint when training ends."})
+    hub_model_id: str = field(default="", metadata={"help": "Repository for it, user/name."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )
 
 
 TRAIN_ARGUMENTS = (ModelArguments, DataArguments, TrainingArguments)
@@ -156,6 +164,14 @@ def _check(
         parser.error("give --model_name_or_path or --backbone_name_or_path, not both")
     if data.random_crop and data.tile_size:
         parser.error("give --random_crop or --tile_size, not both")
+    if data.streaming and data.tile_size:
+        parser.error("--tile_size needs all photographs at once: give --random_crop with --streaming")
+    if data.streaming and training.dataloader_num_workers > 1:
+        parser.error(
+            f"--dataloader_num_workers is {training.dataloader_num_workers}: one stream has one reader, 0 or 1"
+        )
+    if training.push_to_hub and not training.hub_model_id:
+        parser.error("--push_to_hub needs --hub_model_id")
     at_least_one = ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "num_train_epochs",
                     "checkpoints_total_limit")  # fmt: skip
     for name in at_least_one:

@@ -183,7 +183,7 @@ def _data_name(source: str) -> str:
 
 
 def _data_sentence(source: str | None, dataset_id: str | None, revision: str | None, results: dict | None) -> str:
-    count = len((results or {}).get("train_names", []))
+    count = len((results or {}).get("train_names") or [])
     photographs = f" Training saw {count} of them; their names are in `train_results.json`." if count else ""
     if source == "synthetic":
         return f"Synthetic fundus photographs, drawn by a program: no patient's data.{photographs}"

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from modeling_reg4pru.token_selection import warmup_keep_rates
 from arguments import ModelArguments, TrainingArguments, config_fields, parse_arguments  # isort: skip
 from checkpoints import find_checkpoint, save_checkpoint  # isort: skip
 from optimization import make_average, make_optimizer  # isort: skip
+from hub_transfer import TransferError, check_target  # isort: skip
 from provenance import provenance  # isort: skip
-from training_data import ResumableSampler, SeededSamples, load_data  # isort: skip
+from push_checkpoint import PushArguments, push_checkpoint  # isort: skip
+from training_data import ResumableSampler, SeededSamples, StreamedSamples, count_rows, load_data  # isort: skip
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,13 @@ def main(argv: list[str] | None = None) -> None:
     ):
         raise ValueError(f"{output_dir} is not empty: resume it, choose another or pass --overwrite_output_dir.")
 
+    if arguments.push_to_hub:  # refused before training, not after it
+        private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+        try:
+            check_target(arguments.hub_model_id, "model", private=private, overwrite=overwrite)
+        except (TransferError, ValueError) as error:
+            sys.exit(f"{error}\nNothing was trained.")
+
     set_seed(arguments.seed)
     model = build_model(model_arguments)
     input_size = model.config.image_size
@@ -118,12 +128,13 @@ def main(argv: list[str] | None = None) -> None:
     processor = Reg4PruImageProcessor(size={"height": input_size, "width": input_size})
     normalisation = {"image_mean": processor.image_mean, "image_std": processor.image_std}
     crop = input_size if data_arguments.random_crop else None
-    samples = SeededSamples(data["train"], TrainTransform(input_size, crop_size=crop, **normalisation), arguments.seed)
+    transform = TrainTransform(input_size, crop_size=crop, **normalisation)
+    num_photographs = count_rows(data["train"])
 
     per_step = (
         arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
     )
-    per_epoch = len(data["train"]) * data_arguments.samples_per_photograph
+    per_epoch = num_photographs * data_arguments.samples_per_photograph
     total_steps = arguments.max_train_steps or math.ceil(per_epoch / per_step) * arguments.num_train_epochs
     steps_per_epoch = max(1, per_epoch // per_step)
     eval_steps = arguments.eval_steps or steps_per_epoch
@@ -149,13 +160,12 @@ def main(argv: list[str] | None = None) -> None:
         progress = json.loads((Path(resume_from) / "progress.json").read_text())
         logger.info("Resumed from %s at step %d of %d.", resume_from, progress["step"], total_steps)
 
-    sampler = ResumableSampler(
-        len(data["train"]),
-        data_arguments.samples_per_photograph,
-        total=total_steps * per_step,
-        start=progress["step"] * per_step,
-        seed=arguments.seed,
-    )
+    stream = {"total": total_steps * per_step, "start": progress["step"] * per_step, "seed": arguments.seed}
+    if data_arguments.streaming:
+        samples, sampler = StreamedSamples(data["train"], transform, **stream), None
+    else:
+        samples = SeededSamples(data["train"], transform, arguments.seed)
+        sampler = ResumableSampler(num_photographs, data_arguments.samples_per_photograph, **stream)
     loader = accelerator.prepare(
         DataLoader(
             samples,
@@ -253,12 +263,34 @@ def main(argv: list[str] | None = None) -> None:
             "provenance": provenance(accelerator.device, arguments.seed),
             "arguments": {**asdict(model_arguments), **asdict(data_arguments), **asdict(arguments)},
             "total_steps": total_steps,
-            "train_names": sorted(data["train"]["name"]),
+            "train_names": None if data_arguments.streaming else sorted(data["train"]["name"]),
             "best_validation_ap": progress["best_ap"] if validation_loader else None,
             "best_step": progress["best_step"] if validation_loader else None,
         }
         (output_dir / "train_results.json").write_text(json.dumps(results, indent=2))
     accelerator.end_training()
+    if arguments.push_to_hub and accelerator.is_main_process:
+        push_result(arguments, output_dir / ("best" if validation_loader else "last"))
+
+
+def push_result(arguments: TrainingArguments, checkpoint: Path) -> None:
+    """Push what was trained; after a fault the checkpoint is still here, and the user is told how to go on."""
+    try:
+        commit = push_checkpoint(
+            PushArguments(
+                checkpoint=str(checkpoint),
+                hub_model_id=arguments.hub_model_id,
+                hub_private_repo=arguments.hub_private_repo,
+                overwrite_repo=arguments.overwrite_repo,
+            )
+        )
+    except (TransferError, ValueError) as error:
+        sys.exit(
+            f"Training is complete and saved in {checkpoint}, but pushing it failed.\n{error}\n"
+            "To push without training again: python scripts/push_checkpoint.py "
+            f"--checkpoint {checkpoint} --hub_model_id {arguments.hub_model_id}"
+        )
+    logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
 
 
 def drop_log_after(path: Path, step: int) -> None:

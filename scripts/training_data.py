@@ -1,22 +1,32 @@
 """The stream of training samples: seeded per sample, resumable at any step."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import datasets
 import torch
 import yaml
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
-from datasets_fives import load_fives
+from datasets_fives import FEATURES, load_fives
 from datasets_fives.tiling import cut_into_tiles
 from datasets_fives.transforms import TrainTransform
 
 from arguments import DataArguments  # isort: skip
 
 
-def load_data(arguments: DataArguments, input_size: int, seed: int) -> datasets.DatasetDict:
-    """Photographs by side (`train`, `validation`, `test`), cut into tiles where the recipe wants tiles."""
+# Photographs that a stream holds to draw from: 16 of 2048 x 2048 are 80 MB.
+SHUFFLE_BUFFER = 16
+
+
+def load_data(
+    arguments: DataArguments, input_size: int, seed: int
+) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+    """
+    Photographs by side (`train`, `validation`, `test`), cut into tiles where the recipe wants tiles. Under
+    `--streaming` the training side is a stream, and the photographs of the validation side are held in memory.
+    """
     split: str | dict = arguments.dataset_split
     if split.endswith((".yaml", ".yml", ".json")):
         split = yaml.safe_load(Path(split).read_text())
@@ -26,20 +36,37 @@ def load_data(arguments: DataArguments, input_size: int, seed: int) -> datasets.
         seed=seed,
         image_size=arguments.photograph_size,
         revision=arguments.dataset_revision or None,
+        streaming=arguments.streaming,
         synthetic_counts=tuple(arguments.synthetic_counts),
     )
     if "train" not in sides:
         raise ValueError(f"The data set {arguments.dataset} has no training photographs under split {split!r}.")
+    if arguments.streaming:
+        sides = {side: _in_memory(rows) if side == "validation" else rows for side, rows in sides.items()}
     # Validation sees what the model can take in at once: tiles where training sees tiles or crops.
     tile = input_size if arguments.random_crop else arguments.tile_size
-    return datasets.DatasetDict(
-        {
-            side: cut_into_tiles(rows, tile)
-            if tile and (side == "validation" or (side == "train" and arguments.tile_size))
-            else rows
-            for side, rows in sides.items()
-        }
-    )
+    return {
+        side: cut_into_tiles(rows, tile)
+        if tile and (side == "validation" or (side == "train" and arguments.tile_size))
+        else rows
+        for side, rows in sides.items()
+    }
+
+
+def _in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
+    return datasets.Dataset.from_list(list(_undecoded(rows)), features=FEATURES)
+
+
+def _undecoded(rows: datasets.IterableDataset) -> datasets.IterableDataset:
+    return rows.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
+
+
+def count_rows(rows: datasets.Dataset | datasets.IterableDataset) -> int:
+    """How many photographs a side has."""
+    if isinstance(rows, datasets.IterableDataset):
+        (split,) = rows.info.splits.values()
+        return split.num_examples
+    return len(rows)
 
 
 class SeededSamples(Dataset):
@@ -53,10 +80,50 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, row = address
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, epoch, row)) % 2**63)
-            sample = self.transform(self.rows[row : row + 1])
-        return {"pixel_values": sample["pixel_values"][0], "labels": sample["labels"][0]}
+        return _seeded(self.transform, self.rows[row : row + 1], (self.seed, epoch, row))
+
+
+def _seeded(transform: TrainTransform, batch: dict[str, list], key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash(key) % 2**63)
+        sample = transform(batch)
+    return {"pixel_values": sample["pixel_values"][0], "labels": sample["labels"][0]}
+
+
+class StreamedSamples(IterableDataset):
+    """
+    Training samples of photographs that are read while they download. The order follows from the seed and the size of
+    the shuffle buffer, the randomness of a sample from the seed and its position; what a resumed run has seen already
+    is read past, but neither decoded nor augmented.
+
+    Args:
+        rows (`datasets.IterableDataset`): Photographs, from `load_fives(..., streaming=True)`.
+        transform (`TrainTransform`): Makes a sample of a photograph.
+        total (`int`): Samples of the whole training.
+        start (`int`): Samples that a resumed run has already seen.
+        seed (`int`): Seed of order and samples.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, transform: TrainTransform, total: int, start: int, seed: int):
+        super().__init__()
+        self.rows, self.transform = rows, transform
+        self.total, self.start, self.seed = total, start, seed
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        count, position = count_rows(self.rows), self.start
+        shuffled = _undecoded(self.rows).shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
+        while position < self.total:
+            epoch, seen = divmod(position, count)
+            shuffled.set_epoch(epoch)
+            for row in islice(shuffled, seen, min(count, seen + self.total - position)):
+                images = {name: [FEATURES[name].decode_example(row[name])] for name in ("image", "mask")}
+                yield _seeded(self.transform, images, (self.seed, position))
+                position += 1
+            if position % count and position < self.total:
+                raise ValueError(f"The stream ended after {position % count} of {count} photographs.")
 
 
 class ResumableSampler(Sampler):
