@@ -246,16 +246,13 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             hidden_states = layer(hidden_states, cos, sin, policy, query_mask)
             token_counts.append(hidden_states.shape[1])
 
-            reactivates = index == config.reactivation_layer and (
-                selection.policy is not None or bank.kept_ids is not None
-            )
+            reactivates = index == config.reactivation_layer and bank.kept_ids is not None
             if kept_ids is not None or reactivates or index in (window_start, window_end):
                 bank.write(hidden_states[:, num_special:])
                 if kept_ids is not None:
                     bank.prune(kept_ids)
                 if reactivates:
                     bank.reactivate()
-                    selection.policy = None
                 if index == window_start:
                     bank.route(config.routing_keep_rate)
                 if index == window_end:
