@@ -15,7 +15,6 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
     EomtDinov3RotaryEmbedding,
     EomtDinov3ScaleBlock,
 )
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import backbone_fields, check_backbone, load_backbone
@@ -82,10 +81,6 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
     >>> vessel_probability = model(pixel_values).logits.softmax(1)[:, 1]
     ```
     """
-
-    # Trainer: the loss is a mean, not a sum that it would divide by `num_items_in_batch`. Without this, the `**kwargs`
-    # of forward would be taken for that, and gradients accumulated over n batches would be n times too large.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: Reg4PruConfig):
         config.validate()  # fields overridden in from_pretrained have not been seen by the validators yet
@@ -176,7 +171,6 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         load_backbone(model, backbone)
         return model
 
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
