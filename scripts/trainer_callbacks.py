@@ -1,0 +1,137 @@
+"""What Reg4Pru adds to `Trainer`: schedule of pruning, average of the weights, samples by epoch, metrics."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, BinaryJaccardIndex
+from transformers import EvalPrediction, TrainerCallback
+
+from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
+
+from optimization import make_average  # isort: skip
+from train import keep_rates_of_step  # isort: skip
+from training_data import SeededSamples  # isort: skip
+
+
+class PruningSchedule(TrainerCallback):
+    """
+    Keep-rate warm-up, dense start and mask annealing. The rates of a step are set before it and taken back after it,
+    so that what is validated and saved holds the target.
+
+    Args:
+        schedule: Has `keep_rate_warmup`, `keep_rate_range` and `dense_fraction`, see `arguments.TrainingArguments`.
+    """
+
+    def __init__(self, schedule):
+        self.schedule, self.target = schedule, ()
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        self.target = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        progress = state.global_step / state.max_steps
+        model.prunes_in_training = progress >= self.schedule.dense_fraction
+        model.set_mask_annealing(progress)
+        model.set_keep_rates(keep_rates_of_step(model, self.schedule, progress))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        model.set_keep_rates(self.target)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        model.prunes_in_training = True
+
+
+class WeightAverage(TrainerCallback):
+    """
+    Exponential moving average of the weights, as `train.py` has it: kept beside each checkpoint, and put into the
+    model when training ends.
+
+    Args:
+        decay (`float`): See [`~optimization.make_average`].
+        resume_from (`str`, *optional*): The checkpoint that training is resumed from.
+    """
+
+    FILE = "weight_average.pt"
+
+    def __init__(self, decay: float, resume_from: str | None = None):
+        self.decay, self.resume_from, self.average = decay, resume_from, None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        self.average = make_average(model, self.decay)
+        if self.resume_from is not None:
+            saved = torch.load(Path(self.resume_from) / self.FILE, map_location=args.device, weights_only=True)
+            self.average.load_state_dict(saved)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        self.average.update_parameters(model)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            torch.save(self.average.state_dict(), folder / self.FILE)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        model.load_state_dict(self.average.module.state_dict())
+
+
+class EpochSamples(Dataset):
+    """[`~training_data.SeededSamples`] by a plain index, as the samplers of `Trainer` want it."""
+
+    def __init__(self, samples: SeededSamples, visits: int = 1):
+        self.samples, self.visits, self.epoch = samples, visits, 0
+
+    def __len__(self) -> int:
+        return len(self.samples.rows) * self.visits
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        visit, row = divmod(index, len(self.samples.rows))
+        return self.samples[self.epoch * self.visits + visit, row]
+
+
+class TellEpoch(TrainerCallback):
+    """Tells [`EpochSamples`] which epoch it is, also when training is resumed in the middle of one."""
+
+    def __init__(self, samples: EpochSamples):
+        self.samples = samples
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.samples.epoch = int(state.epoch)
+
+
+def vessel_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    `preprocess_logits_for_metrics`: one probability a pixel, at the size of the labels.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, 2, height / 4, width / 4)`): Of the model.
+        labels (`torch.Tensor` of shape `(batch, height, width)`): Label maps.
+    """
+    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear")
+    return logits.softmax(1)[:, 1]
+
+
+class StreamingMetrics:
+    """
+    `compute_metrics` for `batch_eval_metrics=True`: average precision, Dice and IoU over all pixels, of which none
+    is kept after its batch. Labels of `ignore_index` do not count.
+    """
+
+    def __init__(self, ignore_index: int = 255):
+        self.metrics = {
+            # 1,000 thresholds, as in train.py; exact average precision would need every pixel at once.
+            "ap": BinaryAveragePrecision(thresholds=1000, ignore_index=ignore_index),
+            "dice": BinaryF1Score(ignore_index=ignore_index),
+            "iou": BinaryJaccardIndex(ignore_index=ignore_index),
+        }
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        probability, labels = prediction
+        results = {}
+        for name, metric in self.metrics.items():
+            metric.to(probability.device).update(probability, labels)
+            if compute_result:
+                results[name] = metric.compute().item()
+                metric.reset()
+        return results
