@@ -78,13 +78,13 @@ def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
     return rows
 
 
-def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict]) -> None:
+def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost_rounds: int) -> None:
     """Measure the costs, and draw the figures; needs every run."""
     missing = [f"{arm} seed {seed}" for arm, seed in study.runs() if not RunFolder(runs_dir, arm, seed).is_trained]
     if missing:
         logger.info("No costs and no figures yet: %s not trained.", ", ".join(missing))
         return
-    cost = measure_study(study, runs_dir)
+    cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
     draw_figures(study, runs_dir, output_dir, rows, cost)
 
@@ -96,9 +96,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs_dir", type=Path, required=True, help="Folder for the runs, one each.")
     parser.add_argument("--num_parallel", type=int, default=1, help="Runs at a time; above 1 each has one CPU thread.")
     parser.add_argument("--num_processes", type=int, default=1, help="Processes of one run (accelerate launch).")
+    parser.add_argument("--cost_rounds", type=int, default=20, help="Interleaved rounds when costs are measured.")
     parser.add_argument("--only", nargs="+", metavar="ARM", help="Train and evaluate these arms only.")
     arguments = parser.parse_args(argv)
-    for name in ("num_parallel", "num_processes"):
+    for name in ("num_parallel", "num_processes", "cost_rounds"):
         if vars(arguments)[name] < 1:
             parser.error(f"--{name} is {vars(arguments)[name]}: it must be at least 1.")
     return arguments
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     rows = write_tables(study, arguments.runs_dir, arguments.output_dir)
     if not num_failed:
-        write_pictures(study, arguments.runs_dir, arguments.output_dir, rows)
+        write_pictures(study, arguments.runs_dir, arguments.output_dir, rows, arguments.cost_rounds)
     logger.info("Written to %s.", arguments.output_dir)
     if num_failed:
         logger.error("%d runs failed; start the study again to repeat them.", num_failed)

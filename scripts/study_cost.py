@@ -25,7 +25,7 @@ from train import build_model, keep_rates_of_step  # isort: skip
 WARMUP_ROUNDS = 2
 
 
-def measure_study(study: Study, runs_dir: Path, rounds: int = 20) -> dict:
+def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
     Costs of all arms, from the trained weights where inference is concerned; measured once and kept in `cost.json` of
     the runs until the recipes change.

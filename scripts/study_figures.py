@@ -146,7 +146,8 @@ def draw_figure1(
     bar = left.colorbar(ScalarMappable(cmap=HEAT), ax=axes[2:], location="bottom", aspect=40, pad=0.02)
     bar.set_label("probability of vessel", fontsize=9)
 
-    axis = right.subplots()
+    axis, below = right.subplots(2, 1, height_ratios=(3, 2))
+    below.axis("off")
     for arm, settings in study.arms.items():
         ratios = [cost["inference"][arm][rate_name(keep)]["ratio"] for keep in study.keep_rates]
         means = [summarise(rows, arm, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
@@ -159,22 +160,29 @@ def draw_figure1(
     axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
     axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
     _tidy(axis)
-    right.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    below.legend(*axis.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=9)
     figure.savefig(path, dpi=DPI)
 
 
 def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float, path: Path) -> None:
-    """Where tokens are pruned, by stage, over two photographs: a column an arm."""
+    """Where tokens are pruned, by stage, over two photographs: a column an arm whose selectors are trained."""
+    arms = {
+        arm: settings
+        for arm, settings in study.arms.items()
+        if study.run_recipe(arm, study.seeds[0])["config_overrides"].get("train_pruning") != "none"
+    }
+    if not arms:
+        return
     chosen = [photographs[index] for index in _spread(len(photographs), 2)]
-    figure = _card(1.9 * (len(study.arms) + 1), 2.1 * len(chosen) + 0.8)
-    axes = figure.subplots(len(chosen), len(study.arms) + 1, squeeze=False)
+    figure = _card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
+    axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
     images = [np.asarray(row["image"]) for row in chosen]
     insides = [field_of_view(image) for image in images]
     for line, image, inside, row in zip(axes, images, insides, chosen, strict=True):
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
-    for column, (arm, settings) in zip(axes.T[1:], study.arms.items(), strict=True):
+    for column, (arm, settings) in zip(axes.T[1:], arms.items(), strict=True):
         model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint))
         column[0].set_title(settings["label"].replace(" (", "\n("), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
@@ -216,15 +224,15 @@ def collect_drift(study: Study, runs_dir: Path, rate: float) -> list[dict]:
 
 def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
     """Cosine similarity of preserved and unpruned states by layer; average precision decoded after the last layers."""
-    folder_layers = max(row["layer"] for row in drift) + 1
-    figure = _card(9.5, 4.6)
+    num_layers = max(row["layer"] for row in drift) + 1
+    figure = _card(9.5, 5.2)
     similarity, decoded = figure.subplots(1, 2)
     for arm in study.compare:
         label, style = study.arms[arm]["label"], arm_style(study, arm)
         thin = {**style, "linestyle": ":", "marker": None, "linewidth": 1.4}
-        _mean_line(similarity, drift, arm, "cosine_pruned", range(folder_layers), label, style)
-        _mean_line(similarity, drift, arm, "cosine_kept", range(folder_layers), f"{label}: kept tokens", thin)
-        last = range(max(folder_layers - 4, 0), folder_layers)
+        _mean_line(similarity, drift, arm, "cosine_pruned", range(num_layers), label, style)
+        _mean_line(similarity, drift, arm, "cosine_kept", range(num_layers), f"{label}: kept tokens", thin)
+        last = range(max(num_layers - 4, 0), num_layers)
         _mean_line(decoded, drift, arm, "average_precision", last, label, style)
         _mean_line(decoded, drift, arm, "average_precision_unpruned", last, f"{label}: unpruned", thin)
         decoded.set_xticks(list(last))
@@ -234,7 +242,7 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
     decoded.set_title("read out by the model's own heads", fontsize=10)
     for axis in (similarity, decoded):
         _tidy(axis)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)
 
 

@@ -61,6 +61,7 @@ def copied(finished, tmp_path) -> Path:
 def start_study(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPTS / "study.py"), str(folder / "small.yaml")]
     command += ["--output_dir", str(folder / "results"), "--runs_dir", str(folder / "runs"), "--num_parallel", "2"]
+    command += ["--cost_rounds", "1"]
     environment = os.environ | {"HF_HOME": str(folder / "hf")}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
