@@ -120,14 +120,14 @@ class Reg4PruConfig(EomtDinov3Config):
 
     model_type = "reg4pru"
     # Trainer gathers every output that is not named here; these are scalars, counts or large maps.
-    keys_to_ignore_at_inference = (
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (Trainer adds a list to it)
         "budget_loss",
         "loss_parts",
         "token_counts",
         "keep_masks",
         "masks_queries_logits",
         "class_queries_logits",
-    )
+    ]
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
