@@ -1,0 +1,35 @@
+# make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
+# make demo DATA=path/to/fives     the same on real photographs
+# make test   the tests;  make lint  ruff;  make conformance  transformers' own model tests
+
+VENV ?= .venv
+PYTHON ?= python3
+# Any torch of the range in pyproject.toml will do; constraints.txt holds the versions that are tested together.
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+DATA ?=
+OUTPUT ?= outputs/demo$(if $(DATA),_fives)
+
+.PHONY: install demo test lint conformance clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(RUN) scripts/study.py scripts/studies/demo$(if $(DATA),_fives).yaml \
+		--output_dir "$(OUTPUT)" --runs_dir "$(OUTPUT)/runs" --num_parallel 2
+
+test: install
+	$(RUN) -m pytest -n 2
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+conformance: install
+	$(RUN) scripts/conformance.py
