@@ -228,6 +228,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             if index in config.pruning_layers:
                 stage = config.pruning_layers.index(index)
                 kept_ids = selection.decide(stage, self.selectors[stage], bank, hidden_states[:, num_special:])
+                if output_keep_masks:
+                    selection.record_keep_mask(hidden_states, bank.kept_ids if kept_ids is None else kept_ids)
 
             query_mask = None
             if self.training and config.masked_attention and index >= config.first_query_layer:
@@ -265,9 +267,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             loss_parts=loss_parts,
             budget_loss=torch.stack(selection.budget_losses).mean() if selection.budget_losses else None,
             token_counts=tuple(token_counts),
-            keep_masks=torch.stack(selection.keep_masks, dim=1)
-            if output_keep_masks and selection.keep_masks
-            else None,
+            keep_masks=torch.stack(selection.keep_masks, dim=1) if selection.keep_masks else None,
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,
         )

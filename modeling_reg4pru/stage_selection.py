@@ -91,7 +91,6 @@ class StageSelection:
             scores = self._learn(stage, selector, pool, pool_ids)
             if removes:
                 kept_ids = select_tokens(scores, self.counts[stage], pool_ids)
-        self._record_keep_mask(active, kept_ids if removes else bank.kept_ids)
         return kept_ids
 
     def _learn(
@@ -113,7 +112,14 @@ class StageSelection:
         self.budget_losses.append(budget_loss(policy, self.num_patches, self.cumulative_rates[stage]))
         return scores
 
-    def _record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
+    def record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
+        """
+        Note which patch tokens are active after a stage, for those who ask to see it.
+
+        Args:
+            active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): Gives batch size and device.
+            kept_ids (`torch.Tensor` of shape `(batch, num_kept)`, *optional*): What pruning leaves; `None`: all.
+        """
         if self.policy is not None:
             kept = self.policy.detach() >= 0.5
         elif kept_ids is None:
