@@ -1,0 +1,160 @@
+"""What breaks code on the Hub, one test a trap; the Hub itself is in tests/hub."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
+
+import modeling_reg4pru
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+
+PACKAGE = Path(modeling_reg4pru.__file__).parent
+FILES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
+# What someone has who can load a model at all.
+ALLOWED = {"torch", "transformers", "numpy", "huggingface_hub", "PIL", "safetensors"}
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path) -> Path:
+    """A checkpoint as it goes to the Hub."""
+    tiny_model().save_pretrained(tmp_path / "saved")
+    Reg4PruImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_files_lie_flat():
+    assert [path.name for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+
+
+@every_file
+def test_imports_of_our_own_are_relative_and_name_a_file(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "modeling_reg4pru" for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] != "modeling_reg4pru" or node.level
+            if node.level:
+                assert node.level == 1
+                assert node.module, "`from . import x`: the file x is not copied to the Hub"
+                assert "." not in node.module, "files on the Hub lie flat"
+                assert (PACKAGE / f"{node.module}.py").is_file()
+
+
+@every_file
+def test_no_line_of_text_looks_like_an_import(path):
+    """The files to copy are found by a regular expression, which also reads docstrings."""
+    meant = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    assert set(get_relative_imports(path)) <= meant
+    assert not re.findall(r"^\s*import\s+\.", path.read_text(), re.MULTILINE)
+
+
+@every_file
+def test_nothing_is_imported_that_a_stranger_may_lack(path):
+    needed = {name for name in get_imports(path) if name not in sys.stdlib_module_names}
+    assert needed <= ALLOWED
+
+
+def test_everything_that_is_imported_is_saved(saved):
+    copied = {path.name for path in saved.glob("*.py")}
+    assert copied == {path.name for path in FILES}
+    for path in saved.glob("*.py"):
+        assert path.read_bytes() == (PACKAGE / path.name).read_bytes()
+
+
+def test_auto_map_names_a_file_and_a_class(saved):
+    auto_map = json.loads((saved / "config.json").read_text())["auto_map"]
+    auto_map |= json.loads((saved / "preprocessor_config.json").read_text())["auto_map"]
+    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForSemanticSegmentation", "AutoImageProcessor"}
+    for reference in auto_map.values():
+        module, name = reference.split(".")
+        tree = ast.parse((saved / f"{module}.py").read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def test_constructor_ends_in_post_init(tiny_model):
+    """Without it loading fails with "no attribute all_tied_weights_keys"."""
+    assert tiny_model().all_tied_weights_keys == {}
+    source = ast.parse((PACKAGE / "modeling_reg4pru.py").read_text())
+    (model,) = (n for n in source.body if isinstance(n, ast.ClassDef) and n.name == "Reg4PruForSemanticSegmentation")
+    (init,) = (n for n in model.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    assert ast.unparse(init.body[-1]) == "self.post_init()"
+
+
+def test_buffers_are_rebuilt_after_loading(tiny_model, saved):
+    """Buffers that are not in the checkpoint come from meta tensors: garbage, unless `_init_weights` makes them."""
+    model, loaded = tiny_model(), Reg4PruForSemanticSegmentation.from_pretrained(saved)
+    expected, found = dict(model.named_buffers()), dict(loaded.named_buffers())
+    assert {"rope_embeddings.inv_freq", "attn_mask_probs"} <= expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_what_a_checkpoint_lacks_is_initialised(tiny_model, saved, tmp_path):
+    """An EoMT-DINOv3 checkpoint has neither selectors nor our buffer: they must not stay uninitialised memory."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith(("selectors.", "attn_mask_probs"))}
+    save_file(kept, saved / "model.safetensors", metadata={"format": "pt"})
+    loaded = Reg4PruForSemanticSegmentation.from_pretrained(saved)
+    assert torch.equal(loaded.attn_mask_probs, torch.ones(2))
+    for name, parameter in loaded.selectors.named_parameters():
+        assert parameter.isfinite().all(), name
+        if "norm" in name:
+            assert torch.equal(parameter, torch.full_like(parameter, float("weight" in name))), name
+        elif parameter.ndim > 1:
+            assert 0 < parameter.std() < 1, name
+
+
+def test_no_plain_tensor_is_made_in_the_constructor(tiny_model):
+    """A tensor that is neither parameter nor buffer stays on the meta device after `from_pretrained`."""
+    for name, module in tiny_model().named_modules():
+        plain = [key for key, value in vars(module).items() if isinstance(value, torch.Tensor)]
+        assert plain == [], name
+
+
+def test_a_second_save_after_loading_by_auto_model_is_the_same(saved, tmp_path):
+    """A fine-tuned model carries its code on; nothing points back to where it came from."""
+    AutoModel.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (saved, tmp_path / "again"))
+    assert first == second
+
+
+def test_the_saved_folder_needs_no_package(saved, tmp_path):
+    """In a process without the package; the outputs are the same, bit for bit, for every Auto class."""
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = Reg4PruForSemanticSegmentation.from_pretrained(saved)(pixels).logits
+    torch.save((pixels, expected), tmp_path / "expected.pt")
+    code = """
+import sys
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("modeling_reg4pru", "datasets_fives"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden)
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+torch.set_num_threads(1)
+folder, kwargs = sys.argv[1], {"trust_remote_code": True}
+pixels, expected = torch.load(sys.argv[2])
+for auto in (AutoModel, AutoModelForSemanticSegmentation):
+    with torch.no_grad():
+        assert torch.equal(auto.from_pretrained(folder, **kwargs).eval()(pixels).logits, expected)
+assert AutoConfig.from_pretrained(folder, **kwargs).keep_rates == 0.7
+assert AutoImageProcessor.from_pretrained(folder, **kwargs).size == {"height": 64, "width": 64}
+"""
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
+    command = [sys.executable, "-c", code, str(saved), str(tmp_path / "expected.pt")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
