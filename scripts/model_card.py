@@ -17,13 +17,6 @@ RECIPE = ("learning_rate", "weight_decay", "layer_decay", "head_warmup_steps", "
           "photograph_size", "seed")  # fmt: skip
 _CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
                   "pruning_layers", "keep_rates", "reactivation_layer")  # fmt: skip
-_SPEED_COLUMNS = {
-    "images_per_second": "images/s",
-    "speedup": "speed-up",
-    "milliseconds_per_image": "ms per image",
-    "peak_memory_mb": "peak memory (MB)",
-    "gflops": "GFLOPs per image",
-}
 
 
 def hub_id(name: str | None) -> str | None:
@@ -162,19 +155,28 @@ def _measured_sentence(metrics: dict, dataset_id: str | None) -> str:
 
 
 def _speed(benchmark: dict | None) -> dict:
-    """What the template shows of `benchmark.json`: the columns that it has, by keep rate."""
-    if benchmark is None:
+    """What the template shows of the inference part of `benchmark.json`."""
+    rows = (benchmark or {}).get("inference", [])
+    if not rows:
         return {"speed": []}
-    rows = benchmark["results"]
-    columns = [column for column in _SPEED_COLUMNS if all(row.get(column) is not None for row in rows)]
-    provenance = benchmark["provenance"]
+    provenance, arguments = benchmark["provenance"], benchmark["arguments"]
+    compiled = ", compiled" if arguments["compile_mode"] else ""
     return {
         "speed": [
-            {"rate": f"{row['keep_rate']:g}", "values": [f"{row[column]:.4g}" for column in columns]} for row in rows
+            {
+                "rate": "dense" if row["keep_rate"] is None else f"{row['keep_rate']:g}",
+                "batch_size": row["batch_size"],
+                "reactivation_layer": "–" if row["reactivation_layer"] is None else row["reactivation_layer"],
+                "throughput": f"{row['throughput']:.4g}",
+                "ratio": f"{row['ratio']:.2f}",
+                "gflops": f"{row['gflops'] / row['batch_size']:.4g}",
+                "memory": f"{row['peak_memory'] / 1e6:.0f}",
+            }
+            for row in rows
         ],
-        "speed_columns": [_SPEED_COLUMNS[column] for column in columns],
         "speed_sentence": f"Measured on {provenance['date'][:10]} on {provenance['device']} with torch "
-        f"{provenance['versions']['torch']}.",
+        f"{provenance['versions']['torch']}, {arguments['image_size']} × {arguments['image_size']} pixels, "
+        f"{arguments['dtype']}{compiled}. Dense is the same network as transformers has it, without selectors.",
     }
 
 

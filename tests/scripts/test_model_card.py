@@ -46,10 +46,11 @@ def checkpoint(tiny_model, save_checkpoint, tmp_path):
     }  # fmt: skip
     measured = {"1.0": result(0.9), "0.5": result(0.875)}
     metrics = {"provenance": PROVENANCE, "settings": settings, "results": measured}
-    benchmark = {"provenance": PROVENANCE, "results": [
-        {"keep_rate": 1.0, "images_per_second": 100.0, "speedup": 1.0},
-        {"keep_rate": 0.5, "images_per_second": 162.5, "speedup": 1.625},
-    ]}  # fmt: skip
+    dense = {"keep_rate": None, "reactivation_layer": None, "batch_size": 8, "throughput": 100.0, "ratio": 1.0,
+             "gflops": 20.0, "peak_memory": 12_000_000}  # fmt: skip
+    half = {"keep_rate": 0.5, "reactivation_layer": 4, "throughput": 162.5, "ratio": 1.624, "gflops": 10.0}
+    flags = {"image_size": 64, "dtype": "bfloat16", "compile_mode": "default"}
+    benchmark = {"provenance": PROVENANCE, "arguments": flags, "inference": [dense, dense | half]}
     for name, content in (("train_results", results), ("metrics", metrics), ("benchmark", benchmark)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "figure.png").write_bytes(b"figure")
