@@ -21,17 +21,27 @@ from study_plan import read_study
 from study_run import RunFolder, complete_run
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-STUDY = {
-    "recipe": "scripts/recipes/tiny_synthetic.yaml",
-    "overrides": {
-        "photograph_size": 64,
-        "synthetic_counts": [4, 1, 2],
-        "max_train_steps": 3,
-        "per_device_train_batch_size": 2,
-        "checkpointing_steps": 1,
-        "logging_steps": 1,
+RECIPE = {
+    "config_overrides": {
+        "hidden_size": 32,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 64,
+        "patch_size": 8,
+        "pruning_layers": [1, 3, 5],
+        "masked_attention": False,
     },
-    "config": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64},
+    "dataset": "synthetic",
+    "photograph_size": 64,
+    "synthetic_counts": [4, 1, 2],
+    "per_device_train_batch_size": 2,
+    "checkpointing_steps": 1,
+    "logging_steps": 1,
+    "ema_decay": 0.9,
+}
+STUDY = {
+    "overrides": {"max_train_steps": 3},
     "seeds": [0],
     "keep_rates": [1.0, 0.5],
     "evaluations": [{"selection_pool": "all"}, {"selector": "random"}],
@@ -47,7 +57,8 @@ STUDY = {
 def finished(tmp_path_factory) -> Path:
     """A folder with `small.yaml`, the finished `runs` and the `results`."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "small.yaml").write_text(yaml.safe_dump(STUDY))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_study(folder)
     done = start_study(folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -56,6 +67,11 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "copy")
+
+
+def write_study(folder: Path, **changes) -> None:
+    content = {"recipe": str(folder / "recipe.yaml"), **STUDY, **changes}
+    (folder / "small.yaml").write_text(yaml.safe_dump(content))
 
 
 def start_study(folder: Path) -> subprocess.CompletedProcess:
@@ -117,8 +133,7 @@ def test_only_missing_evaluations_are_made(copied, monkeypatch):
 
 
 def test_changed_settings_are_refused(copied):
-    changed = {**STUDY, "overrides": {**STUDY["overrides"], "max_train_steps": 4}}
-    (copied / "small.yaml").write_text(yaml.safe_dump(changed))
+    write_study(copied, overrides={"max_train_steps": 4})
     study = read_study(copied / "small.yaml")
     with pytest.raises(ValueError, match="other settings: max_train_steps was 3, is 4"):
         complete_runs(study, copied / "runs", None, num_parallel=1, num_processes=1)
@@ -145,7 +160,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(copied, monkeypatch):
 
 def test_a_failing_run_is_reported_and_the_others_go_on(copied):
     failing = {"bad": {"flags": {"dataset": "no/where/at/all"}}, **STUDY["arms"]}
-    (copied / "small.yaml").write_text(yaml.safe_dump({**STUDY, "arms": failing}))
+    write_study(copied, arms=failing)
     shutil.rmtree(copied / "results")
     done = start_study(copied)
     assert done.returncode == 1

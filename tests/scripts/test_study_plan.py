@@ -84,7 +84,7 @@ def test_environment_variables(write, monkeypatch):
         ({"evaluations": [{"pool": "all"}]}, "has pool: known are selection_pool"),
         ({"evaluations": [{"selector": "mlp"}]}, "selector 'mlp': it can only be 'random'"),
         ({"evaluations": [{"selection_pool": "some"}]}, "The arm dense, evaluated selection_pool=some,"),
-        ({"evaluations": [{"reactivation_layer": 5}]}, "every stage must come before it"),
+        ({"evaluations": [{"reactivation_layer": 0}]}, "every stage must come before it"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
         ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),
         ({"arms": {"a": {"setting": 1}}}, "The arm a .* has setting: known are label, config, flags"),
