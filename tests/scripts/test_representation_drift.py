@@ -59,7 +59,9 @@ def test_the_model_is_left_as_it_was(tiny_model, pixel_values):
 
 def test_drift_by_hand():
     right, up, diagonal = [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]
-    unpruned = GridTrace(torch.tensor([[[right, right]], [[up, diagonal]]]), torch.ones(2, 1, 2).bool(), torch.empty(0))
+    unpruned = GridTrace(
+        torch.tensor([[[right, right]], [[up, diagonal]]]), torch.ones(2, 1, 2).bool(), torch.empty(0)
+    )
     pruned = GridTrace(
         torch.tensor([[[right, right]], [[right, diagonal]]]),
         torch.tensor([[[True, True]], [[False, True]]]),
