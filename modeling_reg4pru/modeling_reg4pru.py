@@ -138,11 +138,11 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             self.attn_mask_probs[block] = (1 - min(max(passed, 0.0), 1.0)) ** 0.9
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """[`~transformers.PreTrainedModel.save_pretrained`]; `AutoModel` finds the saved code, too."""
+        """[`~transformers.PreTrainedModel.save_pretrained`]; every Auto class that fits finds the saved code."""
         if self._auto_class is not None:  # else no code is saved
-            name = type(self).__module__.split(".")[-1]
-            # transformers adds the one Auto class that this class was registered for.
-            self.config.auto_map = {"AutoModel": f"{name}.{type(self).__name__}"}
+            reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+            # transformers itself adds one only, the one that this model was loaded with last.
+            self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForSemanticSegmentation"), reference)
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
