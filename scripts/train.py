@@ -68,7 +68,7 @@ def keep_rates_of_step(
         low, high = arguments.keep_rate_range
         return (low + (high - low) * torch.rand(()).item(),) * len(target)
     warmup = arguments.keep_rate_warmup
-    begun = progress - arguments.dense_fraction
+    begun = max(0.0, progress - arguments.dense_fraction)
     return warmup_keep_rates(target, begun / warmup if warmup else 1.0)
 
 
