@@ -157,6 +157,8 @@ def check(
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = HfArgumentParser((FinetuneArguments, DataArguments, TrainingArguments))
+    # As in train.py: the seed also says which photographs validate, and those must not be trained on here.
+    parser.set_defaults(seed=0)
     arguments, data_arguments, training = parser.parse_args_into_dataclasses(argv)
     resume_from = check(parser, arguments, data_arguments, training)
     training.remove_unused_columns = False  # the columns are what the transforms read

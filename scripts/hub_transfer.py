@@ -12,6 +12,7 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 logger = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
 
 # What every repository holds from its first commit on.
 _INITIAL_FILES = (".gitattributes", "README.md")

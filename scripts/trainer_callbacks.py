@@ -120,8 +120,9 @@ class StreamingMetrics:
 
     def __init__(self, ignore_index: int = 255):
         self.metrics = {
-            # 1,000 thresholds, as in train.py; exact average precision would need every pixel at once.
-            "ap": BinaryAveragePrecision(thresholds=1000, ignore_index=ignore_index),
+            # Exact average precision would need every pixel at once. Thresholds even in logits tell the pixels of a
+            # young model apart, too, whose probabilities are all small.
+            "ap": BinaryAveragePrecision(torch.linspace(-12, 12, 1000).sigmoid(), ignore_index=ignore_index),
             "dice": BinaryF1Score(ignore_index=ignore_index),
             "iou": BinaryJaccardIndex(ignore_index=ignore_index),
         }
