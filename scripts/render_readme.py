@@ -27,9 +27,12 @@ def render(text: str, root: Path = REPOSITORY) -> str:
     def content(block: re.Match) -> str:
         path = root / block["path"]
         if not path.is_file():
-            raise ValueError(f"The README wants the table {block['path']}, which does not exist: run the script first.")
-        # A heading of the file would be out of place among those of the README.
+            raise ValueError(
+                f"The README wants the table {block['path']}, which does not exist: run the script first."
+            )
+        # The headings of the file would be out of place among those of the README.
         lines = [line for line in path.read_text().strip().splitlines() if not line.startswith("# ")]
+        lines = [f"**{line.lstrip('# ')}**" if line.startswith("##") else line for line in lines]
         return f"{block[1]}\n{chr(10).join(lines).strip()}\n\n{block[3]}"
 
     return BLOCK.sub(content, text)

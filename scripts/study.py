@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,6 +27,8 @@ from study_run import RunFolder, complete_run  # isort: skip
 from study_tables import collect, markdown, write_costs, write_csv  # isort: skip
 
 logger = logging.getLogger("study")
+
+POLL_SECONDS = 2.0
 
 
 def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_parallel: int, num_processes: int) -> int:
@@ -52,13 +54,20 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
         futures = {
             pool.submit(complete_run, study, runs_dir, arm, seed, num_processes): (arm, seed) for arm, seed in runs
         }
-        for future in as_completed(futures):
-            arm, seed = futures[future]
-            bar.update()
-            bar.set_postfix_str(f"{arm} seed {seed}")
-            if future.exception() is not None:
-                num_failed += 1
-                bar.write(f"{arm} seed {seed} failed: {future.exception()}", file=sys.stderr)
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for future in finished:
+                arm, seed = futures[future]
+                bar.update()
+                if future.exception() is not None:
+                    num_failed += 1
+                    bar.write(f"{arm} seed {seed} failed: {future.exception()}", file=sys.stderr)
+            folders = {
+                futures[future]: RunFolder(runs_dir, *futures[future]) for future in pending if future.running()
+            }
+            # A run takes minutes: say where each one stands.
+            bar.set_postfix_str(", ".join(f"{arm}: {folder.stands()}" for (arm, _), folder in folders.items()))
     return num_failed
 
 
@@ -122,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = write_tables(study, arguments.runs_dir, arguments.output_dir)
     if not num_failed:
         write_pictures(study, arguments.runs_dir, arguments.output_dir, rows, arguments.cost_rounds)
-    logger.info("Written to %s.", arguments.output_dir)
+    logger.info("\n%s\nWritten to %s.", (arguments.output_dir / "table.md").read_text().strip(), arguments.output_dir)
     if num_failed:
         logger.error("%d runs failed; start the study again to repeat them.", num_failed)
     return 1 if num_failed else 0

@@ -48,6 +48,14 @@ class RunFolder:
     def is_trained(self) -> bool:
         return (self.training / "train_results.json").is_file()
 
+    def stands(self) -> str:
+        """Where a running run stands: the step of its training, or that it is being measured."""
+        log = self.training / "training_log.jsonl"
+        if self.is_trained:
+            return "measuring"
+        lines = log.read_text().splitlines() if log.is_file() else []
+        return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
+
     def check_recipe(self, wanted: dict) -> None:
         """Raises `ValueError` if the run was begun with another recipe."""
         if not self.recipe.is_file():

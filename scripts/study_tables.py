@@ -55,7 +55,8 @@ def markdown(study: Study, rows: list[dict]) -> str:
     most = max(seeds.values(), default=0)
     parts = [f"# {study.name}\n"]
     parts.append(
-        f"Mean ± standard deviation over {most} seeds, all pixels of the test photographs inside the field of view. "
+        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of the test "
+        "photographs inside the field of view. "
         "A keep rate holds for every stage.\n"
     )
     for evaluation in study.evaluations:
