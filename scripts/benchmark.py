@@ -13,11 +13,14 @@ what was measured), table.md and benchmark.png, and with --profile where the tim
 import json
 import logging
 import math
+import os
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes into the progress bar; read on import of torch
 
 import torch
 from tqdm import tqdm

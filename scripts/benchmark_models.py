@@ -52,13 +52,19 @@ def dense_model(model: Reg4PruForSemanticSegmentation, image_size: int) -> EomtD
     return dense.eval()
 
 
+def variant_config(config: Reg4PruConfig, **fields) -> Reg4PruConfig:
+    """The configuration with other values in some fields, validated."""
+    other = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    other.validate()
+    return other
+
+
 def variant(model: Reg4PruForSemanticSegmentation, **fields) -> Reg4PruForSemanticSegmentation:
     """The same model, same weights in memory, with other values in its configuration."""
     other = copy.copy(model)
-    other.config = copy.deepcopy(model.config)
-    for name, value in fields.items():
-        setattr(other.config, name, value)
-    other.config.validate()
+    other.config = variant_config(model.config, **fields)
     return other
 
 

@@ -53,8 +53,9 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
     for _ in range(config.num_upscale_blocks):
         features *= 4
         upscale += 2 * features * width**2 + 2 * features * 9 * width  # transposed 2x2, then depthwise 3x3
-    class_head = 0 if config.is_binary else 2 * width * (config.num_labels + 1)
-    heads = upscale + config.num_queries * (6 * width**2 + 2 * width * features + class_head)
+    heads = upscale + config.num_queries * (6 * width**2 + 2 * width * features)
+    if not config.is_binary:  # class head, and class scores of every pixel
+        heads += config.num_queries * (2 * width * (config.num_labels + 1) + 2 * config.num_labels * features)
     parts = {
         "patch_embedding": 2 * num_patches * width * config.num_channels * config.patch_size**2,
         "attention": sum(4 * tokens**2 * width for tokens in counts),
