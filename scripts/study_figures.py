@@ -166,10 +166,11 @@ def draw_figure1(
 
 def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float, path: Path) -> None:
     """Where tokens are pruned, by stage, over two photographs: a column an arm whose selectors are trained."""
+    configs = {arm: study.run_recipe(arm, study.seeds[0])["config_overrides"] for arm in study.arms}
     arms = {
         arm: settings
         for arm, settings in study.arms.items()
-        if study.run_recipe(arm, study.seeds[0])["config_overrides"].get("train_pruning") != "none"
+        if configs[arm].get("train_pruning") != "none" or configs[arm].get("selector") == "learned_query"
     }
     if not arms:
         return
@@ -194,7 +195,9 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
     colours = stage_colours(model.config.num_stages) / 255
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), len(arms) + 1), frameon=False, fontsize=9
+    )
     figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
     figure.savefig(path, dpi=DPI)
 
