@@ -102,6 +102,18 @@ class TrainingArguments:
 
 
 TRAIN_ARGUMENTS = (ModelArguments, DataArguments, TrainingArguments)
+# Fields by the least that they may be; None, where a field may be None, stands for something else.
+LEAST = {
+    1: (
+        "samples_per_photograph", "photograph_size", "tile_size", "num_train_epochs", "max_train_steps", "eval_steps",
+        "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "checkpointing_steps",
+        "checkpoints_total_limit",
+    ),
+    0: (
+        "seed", "weight_decay", "head_warmup_steps", "backbone_warmup_steps", "poly_power", "max_grad_norm",
+        "dataloader_num_workers",
+    ),
+}  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
@@ -116,11 +128,12 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     recipe_overrides: list[str] = []
     if argv and not argv[0].startswith("-"):
         recipe = _read_recipe(parser, Path(argv[0]))
-        overrides = recipe.pop("config_overrides", {})
+        overrides = recipe.pop("config_overrides", None) or {}
         recipe_overrides = [f"{name}={yaml.safe_dump(value).strip()}" for name, value in overrides.items()]
-        parser.set_defaults(**recipe)
-        argv = argv[1:]
-    model, data, training = parser.parse_args_into_dataclasses(args=argv)
+        argv = [*_as_flags(recipe), *argv[1:]]
+    model, data, training, unknown = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown arguments {' '.join(unknown)}; a recipe comes first")
     model.config_overrides = recipe_overrides + model.config_overrides
     _check(parser, model, data, training)
     return model, data, training
@@ -133,8 +146,11 @@ def config_fields(overrides: list[str]) -> dict:
         name, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"config_overrides: {override!r} is not of the form field=value.")
-        # PyYAML takes 1e-4 for a string; safe_load of what float() understands is a number.
-        value = yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"config_overrides: the value of {override!r} is no YAML.") from error
+        # PyYAML takes 1e-4 for a string; what float() understands is a number.
         try:
             parsed[name.strip()] = float(value) if isinstance(value, str) else value
         except ValueError:
@@ -145,14 +161,31 @@ def config_fields(overrides: list[str]) -> dict:
 def _read_recipe(parser: argparse.ArgumentParser, path: Path) -> dict:
     if not path.is_file():
         parser.error(f"recipe {path} does not exist")
-    recipe = yaml.safe_load(path.read_text()) or {}
+    try:
+        recipe = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        parser.error(f"recipe {path} is no YAML: {error}")
+    if not isinstance(recipe, dict):
+        parser.error(f"recipe {path} is {recipe!r}: it must be a mapping of fields to values")
     known = {entry.name for cls in TRAIN_ARGUMENTS for entry in fields(cls)}
-    unknown = sorted(set(recipe) - known)
+    unknown = sorted(map(str, set(recipe) - known))
     if unknown:
         parser.error(f"recipe {path} has unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    # The parser converts strings only, so that 1e-4, a string to YAML, becomes a number and a typo an error.
-    return {name: str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-            for name, value in recipe.items()}  # fmt: skip
+    overrides = recipe.get("config_overrides")
+    if overrides is not None and not isinstance(overrides, dict):
+        parser.error(f"config_overrides of recipe {path} is {overrides!r}: it must be a mapping of fields to values")
+    return recipe
+
+
+def _as_flags(recipe: dict) -> list[str]:
+    """A recipe as flags, so that the parser converts and checks its values too: 1e-4 is a string to YAML."""
+    flags = []
+    for name, value in recipe.items():
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:  # null stands for the default
+            flags.append(f"--{name}={value}")
+    return flags
 
 
 def _check(
@@ -172,20 +205,18 @@ def _check(
         )
     if training.push_to_hub and not training.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id")
-    at_least_one = ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "num_train_epochs",
-                    "checkpoints_total_limit")  # fmt: skip
-    for name in at_least_one:
-        if getattr(training, name) < 1:
-            parser.error(f"--{name} is {getattr(training, name)}: it must be at least 1")
-    for name in ("max_train_steps", "eval_steps", "checkpointing_steps"):
-        value = getattr(training, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} is {value}: it must be at least 1")
+    settings = {**vars(data), **vars(training)}
+    for least, names in LEAST.items():
+        for name in names:
+            if settings[name] is not None and not settings[name] >= least:
+                parser.error(f"--{name} is {settings[name]}: it must be at least {least}")
     for name in ("keep_rate_warmup", "dense_fraction", "ema_decay"):
-        if not 0 <= getattr(training, name) <= 1:
-            parser.error(f"--{name} is {getattr(training, name)}: it must lie in [0, 1]")
-    if training.learning_rate <= 0 or not 0 < training.layer_decay <= 1:
-        parser.error("--learning_rate must be above 0 and --layer_decay in (0, 1]")
+        if not 0 <= settings[name] <= 1:
+            parser.error(f"--{name} is {settings[name]}: it must lie in [0, 1]")
+    if not training.learning_rate > 0:
+        parser.error(f"--learning_rate is {training.learning_rate}: it must be above 0")
+    if not 0 < training.layer_decay <= 1:
+        parser.error(f"--layer_decay is {training.layer_decay}: it must lie in (0, 1]")
     if training.mixed_precision not in ("no", "bf16", "fp16"):
         parser.error(f"--mixed_precision is {training.mixed_precision!r}: it must be no, bf16 or fp16")
     keep_range = training.keep_rate_range
