@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
         else:
             model = Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
     if arguments.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable()
     return model
 
 
@@ -91,12 +94,9 @@ def main(argv: list[str] | None = None) -> None:
     model_arguments, data_arguments, arguments = parse_arguments(argv)
     output_dir = Path(arguments.output_dir)
     resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
-    if (
-        resume_from is None
-        and output_dir.exists()
-        and any(output_dir.iterdir())
-        and not arguments.overwrite_output_dir
-    ):
+    # A state of another run may be the start of this one, but then this folder is new, too.
+    goes_on = resume_from is not None and output_dir.resolve() in Path(resume_from).resolve().parents
+    if not goes_on and output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
         raise ValueError(f"{output_dir} is not empty: resume it, choose another or pass --overwrite_output_dir.")
 
     if arguments.push_to_hub:  # refused before training, not after it
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING)
-    if resume_from is None and arguments.overwrite_output_dir and accelerator.is_main_process:
+    if not goes_on and arguments.overwrite_output_dir and accelerator.is_main_process:
         shutil.rmtree(output_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
     )
     per_epoch = num_photographs * data_arguments.samples_per_photograph
-    total_steps = arguments.max_train_steps or math.ceil(per_epoch / per_step) * arguments.num_train_epochs
+    total_steps = arguments.max_train_steps or math.ceil(per_epoch * arguments.num_train_epochs / per_step)
     steps_per_epoch = max(1, per_epoch // per_step)
     eval_steps = arguments.eval_steps or steps_per_epoch
 
@@ -154,10 +154,11 @@ def main(argv: list[str] | None = None) -> None:
     bare_model = accelerator.unwrap_model(model)
     # The scheduler is stepped once per optimiser step here, so Accelerate must not multiply its steps.
     accelerator.register_for_checkpointing(scheduler, *([average] if average else []))
-    progress = {"step": 0, "best_ap": -1.0, "best_step": 0}
+    # `sums` are the losses since the last line of the log.
+    progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
     if resume_from is not None:
         accelerator.load_state(resume_from)
-        progress = json.loads((Path(resume_from) / "progress.json").read_text())
+        progress.update(json.loads((Path(resume_from) / "progress.json").read_text()))
         logger.info("Resumed from %s at step %d of %d.", resume_from, progress["step"], total_steps)
 
     stream = {"total": total_steps * per_step, "start": progress["step"] * per_step, "seed": arguments.seed}
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         desc="training",
         disable=not accelerator.is_local_main_process,
     )
-    sums: dict[str, torch.Tensor] = {}
+    sums = {name: torch.tensor(value, device=accelerator.device) for name, value in progress["sums"].items()}
     model.train()
     for batch in loader:
         step = progress["step"]
@@ -254,6 +255,7 @@ def main(argv: list[str] | None = None) -> None:
         if step % eval_steps == 0 or step == total_steps:
             best_of(step)
         if arguments.checkpointing_steps and step % arguments.checkpointing_steps == 0:
+            progress["sums"] = {name: total.item() for name, total in sums.items()}
             save_checkpoint(accelerator, output_dir, progress, arguments.checkpoints_total_limit)
     bar.close()
 
@@ -294,10 +296,12 @@ def push_result(arguments: TrainingArguments, checkpoint: Path) -> None:
 
 
 def drop_log_after(path: Path, step: int) -> None:
-    """Lines that a killed run wrote after its last full state would stand twice."""
+    """Lines that a killed run wrote after its last full state would stand twice; its last may be half a line."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+        lines = path.read_text().split("\n")[:-1]
+        kept = path.with_suffix(".unfinished")
+        kept.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
+        kept.replace(path)
 
 
 if __name__ == "__main__":
