@@ -1,0 +1,80 @@
+"""Tables in the README come from files, and those in ours are up to date."""
+
+import sys
+
+import pytest
+import render_readme
+from render_readme import REPOSITORY, render
+
+TEXT = """# Title
+
+<!-- table: results/one.md -->
+old numbers
+<!-- end of table -->
+between
+<!-- table: two.md -->
+<!-- end of table -->
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "one.md").write_text("# Heading\n\n## Sub\n\n| a |\n|---|\n| 1\\2 |\n\n")
+    (tmp_path / "two.md").write_text("words\n")
+    return tmp_path
+
+
+RENDERED = """# Title
+
+<!-- table: results/one.md -->
+
+**Sub**
+
+| a |
+|---|
+| 1\\2 |
+
+<!-- end of table -->
+between
+<!-- table: two.md -->
+
+words
+
+<!-- end of table -->
+"""
+
+
+def test_blocks_are_replaced_by_their_files_and_nothing_else_changes(root):
+    assert render(TEXT, root) == RENDERED
+
+
+def test_rendering_again_changes_nothing(root):
+    assert render(RENDERED, root) == RENDERED
+
+
+def test_a_file_that_is_missing_is_named(root):
+    (root / "two.md").unlink()
+    with pytest.raises(ValueError, match=r"two\.md, which does not exist"):
+        render(TEXT, root)
+
+
+def test_check_tells_and_changes_nothing(root, monkeypatch):
+    readme = root / "README.md"
+    readme.write_text(TEXT)
+    monkeypatch.setattr(render_readme, "render", lambda text: render(text, root))
+    monkeypatch.setattr(render_readme, "REPOSITORY", root)
+    monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
+    assert render_readme.main() == 1
+    assert readme.read_text() == TEXT
+    monkeypatch.setattr(sys, "argv", ["render_readme.py"])
+    assert render_readme.main() == 0
+    assert readme.read_text() == RENDERED
+    monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
+    assert render_readme.main() == 0
+
+
+def test_our_readme_is_up_to_date():
+    text = (REPOSITORY / "README.md").read_text()
+    assert "<!-- table: " in text
+    assert render(text) == text
