@@ -46,7 +46,7 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         `dict` with `command`, `commit`, `date` (UTC), `device`, `seed`, `python` and the `versions` of the packages.
     """
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *map(_portable, sys.argv)]),
         "commit": git_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(device),
@@ -54,6 +54,12 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         "python": platform.python_version(),
         "versions": {name: _installed(name) for name in PACKAGES},
     }
+
+
+def _portable(argument: str) -> str:
+    """Paths below the working directory are written relative to it: what made a file is not where it was made."""
+    path = Path(argument)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
 
 
 def _installed(name: str) -> str | None:
