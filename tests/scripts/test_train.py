@@ -197,6 +197,12 @@ def test_a_seed_gives_one_result(run):
     assert not same(weights(one), weights(run("other", *more, "--seed", 1)))
 
 
+def apart(one, other):
+    """Mean distance of weights. Where a gradient is zero but for rounding, AdamW still takes a step of full length."""
+    distances = [(weights(one)[name] - weight).abs().flatten() for name, weight in weights(other).items()]
+    return torch.cat(distances).mean().item()
+
+
 DENSE = {**CONFIG, "train_pruning": "none", "routing": False}  # nothing is drawn in a step
 STEPS = ("--max_train_steps", 3, "--logging_steps", 1, "--ema_decay", 0, "--keep_rate_warmup", 0)
 
@@ -205,8 +211,7 @@ def test_two_batches_of_two_are_one_batch_of_four(run):
     one = run("four", *STEPS, "--per_device_train_batch_size", 4, config=DENSE)
     two = run("two", *STEPS, "--gradient_accumulation_steps", 2, config=DENSE)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    assert close(weights(two), weights(one), 1e-4)
-    assert not close(weights(two), weights(run("small", *STEPS, config=DENSE)), 1e-4)
+    assert 10 * apart(one, two) < apart(one, run("small", *STEPS, config=DENSE))
 
 
 @pytest.mark.slow
@@ -221,7 +226,7 @@ def test_two_processes_train_one_model(run, tmp_path, cache):
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr[-3000:]
     # Each process had two of the four photographs of a step, and one of them wrote.
-    assert close(weights(two), weights(one), 1e-4)
+    assert apart(one, two) < 1e-5
     assert [line["step"] for line in log(two)] == [line["step"] for line in log(one)]
     aps = [[line["validation_ap"] for line in log(folder) if "validation_ap" in line] for folder in (one, two)]
     assert aps[1] == pytest.approx(aps[0], abs=1e-2)
