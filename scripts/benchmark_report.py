@@ -107,7 +107,8 @@ def plot_throughput(rows: list[dict], title: str, path: Path) -> None:
             name = f"reactivated after L−{line[0]['num_layers'] - layer}"
             axis.errorbar(rates, middle, yerr=(low, high), color=colour, marker="o", capsize=3, label=name)
             limit = [dense["throughput"] * row["flops_limit"] for row in line]
-            axis.plot(rates, limit, color=colour, linestyle="--", linewidth=1, label="  limit that the FLOPs allow")
+            axis.plot(rates, limit, color=colour, linestyle="--", linewidth=1)
+        axis.plot([], [], color="0.45", linestyle="--", linewidth=1, label="limit that the FLOPs allow")
         axis.set(xlabel="keep rate of each stage", ylabel="images per second", title=f"batch {batch_size}")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)

@@ -35,8 +35,19 @@ def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer):
             outputs = compiled(images(batch_size))
             assert torch.equal(outputs.logits, model(images(batch_size)).logits)
     assert counter.frame_count == 1
-    assert torch.equal(compiled(images(1)).logits, model(images(1)).logits)
-    assert counter.frame_count == 2  # PyTorch takes a size of 1 for a constant
+
+
+@torch.no_grad()
+def test_one_graph_for_batches_of_one_too(tiny_model):
+    """PyTorch takes a size of 1 for a constant, unless told to know nothing of the size."""
+    model = tiny_model()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    first = images(2)
+    torch._dynamo.decorators.mark_unbacked(first, 0)
+    for pixel_values in (first, images(1), images(4)):
+        assert torch.equal(compiled(pixel_values).logits, model(pixel_values).logits)
+    assert counter.frame_count == 1
 
 
 @torch.no_grad()

@@ -1,0 +1,51 @@
+"""The ONNX file that a user gets, run by onnxruntime."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+import onnx
+import onnxruntime
+from export_onnx import export_onnx, largest_difference
+
+TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
+
+
+def test_script(run_script, save_checkpoint, tiny_model, tmp_path):
+    model = tiny_model(selection_pool="all", pruning_layers=[0, 2], reactivation_layer=3)
+    checkpoint = save_checkpoint(model)
+    path = tmp_path / "onnx" / "model.onnx"
+    flags = ("--checkpoint", checkpoint, "--output", path, "--keep_rates", 0.5)
+    done = run_script("export_onnx.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime differs" in done.stderr
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch_size in (1, 2, 5):
+        images = torch.randn(batch_size, 3, 64, 64)
+        (logits,) = session.run(None, {"pixel_values": images.numpy()})
+        wanted = model(images, keep_rates=0.5).logits.detach()
+        torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(wanted, model(images, keep_rates=1.0).logits, atol=10 * TOLERANCE)
+
+    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+    assert metadata["keep_rates"] == [0.5, 0.5]
+    assert metadata["image_size"] == [64, 64]
+
+    before = path.read_bytes()
+    refused = run_script("export_onnx.py", *flags)
+    assert refused.returncode != 0
+    assert "--overwrite" in refused.stderr
+    assert path.read_bytes() == before
+
+
+def test_pool_of_active_tokens(tiny_model, tmp_path):
+    model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)
+    export_onnx(model, (64, 64), tmp_path / "model.onnx")
+    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") < TOLERANCE
+    model.set_keep_rates(0.3)  # another model than the file holds
+    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") > TOLERANCE
