@@ -43,6 +43,7 @@ def test_script(run_script, save_checkpoint, tiny_model, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
 def test_pool_of_active_tokens(tiny_model, tmp_path):
     model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")
