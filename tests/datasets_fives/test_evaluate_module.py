@@ -138,11 +138,14 @@ print(module.compute(predictions=[prediction], references=[mask])["pooled"])
 """
 
 
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")  # set for the tests in this process
+
+
 def load_elsewhere(path: str, tmp_path: Path, endpoint: str) -> str:
     """What a process prints that has only the files of the Space, and begins with empty caches."""
     home = tmp_path / "home"
     environment = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
-    for name in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE", "HF_HUB_OFFLINE"):
+    for name in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE", *OFFLINE):
         environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", FOREIGN, path], cwd=tmp_path, env=environment, capture_output=True, text=True

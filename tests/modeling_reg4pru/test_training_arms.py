@@ -140,16 +140,17 @@ def test_the_policy_of_each_layer(tiny_model, pixel_values, arm_name, pool):
     model = tiny_model(**ARMS[arm_name], **WINDOW, selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4)
     policies, outputs = recorded_policies(model, pixel_values)
     assert policies[0] is None
-    assert policies[5] is None
     routed = arm_name == "reg4pru"
-    assert [policy.shape[1] for policy in policies[1:5]] == [69, *((37, 37) if routed else (69, 69)), 70]
-    for index, policy in enumerate(policies[1:5], start=1):
+    # To the last layer: in training nothing is removed, hence nothing is reactivated.
+    assert [policy.shape[1] for policy in policies[1:]] == [69, *((37, 37) if routed else (69, 69)), 70, 70]
+    for index, policy in enumerate(policies[1:], start=1):
         special = 5 + (index >= 4)
         assert torch.equal(policy[:, :special], torch.ones(3, special))
         assert set(policy.unique().tolist()) == {0.0, 1.0}
     masks = outputs.keep_masks.flatten(2)
     assert torch.equal(policies[1][:, 5:] > 0.5, masks[:, 0])
     assert torch.equal(policies[4][:, 6:] > 0.5, masks[:, 1])
+    assert torch.equal(policies[5], policies[4])
     assert bool((masks[:, 1] & ~masks[:, 0]).any()) == (pool == "all")
 
 
