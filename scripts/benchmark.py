@@ -172,10 +172,13 @@ class Benchmark:
         return text
 
     def compiled(self, model: torch.nn.Module, whole: bool) -> Callable:
-        """Compiled as asked. The dense model of transformers reads its annealing, which breaks the graph."""
+        """
+        Compiled as asked, for these very sizes. The dense model of transformers reads its annealing, which breaks the
+        graph.
+        """
         if self.arguments.compile_mode is None:
             return model
-        return torch.compile(model, mode=self.arguments.compile_mode, fullgraph=whole)
+        return torch.compile(model, mode=self.arguments.compile_mode, fullgraph=whole, dynamic=False)
 
     @torch.inference_mode()
     def measure_inference(self, batch_size: int, bar: tqdm) -> None:
