@@ -27,7 +27,7 @@ ARMS = {
 }
 EXPLICIT = "soft, explicit N x N softmax"
 TRANSFORMERS = "dense (transformers)"
-MATRICES_PER_LAYER = 4  # of all pairs of tokens, that the explicit softmax holds for its gradient and in it
+MATRICES_PER_LAYER = 3  # of all pairs of tokens, that the explicit softmax keeps for its gradient
 
 
 @dataclass
@@ -107,7 +107,7 @@ def training_arms(
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if "soft" not in arms:
         skipped[EXPLICIT] = skipped["soft"]
-    elif needed > available / 2:
+    elif needed > 0.7 * available:  # the rest of the step needs some, too
         skipped[EXPLICIT] = (
             f"needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB: choose a smaller image_size"
         )
