@@ -4,9 +4,10 @@ Fine-tune a Reg4Pru checkpoint with the `Trainer` of transformers, from and to t
     python scripts/finetune_trainer.py --model_name_or_path user/reg4pru-vits16-fives --dataset user/fives \
         --output_dir runs/finetuned --max_steps 1000 --per_device_train_batch_size 4
 
-The flags are those of transformers' `TrainingArguments`, of the data in `train.py`, and the few below. Samples,
-learning rates, keep-rate warm-up and weight average are those of `train.py`; a killed run goes on, to the same result,
-with `--resume_from_checkpoint latest`.
+The flags are those of transformers' `TrainingArguments`, of the data in `train.py`, and the few below. Samples and
+their order, random draws, learning rates, keep-rate warm-up and weight average are those of `train.py`: on one CPU
+both end in the same weights, if the batches of a step divide the samples of an epoch. A killed run goes on, to the
+same result, with `--resume_from_checkpoint latest`.
 """
 
 import json
@@ -163,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     resume_from = check(parser, arguments, data_arguments, training)
     training.remove_unused_columns = False  # the columns are what the transforms read
     training.batch_eval_metrics = True
+    training.train_sampling_strategy = "sequential"  # EpochSamples are in order already
     # Pushed once and whole at the end, with our card, not folder by folder while training.
     push, training.push_to_hub = training.push_to_hub, False
 

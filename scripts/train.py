@@ -62,6 +62,14 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     return model
 
 
+def seed_step(seed: int, step: int) -> None:
+    """
+    All that a training step draws, routing and policies, follows from the seed and its number: a resumed run needs no
+    state of the generators, and validation in between changes nothing. Every process draws differently.
+    """
+    set_seed(hash((seed, step)) % 2**31, device_specific=True)
+
+
 def keep_rates_of_step(
     model: Reg4PruForSemanticSegmentation, arguments: TrainingArguments, progress: float
 ) -> tuple[float, ...]:
@@ -223,12 +231,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     sums = {name: torch.tensor(value, device=accelerator.device) for name, value in progress["sums"].items()}
     model.train()
+    rates = None
     for batch in loader:
         step = progress["step"]
-        bare_model.prunes_in_training = step >= arguments.dense_fraction * total_steps
-        bare_model.set_mask_annealing(step / total_steps)
-        with accelerator.accumulate(model):
+        if rates is None:  # the first batch of a step
+            seed_step(arguments.seed, step)
+            bare_model.prunes_in_training = step >= arguments.dense_fraction * total_steps
+            bare_model.set_mask_annealing(step / total_steps)
             rates = keep_rates_of_step(bare_model, arguments, step / total_steps)
+        with accelerator.accumulate(model):
             output = model(batch["pixel_values"], labels=batch["labels"], keep_rates=rates)
             accelerator.backward(output.loss)
             if accelerator.sync_gradients and arguments.max_grad_norm > 0:
@@ -240,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         if not accelerator.sync_gradients:
             continue
 
+        rates = None
         scheduler.step()
         if average:
             average.update_parameters(bare_model)

@@ -11,14 +11,14 @@ from transformers import EvalPrediction, TrainerCallback
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 
 from optimization import make_average  # isort: skip
-from train import keep_rates_of_step  # isort: skip
-from training_data import SeededSamples  # isort: skip
+from train import keep_rates_of_step, seed_step  # isort: skip
+from training_data import SeededSamples, epoch_order  # isort: skip
 
 
 class PruningSchedule(TrainerCallback):
     """
     Keep-rate warm-up, dense start and mask annealing. The rates of a step are set before it and taken back after it,
-    so that what is validated and saved holds the target.
+    so that what is validated and saved holds the target. All that a step draws follows from the seed and its number.
 
     Args:
         schedule: Has `keep_rate_warmup`, `keep_rate_range` and `dense_fraction`, see `arguments.TrainingArguments`.
@@ -31,6 +31,7 @@ class PruningSchedule(TrainerCallback):
         self.target = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        seed_step(args.seed, state.global_step)
         progress = state.global_step / state.max_steps
         model.prunes_in_training = progress >= self.schedule.dense_fraction
         model.set_mask_annealing(progress)
@@ -77,17 +78,23 @@ class WeightAverage(TrainerCallback):
 
 
 class EpochSamples(Dataset):
-    """[`~training_data.SeededSamples`] by a plain index, as the samplers of `Trainer` want it."""
+    """
+    [`~training_data.SeededSamples`] by their place in an epoch, for a `Trainer` that takes them in sequence: the
+    order of `train.py`.
+    """
 
     def __init__(self, samples: SeededSamples, visits: int = 1):
-        self.samples, self.visits, self.epoch = samples, visits, 0
+        self.samples, self.visits = samples, visits
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order = epoch_order(len(self.samples.rows), self.visits, epoch, self.samples.seed)
 
     def __len__(self) -> int:
-        return len(self.samples.rows) * self.visits
+        return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        visit, row = divmod(index, len(self.samples.rows))
-        return self.samples[self.epoch * self.visits + visit, row]
+        return self.samples[self.order[index]]
 
 
 class TellEpoch(TrainerCallback):
@@ -97,7 +104,7 @@ class TellEpoch(TrainerCallback):
         self.samples = samples
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.samples.epoch = int(state.epoch)
+        self.samples.set_epoch(int(state.epoch))
 
 
 def vessel_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The stream of training samples: seeded per sample, resumable at any step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -145,13 +145,16 @@ class ResumableSampler(Sampler):
         return self.total - self.start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        permutation: Callable | None = None
-        known_epoch = -1
+        per_epoch = self.num_rows * self.visits
         for position in range(self.start, self.total):
-            epoch, place = divmod(position, self.num_rows * self.visits)
-            if epoch != known_epoch:
-                generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
-                permutation = torch.randperm(self.num_rows * self.visits, generator=generator)
-                known_epoch = epoch
-            visit, row = divmod(int(permutation[place]), self.num_rows)
-            yield epoch * self.visits + visit, row
+            epoch, place = divmod(position, per_epoch)
+            if place == 0 or position == self.start:
+                order = epoch_order(self.num_rows, self.visits, epoch, self.seed)
+            yield order[place]
+
+
+def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple[int, int]]:
+    """Addresses of all samples of an epoch, `num_rows * visits`, in an order that follows from the seed."""
+    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    drawn = torch.randperm(num_rows * visits, generator=generator).tolist()
+    return [(epoch * visits + visit, row) for visit, row in (divmod(place, num_rows) for place in drawn)]

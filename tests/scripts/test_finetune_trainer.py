@@ -1,6 +1,7 @@
 """Fine-tuning with Trainer: as good as train.py, exact resume, what is saved, and metrics that keep nothing."""
 
 import json
+from types import SimpleNamespace
 
 import finetune_trainer
 import pytest
@@ -71,30 +72,28 @@ def test_resuming_changes_nothing_and_checkpoints_hold_the_target(checkpoint, tm
     assert "is not empty" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_as_good_as_train_py(checkpoint, tmp_path):
-    """Same samples, steps, rates and average; only the order of the samples and of the draws differs."""
-    shared = ["--per_device_train_batch_size", "4", "--learning_rate", "3e-3", "--ema_decay", "0.9",
-              "--head_warmup_steps", "0", "--backbone_warmup_steps", "5", "--layer_decay", "1.0"]  # fmt: skip
-    finetune(checkpoint, tmp_path / "trainer", "--max_steps", "60", "--weight_decay", "0.05", *shared)
+def test_ends_in_the_weights_of_train_py(checkpoint, tmp_path):
+    """Over several epochs, with dense start, warm-up, routing, accumulated batches and the weight average."""
+    shared = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--learning_rate", "3e-3",
+              "--ema_decay", "0.9", "--head_warmup_steps", "2", "--backbone_warmup_steps", "5", "--layer_decay", "0.9",
+              "--dense_fraction", "0.2", "--keep_rate_warmup", "0.4"]  # fmt: skip
+    finetune(checkpoint, tmp_path / "trainer", "--max_steps", "10", "--weight_decay", "0.05", *shared)
     train.main(["--model_name_or_path", str(checkpoint), "--output_dir", str(tmp_path / "accelerate"), *DATA,
-                "--max_train_steps", "60", "--eval_steps", "60", *shared])  # fmt: skip
+                "--max_train_steps", "10", "--eval_steps", "4", *shared])  # fmt: skip
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("trainer", "accelerate/last")]
+    assert same(*weights)
+    assert not same(weights[0], load_file(checkpoint / "model.safetensors"))
+
+    # And Trainer reports what is true of the model that it saved.
     rows = load_fives("synthetic", image_size=64, synthetic_counts=(8, 3, 2))["validation"]
     items = rows.with_transform(EvalTransform(64))[:]
     pixels, labels = torch.stack(items["pixel_values"]), torch.stack(items["labels"])
-    scores = {}
-    for name in ("trainer", "accelerate/last"):
-        model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / name).eval()
-        with torch.no_grad():
-            probability = vessel_probability(model(pixels).logits, labels)
-        scores[name] = average_precision_score(labels.flatten(), probability.flatten())
-    base = labels.float().mean().item()
-    assert min(scores.values()) > 1.5 * base, "both have learned something"
-    assert scores["trainer"] == pytest.approx(scores["accelerate/last"], abs=0.1)
-    # And Trainer reports what is true of the model that it saved.
+    model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "trainer").eval()
+    with torch.no_grad():
+        probability = vessel_probability(model(pixels).logits, labels)
     reported = json.loads((tmp_path / "trainer" / "train_results.json").read_text())["validation"]["ap"]
     # A thousand thresholds tie some pixels of a model this young, whose logits hardly differ.
-    assert reported == pytest.approx(scores["trainer"], abs=0.02)
+    assert reported == pytest.approx(average_precision_score(labels.flatten(), probability.flatten()), abs=0.05)
 
 
 def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
@@ -105,7 +104,7 @@ def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
     seen = []
     for step in range(10):
         state.global_step = step
-        schedule.on_step_begin(None, state, control, model=model)
+        schedule.on_step_begin(SimpleNamespace(seed=0), state, control, model=model)
         seen.append((model.prunes_in_training, model.config.keep_rates[0], model.attn_mask_probs[0].item()))
         schedule.on_step_end(None, state, control, model=model)
         assert list(model.config.keep_rates) == [0.7] * 3
