@@ -65,9 +65,10 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
 def seed_step(seed: int, step: int) -> None:
     """
     All that a training step draws, routing and policies, follows from the seed and its number: a resumed run needs no
-    state of the generators, and validation in between changes nothing. Every process draws differently.
+    state of the generators, and validation in between changes nothing. All processes draw alike: the routing window
+    is one for the whole batch.
     """
-    set_seed(hash((seed, step)) % 2**31, device_specific=True)
+    set_seed(hash((seed, step)) % 2**32)
 
 
 def keep_rates_of_step(
