@@ -17,7 +17,7 @@ STUDY = {
     "compare": ["dense", "drawn"],
     "arms": {
         "dense": {"label": "no pruning", "config": {"train_pruning": "none", "routing": False}},
-        "drawn": {"config": {"train_pruning": "hard"}, "flags": {"keep_rate_range": [0.3, 1.0]}},
+        "drawn": {"config": {"train_pruning": "hard"}, "flags": {"keep_rate_range": [0.5, 0.9]}},
     },
 }
 
@@ -41,8 +41,8 @@ def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
     base = yaml.safe_load(Path(STUDIES.parent / "recipes" / "tiny_synthetic.yaml").read_text())
     config = base.pop("config_overrides") | {"token_multiple": 4, "train_pruning": "hard"}
     assert recipe.pop("config_overrides") == config
-    assert recipe == base | {"max_train_steps": 5, "keep_rate_range": [0.3, 1.0], "seed": 3}
-    assert "keep_rate_range" not in study.run_recipe("dense", 3)
+    assert recipe == base | {"max_train_steps": 5, "keep_rate_range": [0.5, 0.9], "seed": 3}
+    assert study.run_recipe("dense", 3)["keep_rate_range"] == base["keep_rate_range"]
     assert study.arms["drawn"]["label"] == "drawn"
 
 
