@@ -30,7 +30,7 @@ from hub_transfer import TransferError, check_target, fetch_checkpoint  # isort:
 from model_card import RECIPE  # isort: skip
 from optimization import make_optimizer  # isort: skip
 from provenance import provenance  # isort: skip
-from push_checkpoint import PushArguments, push_checkpoint  # isort: skip
+from push_checkpoint import PushArguments, push_trained  # isort: skip
 from trainer_callbacks import (  # isort: skip
     EpochSamples, PruningSchedule, StreamingMetrics, TellEpoch, WeightAverage, vessel_probability,
 )  # fmt: skip
@@ -210,13 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     (output_dir / "train_results.json").write_text(json.dumps(results, indent=2) + "\n")
     logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
     if push:
-        push_result(arguments, training)
-
-
-def push_result(arguments: FinetuneArguments, training: TrainingArguments) -> None:
-    """Push what was trained; after a fault it is still here, and the user is told how to go on."""
-    try:
-        commit = push_checkpoint(
+        push_trained(
             PushArguments(
                 checkpoint=training.output_dir,
                 hub_model_id=training.hub_model_id,
@@ -225,13 +219,6 @@ def push_result(arguments: FinetuneArguments, training: TrainingArguments) -> No
                 commit_message="Upload fine-tuned checkpoint",
             )
         )
-    except (TransferError, ValueError) as error:
-        sys.exit(
-            f"Training is complete and saved in {training.output_dir}, but pushing it failed.\n{error}\n"
-            "To push without training again: python scripts/push_checkpoint.py "
-            f"--checkpoint {training.output_dir} --hub_model_id {training.hub_model_id}"
-        )
-    logger.info("Pushed to %s, commit %s.", training.hub_model_id, commit)
 
 
 if __name__ == "__main__":

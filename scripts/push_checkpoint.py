@@ -79,6 +79,19 @@ def push_checkpoint(arguments: PushArguments) -> str:
         )
 
 
+def push_trained(arguments: PushArguments) -> None:
+    """Push what has just been trained; after a fault it is still here, and the user is told how to go on."""
+    try:
+        commit = push_checkpoint(arguments)
+    except (TransferError, ValueError) as error:
+        sys.exit(
+            f"Training is complete and saved in {arguments.checkpoint}, but pushing it failed.\n{error}\n"
+            "To push without training again: python scripts/push_checkpoint.py "
+            f"--checkpoint {arguments.checkpoint} --hub_model_id {arguments.hub_model_id}"
+        )
+    logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
+
+
 def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     """
     Write the folder that is pushed.

@@ -34,7 +34,7 @@ from checkpoints import find_checkpoint, save_checkpoint  # isort: skip
 from optimization import make_average, make_optimizer  # isort: skip
 from hub_transfer import TransferError, check_target  # isort: skip
 from provenance import provenance  # isort: skip
-from push_checkpoint import PushArguments, push_checkpoint  # isort: skip
+from push_checkpoint import PushArguments, push_trained  # isort: skip
 from training_data import ResumableSampler, SeededSamples, StreamedSamples, count_rows, load_data  # isort: skip
 
 logger = logging.getLogger(__name__)
@@ -285,27 +285,14 @@ def main(argv: list[str] | None = None) -> None:
         (output_dir / "train_results.json").write_text(json.dumps(results, indent=2))
     accelerator.end_training()
     if arguments.push_to_hub and accelerator.is_main_process:
-        push_result(arguments, output_dir / ("best" if validation_loader else "last"))
-
-
-def push_result(arguments: TrainingArguments, checkpoint: Path) -> None:
-    """Push what was trained; after a fault the checkpoint is still here, and the user is told how to go on."""
-    try:
-        commit = push_checkpoint(
+        push_trained(
             PushArguments(
-                checkpoint=str(checkpoint),
+                checkpoint=str(output_dir / ("best" if validation_loader else "last")),
                 hub_model_id=arguments.hub_model_id,
                 hub_private_repo=arguments.hub_private_repo,
                 overwrite_repo=arguments.overwrite_repo,
             )
         )
-    except (TransferError, ValueError) as error:
-        sys.exit(
-            f"Training is complete and saved in {checkpoint}, but pushing it failed.\n{error}\n"
-            "To push without training again: python scripts/push_checkpoint.py "
-            f"--checkpoint {checkpoint} --hub_model_id {arguments.hub_model_id}"
-        )
-    logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
 
 
 def drop_log_after(path: Path, step: int) -> None:
