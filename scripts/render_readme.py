@@ -4,7 +4,8 @@ Put the tables that the scripts wrote into the README, so that no number in it i
     python scripts/render_readme.py            rewrite README.md
     python scripts/render_readme.py --check    only tell whether it is up to date
 
-Between `<!-- table: results/demo/table.md -->` and `<!-- end of table -->` stands the content of that file.
+Between `<!-- table: results/demo/table.md -->` and `<!-- end of table -->` stands the content of that file; after
+`<!-- table: results/demo/table.md | Dice, as trained -->` only the section of that heading.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- table: (?P<path>\S+)(?: \| (?P<section>[^\n]+?))? -->\n).*?(<!-- end of table -->)", re.DOTALL
+)
 
 
 def render(text: str, root: Path = REPOSITORY) -> str:
@@ -21,7 +24,7 @@ def render(text: str, root: Path = REPOSITORY) -> str:
     The text with every block replaced by its file.
 
     Raises:
-        `ValueError`: if a block names a file that does not exist.
+        `ValueError`: if a block names a file, or a section of it, that does not exist.
     """
 
     def content(block: re.Match) -> str:
@@ -30,12 +33,23 @@ def render(text: str, root: Path = REPOSITORY) -> str:
             raise ValueError(
                 f"The README wants the table {block['path']}, which does not exist: run the script first."
             )
+        text = path.read_text()
+        if block["section"]:
+            text = section_of(text, block["section"], block["path"])
         # The headings of the file would be out of place among those of the README.
-        lines = [line for line in path.read_text().strip().splitlines() if not line.startswith("# ")]
+        lines = [line for line in text.strip().splitlines() if not line.startswith("# ")]
         lines = [f"**{line.lstrip('# ')}**" if line.startswith("##") else line for line in lines]
-        return f"{block[1]}\n{chr(10).join(lines).strip()}\n\n{block[3]}"
+        return f"{block[1]}\n{chr(10).join(lines).strip()}\n\n{block[4]}"
 
     return BLOCK.sub(content, text)
+
+
+def section_of(text: str, heading: str, path: str) -> str:
+    """What stands under `## heading`; raises `ValueError` where there is no such heading."""
+    sections = dict(section.split("\n", 1) for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
+    if heading not in sections:
+        raise ValueError(f"The README wants the section {heading!r} of {path}, which has {', '.join(sections)}.")
+    return sections[heading]
 
 
 def main() -> int:

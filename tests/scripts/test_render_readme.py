@@ -59,6 +59,15 @@ def test_a_file_that_is_missing_is_named(root):
         render(TEXT, root)
 
 
+def test_one_section_of_a_file(root):
+    (root / "two.md").write_text("# Heading\n\nwords\n\n## Dice, pruned\n\n| d |\n\n## Other\n\n| o |\n")
+    block = "<!-- table: two.md | Dice, pruned -->\n{}<!-- end of table -->\n"
+    assert render(block.format(""), root) == block.format("\n| d |\n\n")
+    assert render(block.format("\n| d |\n\n"), root) == block.format("\n| d |\n\n")
+    with pytest.raises(ValueError, match=r"'Dice' of two\.md, which has Dice, pruned, Other"):
+        render(block.format("").replace(", pruned", ""), root)
+
+
 def test_check_tells_and_changes_nothing(root, monkeypatch):
     readme = root / "README.md"
     readme.write_text(TEXT)
