@@ -62,15 +62,6 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     return model
 
 
-def seed_step(seed: int, step: int) -> None:
-    """
-    All that a training step draws, routing and policies, follows from the seed and its number: a resumed run needs no
-    state of the generators, and validation in between changes nothing. All processes draw alike: the routing window
-    is one for the whole batch.
-    """
-    set_seed(hash((seed, step)) % 2**32)
-
-
 def keep_rates_of_step(
     model: Reg4PruForSemanticSegmentation, arguments: TrainingArguments, progress: float
 ) -> tuple[float, ...]:
@@ -82,6 +73,22 @@ def keep_rates_of_step(
     warmup = arguments.keep_rate_warmup
     begun = max(0.0, progress - arguments.dense_fraction)
     return warmup_keep_rates(target, begun / warmup if warmup else 1.0)
+
+
+def begin_step(
+    model: Reg4PruForSemanticSegmentation, arguments: TrainingArguments, seed: int, step: int, total_steps: int
+) -> tuple[float, ...]:
+    """
+    Set the model up for a training step; returns the step's keep rates.
+
+    All that a step draws, routing and policies, follows from the seed and its number: a resumed run needs no state of
+    the generators, and validation in between changes nothing. All processes draw alike: the routing window is one for
+    the whole batch.
+    """
+    set_seed(hash((seed, step)) % 2**32)
+    model.prunes_in_training = step >= arguments.dense_fraction * total_steps
+    model.set_mask_annealing(step / total_steps)
+    return keep_rates_of_step(model, arguments, step / total_steps)
 
 
 @torch.inference_mode()
@@ -236,10 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     for batch in loader:
         step = progress["step"]
         if rates is None:  # the first batch of a step
-            seed_step(arguments.seed, step)
-            bare_model.prunes_in_training = step >= arguments.dense_fraction * total_steps
-            bare_model.set_mask_annealing(step / total_steps)
-            rates = keep_rates_of_step(bare_model, arguments, step / total_steps)
+            rates = begin_step(bare_model, arguments, arguments.seed, step, total_steps)
         with accelerator.accumulate(model):
             output = model(batch["pixel_values"], labels=batch["labels"], keep_rates=rates)
             accelerator.backward(output.loss)

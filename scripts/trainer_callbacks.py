@@ -11,7 +11,7 @@ from transformers import EvalPrediction, TrainerCallback
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 
 from optimization import make_average  # isort: skip
-from train import keep_rates_of_step, seed_step  # isort: skip
+from train import begin_step  # isort: skip
 from training_data import SeededSamples, epoch_order  # isort: skip
 
 
@@ -31,11 +31,7 @@ class PruningSchedule(TrainerCallback):
         self.target = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
-        seed_step(args.seed, state.global_step)
-        progress = state.global_step / state.max_steps
-        model.prunes_in_training = progress >= self.schedule.dense_fraction
-        model.set_mask_annealing(progress)
-        model.set_keep_rates(keep_rates_of_step(model, self.schedule, progress))
+        model.set_keep_rates(begin_step(model, self.schedule, args.seed, state.global_step, state.max_steps))
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         model.set_keep_rates(self.target)
