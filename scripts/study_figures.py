@@ -36,6 +36,7 @@ MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (2, 2)))
 HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
 DPI = 150
+MEASURED = {"average_precision": "average precision", "dice": "Dice"}
 NUM_PHOTOGRAPHS = 3
 NUM_TILES = 16
 DRIFT_FIELDS = (
@@ -104,9 +105,7 @@ def arm_style(study: Study, arm: str) -> dict:
 def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
     """Average precision and Dice against the keep rate: a line an arm, bars of one standard deviation."""
     figure = _card(9.5, 4.4)
-    for axis, metric, name in zip(
-        figure.subplots(1, 2), ("average_precision", "dice"), ("average precision", "Dice"), strict=True
-    ):
+    for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
         for arm, settings in study.arms.items():
             cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for rate in study.keep_rates])
             style = arm_style(study, arm)
@@ -118,8 +117,8 @@ def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
         axis.invert_xaxis()
         axis.set(xlabel="keep rate at every stage", ylabel=name, xticks=study.keep_rates)
         _tidy(axis)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False, fontsize=9)
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    _legend_below(figure, handles, ncols=3)
     figure.savefig(path, dpi=DPI)
 
 
@@ -127,9 +126,7 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
     """Average precision and Dice of more arms than lines can be told apart: a row an arm, a point a keep rate."""
     figure = _card(9.5, 1.5 + 0.3 * len(study.arms))
     places = range(len(study.arms))
-    for axis, metric, name in zip(
-        figure.subplots(1, 2, sharey=True), ("average_precision", "dice"), ("average precision", "Dice"), strict=True
-    ):
+    for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
         for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
             cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for arm in study.arms])
             label, style = f"keep rate {rate_name(rate)}", {"color": colour, "marker": marker, "linestyle": "none"}
@@ -138,8 +135,8 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
         _tidy(axis)
     axis.set_yticks(places, [settings["label"] for settings in study.arms.values()])
     axis.invert_yaxis()
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    handles, _ = axis.get_legend_handles_labels()
+    _legend_below(figure, handles, ncols=len(handles))
     figure.savefig(path, dpi=DPI)
 
 
@@ -218,9 +215,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
     colours = stage_colours(model.config.num_stages) / 255
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), len(arms) + 1), frameon=False, fontsize=9
-    )
+    _legend_below(figure, handles, ncols=len(arms) + 1)
     figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
     figure.savefig(path, dpi=DPI)
 
@@ -319,6 +314,11 @@ def _card(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _legend_below(figure: Figure, handles: list, ncols: int) -> None:
+    ncols = min(len(handles), ncols)
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
 
 
 def _bare(axis) -> None:

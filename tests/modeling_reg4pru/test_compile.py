@@ -21,12 +21,17 @@ def images(batch_size):
     return torch.randn(batch_size, 3, 64, 64, generator=torch.Generator().manual_seed(batch_size))
 
 
+def counted(model):
+    """The model as one graph that is not compiled further, and the count of its graphs."""
+    counter = CompileCounter()
+    return torch.compile(model, backend=counter, fullgraph=True), counter
+
+
 @pytest.mark.parametrize(("pool", "reactivation_layer"), [("active", 3), ("active", 5), ("all", 4)])
 @torch.no_grad()
 def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer):
     model = tiny_model(selection_pool=pool, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
-    counter = CompileCounter()
-    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    compiled, counter = counted(model)
     first = images(2)
     torch._dynamo.mark_dynamic(first, 0)
     compiled(first)
@@ -41,8 +46,7 @@ def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer):
 def test_one_graph_for_batches_of_one_too(tiny_model):
     """PyTorch takes a size of 1 for a constant, unless told to know nothing of the size."""
     model = tiny_model()
-    counter = CompileCounter()
-    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    compiled, counter = counted(model)
     first = images(2)
     torch._dynamo.decorators.mark_unbacked(first, 0)
     for pixel_values in (first, images(1), images(4)):
@@ -54,8 +58,7 @@ def test_one_graph_for_batches_of_one_too(tiny_model):
 def test_keep_rates_of_a_call(tiny_model):
     """Every set of rates has a graph of its own, as token counts are constants in it; a known one is found again."""
     model = tiny_model()
-    counter = CompileCounter()
-    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    compiled, counter = counted(model)
     for rate, graphs in ((0.7, 1), (0.5, 2), (0.7, 2), ((0.9, 0.5, 0.5), 3)):
         outputs = compiled(images(2), keep_rates=rate)
         assert torch.equal(outputs.logits, model(images(2), keep_rates=rate).logits)
