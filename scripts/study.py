@@ -63,11 +63,13 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
                 if future.exception() is not None:
                     num_failed += 1
                     bar.write(f"{arm} seed {seed} failed: {future.exception()}", file=sys.stderr)
+            # A run takes minutes: say where each one stands. What is next in the pool counts as running, too, but has
+            # no recipe yet.
             folders = {
                 futures[future]: RunFolder(runs_dir, *futures[future]) for future in pending if future.running()
             }
-            # A run takes minutes: say where each one stands.
-            bar.set_postfix_str(", ".join(f"{arm}: {folder.stands()}" for (arm, _), folder in folders.items()))
+            begun = [(arm, folder) for (arm, _), folder in folders.items() if folder.recipe.is_file()]
+            bar.set_postfix_str(", ".join(f"{arm}: {folder.stands()}" for arm, folder in begun))
     return num_failed
 
 

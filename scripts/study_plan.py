@@ -12,7 +12,13 @@ What a study holds, read from its YAML file: arms x seeds to train, and how each
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
       drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
 
-An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable.
+An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable. A study
+may say only what differs from a `base`: `overrides` and `config` add to those of the base, arms can be some of its own
+by their names, and any other field replaces that of the base.
+
+    base: scripts/studies/sample.yaml
+    overrides: {max_train_steps: 1200}
+    arms: [dense, reg4pru]
 """
 
 import os
@@ -32,6 +38,11 @@ EVALUATION_FIELDS = ("selection_pool", "selector", "reactivation_layer")
 # What the study itself decides for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
+
+REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "arms")
+OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
+# What a study adds to those of its base, instead of replacing them.
+MERGED_FIELDS = ("overrides", "config")
 
 
 @dataclass
@@ -82,16 +93,11 @@ def read_study(path: Path) -> Study:
     Raises:
         `ValueError`: for a file, field, arm, setting or value that does not exist or fit.
     """
-    if not path.is_file():
-        raise ValueError(f"The study {path} does not exist.")
-    content = _expand(yaml.safe_load(path.read_text()) or {}, str(path))
-    optional = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
-    required = ("recipe", "seeds", "keep_rates", "arms")
-    _check_keys(content, (*required, *optional), f"The study {path}")
-    missing = [name for name in required if not content.get(name)]
+    content = _with_base(_read_fields(path), path)
+    missing = [name for name in REQUIRED_FIELDS if not content.get(name)]
     if missing:
         raise ValueError(f"The study {path} lacks {', '.join(missing)}.")
-    content = {**optional, **content}
+    content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
 
     recipe_path = REPOSITORY / content["recipe"]
     if not recipe_path.is_file():
@@ -119,6 +125,37 @@ def read_study(path: Path) -> Study:
     for arm in study.arms:
         _check_configurations(study, arm)
     return study
+
+
+def _read_fields(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"The study {path} does not exist.")
+    content = yaml.safe_load(path.read_text()) or {}
+    _check_keys(content, (*REQUIRED_FIELDS, *OPTIONAL_FIELDS, "base"), f"The study {path}")
+    for name in MERGED_FIELDS:
+        if not isinstance(content.setdefault(name, {}), dict):
+            raise ValueError(f"`{name}` of {path} is {content[name]!r}: it must be a mapping.")
+    return content
+
+
+def _with_base(content: dict, path: Path) -> dict:
+    """The fields of a study on top of those of its `base`; arms given by name are those of the base."""
+    base = {}
+    if "base" in content:
+        base_path = REPOSITORY / content["base"]
+        base = _read_fields(base_path)
+        if "base" in base:
+            raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: name {base['base']}.")
+        base = _with_base(base, base_path)
+    if isinstance(content.get("arms"), list):
+        known = base.get("arms", {})
+        unknown = [str(arm) for arm in content["arms"] if arm not in known]
+        if unknown:
+            known = ", ".join(known) or "none"
+            raise ValueError(f"`arms` of {path} names {', '.join(unknown)}: the arms of its base are {known}.")
+        content = {**content, "arms": {arm: known[arm] for arm in content["arms"]}}
+    merged = {name: {**base.get(name, {}), **content[name]} for name in MERGED_FIELDS}
+    return {name: value for name, value in {**base, **content, **merged}.items() if name != "base"}
 
 
 def evaluation_name(settings: dict) -> str:

@@ -1,5 +1,6 @@
 """Reading a study: what an arm becomes, and that every mistake is found before any run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,47 @@ def test_the_trained_model_is_always_evaluated_as_it_is(write):
     )
 
 
+def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
+    base = write()
+    (tmp_path / "longer.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "base": str(base),
+                "overrides": {"eval_steps": 9},
+                "config": {"routing_keep_rate": 0.3},
+                "seeds": [7],
+                "compare": [],
+                "arms": ["drawn"],
+            }
+        )
+    )
+    study = read_study(tmp_path / "longer.yaml")
+    whole = read_study(
+        write(
+            overrides={"max_train_steps": 5, "eval_steps": 9},
+            config={"token_multiple": 4, "routing_keep_rate": 0.3},
+            seeds=[7],
+            compare=[],
+            arms={"drawn": STUDY["arms"]["drawn"]},
+        )
+    )
+    assert study == replace(whole, name="longer")
+
+
+def test_a_base_that_does_not_fit(write, tmp_path):
+    content = {"base": str(tmp_path / "none.yaml")}
+    derived = tmp_path / "derived.yaml"
+    derived.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"none\.yaml does not exist"):
+        read_study(derived)
+    derived.write_text(yaml.safe_dump({"base": str(write()), "arms": ["dense", "soft"]}))
+    with pytest.raises(ValueError, match="names soft: the arms of its base are dense, drawn"):
+        read_study(derived)
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump({"base": str(derived)}))
+    with pytest.raises(ValueError, match=r"`base` of .*second\.yaml is .*derived\.yaml, which has a base itself"):
+        read_study(tmp_path / "second.yaml")
+
+
 def test_environment_variables(write, monkeypatch):
     monkeypatch.setenv("PHOTOGRAPHS", "/data/fives")
     path = write(overrides={"dataset": "$PHOTOGRAPHS/all"})
@@ -79,6 +121,7 @@ def test_environment_variables(write, monkeypatch):
         ({"seeds": [-1]}, r"`seeds` .* is \[-1\]"),
         ({"recipe": "recipes/none.yaml"}, "recipes/none.yaml, which does not exist"),
         ({"keep_rates": [1.0, 0.0]}, "contain 0.0"),
+        ({"overrides": ["max_steps"]}, r"`overrides` of .* is \['max_steps'\]: it must be a mapping"),
         ({"overrides": {"max_steps": 5}}, "has max_steps: known are"),
         ({"overrides": {"seed": 5}}, "has seed: known are"),
         ({"evaluations": [{"pool": "all"}]}, "has pool: known are selection_pool"),
@@ -86,6 +129,7 @@ def test_environment_variables(write, monkeypatch):
         ({"evaluations": [{"selection_pool": "some"}]}, "The arm dense, evaluated selection_pool=some,"),
         ({"evaluations": [{"reactivation_layer": 0}]}, "every stage must come before it"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
+        ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
         ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),
         ({"arms": {"a": {"setting": 1}}}, "The arm a .* has setting: known are label, config, flags"),
         ({"arms": {"a": {"flags": {"lr": 1}}}, "compare": []}, "`flags` of the arm a has lr"),
