@@ -23,6 +23,9 @@ from model_card import eval_results_yaml, hub_id, render_card  # isort: skip
 
 logger = logging.getLogger(__name__)
 
+# The card shows it beside the table of the same study.
+STUDY_FIGURE = Path(__file__).resolve().parents[1] / "results" / "sample" / "keep_rates.png"
+
 
 @dataclass
 class PushArguments:
@@ -119,6 +122,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
     copy_files([path for path in (train_results_path,) if path], folder)
+    copy_files([STUDY_FIGURE], folder / "results")
     figure = None
     if metrics:
         beside = Path(arguments.metrics).parent

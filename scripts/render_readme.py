@@ -1,8 +1,8 @@
 """
-Put the tables that the scripts wrote into the README, so that no number in it is typed by hand.
+Put the tables that the scripts wrote into the README and the model card, so that no number in them is typed by hand.
 
-    python scripts/render_readme.py            rewrite README.md
-    python scripts/render_readme.py --check    only tell whether it is up to date
+    python scripts/render_readme.py            rewrite README.md and model_card.md
+    python scripts/render_readme.py --check    only tell whether they are up to date
 
 Between `<!-- table: results/demo/table.md -->` and `<!-- end of table -->` stands the content of that file; after
 `<!-- table: results/demo/table.md | Dice, as trained -->` only the section of that heading.
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "model_card.md")
 BLOCK = re.compile(
     r"(<!-- table: (?P<path>\S+)(?: \| (?P<section>[^\n]+?))? -->\n).*?(<!-- end of table -->)", re.DOTALL
 )
@@ -30,9 +31,7 @@ def render(text: str, root: Path = REPOSITORY) -> str:
     def content(block: re.Match) -> str:
         path = root / block["path"]
         if not path.is_file():
-            raise ValueError(
-                f"The README wants the table {block['path']}, which does not exist: run the script first."
-            )
+            raise ValueError(f"A page wants the table {block['path']}, which does not exist: run the script first.")
         text = path.read_text()
         if block["section"]:
             text = section_of(text, block["section"], block["path"])
@@ -48,7 +47,7 @@ def section_of(text: str, heading: str, path: str) -> str:
     """What stands under `## heading`; raises `ValueError` where there is no such heading."""
     sections = dict(section.split("\n", 1) for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
     if heading not in sections:
-        raise ValueError(f"The README wants the section {heading!r} of {path}, which has {', '.join(sections)}.")
+        raise ValueError(f"A page wants the section {heading!r} of {path}, which has {', '.join(sections)}.")
     return sections[heading]
 
 
@@ -56,12 +55,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="Change nothing; exit 1 if the README is out of date.")
     check = parser.parse_args().check
-    readme = REPOSITORY / "README.md"
-    text = readme.read_text()
-    rendered = render(text)
+    rendered = {path: render(path.read_text()) for path in (REPOSITORY / page for page in PAGES)}
+    outdated = {path: text for path, text in rendered.items() if text != path.read_text()}
     if check:
-        return int(rendered != text)
-    readme.write_text(rendered)
+        return int(bool(outdated))
+    for path, text in outdated.items():
+        path.write_text(text)
     return 0
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from model_card import eval_results_yaml, hub_id, render_card
+from PIL import Image
 from push_checkpoint import PushArguments, main, stage_checkpoint
 
 PROVENANCE = {
@@ -81,6 +82,8 @@ def test_the_whole_card(checkpoint, tmp_path):
     results = ModelCard.load(folder / "README.md").data.eval_results
     assert {r.metric_value for r in results if r.metric_type == "dice"} == {0.9, 0.875}
     assert (folder / "results" / "figure.png").read_bytes() == b"figure"
+    with Image.open(folder / "results" / "keep_rates.png") as study:
+        assert study.width > 500
     assert {path.name for path in folder.iterdir()} >= {"model.safetensors", "config.json", "preprocessor_config.json",
                                                        "modeling_reg4pru.py", "train_results.json"}  # fmt: skip
 

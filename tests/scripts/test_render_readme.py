@@ -1,4 +1,4 @@
-"""Tables in the README come from files, and those in ours are up to date."""
+"""Tables in README and model card come from files, and those in ours are up to date."""
 
 import sys
 
@@ -69,21 +69,23 @@ def test_one_section_of_a_file(root):
 
 
 def test_check_tells_and_changes_nothing(root, monkeypatch):
-    readme = root / "README.md"
-    readme.write_text(TEXT)
+    pages = [root / page for page in render_readme.PAGES]
+    for page in pages:
+        page.write_text(TEXT)
     monkeypatch.setattr(render_readme, "render", lambda text: render(text, root))
     monkeypatch.setattr(render_readme, "REPOSITORY", root)
     monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
     assert render_readme.main() == 1
-    assert readme.read_text() == TEXT
+    assert [page.read_text() for page in pages] == [TEXT, TEXT]
     monkeypatch.setattr(sys, "argv", ["render_readme.py"])
     assert render_readme.main() == 0
-    assert readme.read_text() == RENDERED
+    assert [page.read_text() for page in pages] == [RENDERED, RENDERED]
     monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
     assert render_readme.main() == 0
 
 
-def test_our_readme_is_up_to_date():
-    text = (REPOSITORY / "README.md").read_text()
+@pytest.mark.parametrize("page", render_readme.PAGES)
+def test_ours_are_up_to_date(page):
+    text = (REPOSITORY / page).read_text()
     assert "<!-- table: " in text
     assert render(text) == text
