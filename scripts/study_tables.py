@@ -12,7 +12,8 @@ from evaluate_checkpoint import rate_name  # isort: skip
 from study_plan import Study  # isort: skip
 from study_run import RunFolder  # isort: skip
 
-SHOWN = {"average_precision": "Average precision", "dice": "Dice"}
+CHANGE = "average_precision_change"
+SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average precision", "dice": "Dice"}
 
 
 def collect(study: Study, runs_dir: Path) -> list[dict]:
@@ -49,35 +50,55 @@ def summarise(rows: list[dict], arm: str, evaluation: str, rate: float, metric: 
     return mean_and_sd(row[metric] for row in rows if (row["arm"], row["evaluation"], row["keep_rate"]) == wanted)
 
 
+def with_changes(rows: list[dict]) -> list[dict]:
+    """The rows with [`CHANGE`]: average precision less that of the same weights unpruned; nan where it is missing."""
+    unpruned = {
+        (row["arm"], row["seed"], row["evaluation"]): row["average_precision"]
+        for row in rows
+        if float(row["keep_rate"]) == 1
+    }
+    return [
+        row | {CHANGE: row["average_precision"] - unpruned.get((row["arm"], row["seed"], row["evaluation"]), math.nan)}
+        for row in rows
+    ]
+
+
 def markdown(study: Study, rows: list[dict]) -> str:
-    """Average precision, Dice: a table an evaluation, a row an arm, a column a keep rate, mean ± sd over the seeds."""
+    """
+    Average precision, its change by pruning, Dice: a table an evaluation, a row an arm, a column a keep rate, mean ±
+    sd over the seeds.
+    """
+    rows = with_changes(rows)
     seeds = {arm: len({row["seed"] for row in rows if row["arm"] == arm}) for arm in study.arms}
     most = max(seeds.values(), default=0)
     parts = [f"# {study.name}\n"]
     parts.append(
         f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of the test "
         "photographs inside the field of view. "
-        "A keep rate holds for every stage.\n"
+        "A keep rate holds for every stage. Changes are taken within each run, from its own weights unpruned.\n"
     )
     for evaluation in study.evaluations:
         for metric, heading in SHOWN.items():
-            lines = [[evaluation, *(rate_name(rate) for rate in study.keep_rates)]]
+            # Without pruning there is no change.
+            rates = [rate for rate in study.keep_rates if metric != CHANGE or rate != 1]
+            lines = [[evaluation, *(rate_name(rate) for rate in rates)]]
             for arm, settings in study.arms.items():
-                cells = [summarise(rows, arm, evaluation, rate, metric) for rate in study.keep_rates]
+                cells = [summarise(rows, arm, evaluation, rate, metric) for rate in rates]
                 if all(math.isnan(mean) for mean, _ in cells):
                     continue
                 label = settings["label"] + ("" if seeds[arm] == most else f" ({seeds[arm]} of {most} seeds)")
-                lines.append([label, *(format_cell(*cell) for cell in cells)])
+                sign = "+" if metric == CHANGE else ""
+                lines.append([label, *(format_cell(*cell, sign) for cell in cells)])
             if len(lines) > 1:
                 parts.append(f"## {heading}, {evaluation}\n\n{markdown_table(lines)}\n")
     return "\n".join(parts)
 
 
-def format_cell(mean: float, sd: float) -> str:
-    """`.851 ± .004`, as far as there is something to say."""
+def format_cell(mean: float, sd: float, sign: str = "") -> str:
+    """`.851 ± .004`, as far as there is something to say; `+` for `sign` shows it of positive means, too."""
     if math.isnan(mean):
         return "–"
-    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+    return f"{mean:{sign}.3f}" if math.isnan(sd) else f"{mean:{sign}.3f} ± {sd:.3f}"
 
 
 def markdown_table(lines: list[list[str]]) -> str:

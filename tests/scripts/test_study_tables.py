@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from render_readme import section_of
 from study_plan import Study
 from study_run import RunFolder
 from study_tables import collect, markdown, mean_and_sd, write_costs, write_csv
@@ -27,7 +28,7 @@ def study():
 
 @pytest.fixture
 def runs_dir(tmp_path):
-    """Average precision .5, .6, .7 of arm a over the seeds, .1 less when pruned; arm b has one seed, unpruned."""
+    """Average precision .5, .6, .7 of arm a over the seeds, pruned .1, 0, .2 less; arm b has one seed, unpruned."""
 
     def write(arm: str, seed: int, results: dict) -> None:
         folder = RunFolder(tmp_path, arm, seed)
@@ -38,8 +39,8 @@ def runs_dir(tmp_path):
         }
         folder.evaluation.write_text(json.dumps(full))
 
-    for seed, precision in enumerate((0.5, 0.6, 0.7)):
-        write("a", seed, {"as trained": {"1.0": precision, "0.5": precision - 0.1}, "forgotten": {"1.0": 0.9}})
+    for seed, (precision, pruned) in enumerate(((0.5, 0.4), (0.6, 0.6), (0.7, 0.5))):
+        write("a", seed, {"as trained": {"1.0": precision, "0.5": pruned}, "forgotten": {"1.0": 0.9}})
     write("b", 1, {"as trained": {"1.0": 0.25}})
     return tmp_path
 
@@ -59,7 +60,7 @@ def test_rows_in_the_order_of_the_study(study, runs_dir, tmp_path):
     with (tmp_path / "table.csv").open() as file:
         read = list(csv.DictReader(file))
     assert len(read) == 7
-    assert float(read[3]["average_precision"]) == pytest.approx(0.5)
+    assert float(read[3]["average_precision"]) == pytest.approx(0.6)
     assert set(METRICS) < set(read[0])
 
 
@@ -70,6 +71,12 @@ def test_markdown_by_hand(study, runs_dir):
     assert "| Arm A | 0.600 ± 0.100 | 0.500 ± 0.100 |" in text
     assert "| Arm B (1 of 3 seeds) | 0.250 | – |" in text
     assert "random" not in text  # nothing measured
+
+
+def test_changes_are_taken_within_each_run(study, runs_dir):
+    """Over the seeds -.1, 0, -.2: their spread is not that of the runs."""
+    section = section_of(markdown(study, collect(study, runs_dir)), "Change of average precision, as trained", "")
+    assert section.strip().splitlines() == ["| as trained | 0.5 |", "| --- | ---: |", "| Arm A | -0.100 ± 0.100 |"]
 
 
 def test_costs_are_relative_to_the_first_arm(study, tmp_path):
