@@ -6,6 +6,7 @@ The figures of a study, on white cards that read the same in print and on a dark
 """
 
 import csv
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
         line[0].set_ylabel(row["name"], fontsize=9)
     for column, (arm, settings) in zip(axes.T[1:], arms.items(), strict=True):
         model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint))
-        column[0].set_title(settings["label"].replace(" (", "\n("), fontsize=9)
+        column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
             _, stages = predict_with_stages(model, processor, row["image"], rate)
             panel = stage_panel(image, stages, model.config.num_stages, model.config.patch_size)
