@@ -47,8 +47,10 @@ def test_a_push_that_fails_shows_nothing_half_made_and_a_repeat_finishes(hub, ru
     done = run_client(
         PRELUDE
         + """
+# The client tries six times. Two files are sent as LFS objects, at once: eleven faults leave one of them six, however
+# they fall, and the other so few that they are over before the next fault.
 for fault in (dict(method="POST", path_pattern="/repos/create", status=500),
-              dict(method="PUT", path_pattern="/lfs/", status=500, times=6, retry_after=0),
+              dict(method="PUT", path_pattern="/lfs/", status=500, times=11, retry_after=0),
               dict(method="PUT", path_pattern="/lfs/", status="corrupt"),
               dict(method="POST", path_pattern="/preupload/", status=429, times=6, retry_after=0),
               dict(method="POST", path_pattern="/commit/", status="reset"),
