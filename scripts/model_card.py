@@ -9,6 +9,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from safetensors import safe_open
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_card.md"
+# What the template shows beside the table of the same study.
+STUDY_FIGURE = TEMPLATE.parent / "results" / "sample" / "keep_rates.png"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
 # What a reader needs to train the same again; paths and housekeeping stay in train_results.json.
 RECIPE = ("learning_rate", "weight_decay", "layer_decay", "head_warmup_steps", "backbone_warmup_steps", "poly_power",

@@ -19,12 +19,9 @@ from transformers import HfArgumentParser
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from hub_transfer import TransferError, check_target, copy_files, push_folder  # isort: skip
-from model_card import eval_results_yaml, hub_id, render_card  # isort: skip
+from model_card import STUDY_FIGURE, eval_results_yaml, hub_id, render_card  # isort: skip
 
 logger = logging.getLogger(__name__)
-
-# The card shows it beside the table of the same study.
-STUDY_FIGURE = Path(__file__).resolve().parents[1] / "results" / "sample" / "keep_rates.png"
 
 
 @dataclass

@@ -53,13 +53,13 @@ def section_of(text: str, heading: str, path: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="Change nothing; exit 1 if the README is out of date.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; exit 1 if a page is out of date.")
     check = parser.parse_args().check
-    rendered = {path: render(path.read_text()) for path in (REPOSITORY / page for page in PAGES)}
-    outdated = {path: text for path, text in rendered.items() if text != path.read_text()}
+    texts = {path: path.read_text() for path in (REPOSITORY / page for page in PAGES)}
+    rendered = {path: render(text) for path, text in texts.items()}
     if check:
-        return int(bool(outdated))
-    for path, text in outdated.items():
+        return int(rendered != texts)
+    for path, text in rendered.items():
         path.write_text(text)
     return 0
 

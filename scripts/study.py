@@ -68,8 +68,8 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
             folders = {
                 futures[future]: RunFolder(runs_dir, *futures[future]) for future in pending if future.running()
             }
-            begun = [(arm, folder) for (arm, _), folder in folders.items() if folder.recipe.is_file()]
-            bar.set_postfix_str(", ".join(f"{arm}: {folder.stands()}" for arm, folder in begun))
+            begun = [f"{arm}: {folder.stands()}" for (arm, _), folder in folders.items() if folder.recipe.is_file()]
+            bar.set_postfix_str(", ".join(begun))
     return num_failed
 
 
