@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -29,6 +30,7 @@ from arguments import DataArguments, config_fields  # isort: skip
 from hub_transfer import TransferError, check_target, fetch_checkpoint  # isort: skip
 from model_card import RECIPE  # isort: skip
 from optimization import make_optimizer  # isort: skip
+from processes import leave_processes  # isort: skip
 from provenance import provenance  # isort: skip
 from push_checkpoint import PushArguments, push_trained  # isort: skip
 from trainer_callbacks import (  # isort: skip
@@ -186,12 +188,37 @@ def main(argv: list[str] | None = None) -> None:
     except TransferError as error:
         sys.exit(str(error))
 
+    accelerator = run(model, processor, data, arguments, data_arguments, training, resume_from)
+    del model  # the accelerator's own
+    leave_processes(accelerator)
+    if push and accelerator.is_main_process:
+        push_trained(
+            PushArguments(
+                checkpoint=training.output_dir,
+                hub_model_id=training.hub_model_id,
+                hub_private_repo=bool(training.hub_private_repo),
+                overwrite_repo=arguments.overwrite_repo,
+                commit_message="Upload fine-tuned checkpoint",
+            )
+        )
+
+
+def run(
+    model: Reg4PruForSemanticSegmentation,
+    processor: Reg4PruImageProcessor,
+    data: dict[str, Dataset],
+    arguments: FinetuneArguments,
+    data_arguments: DataArguments,
+    training: TrainingArguments,
+    resume_from: str | None,
+) -> Accelerator:
+    """Train, validate and save; returns the accelerator, which nothing else holds on to."""
     trainer = make_trainer(model, processor, data, arguments, data_arguments, training, resume_from)
     trainer.train(resume_from_checkpoint=resume_from)
     measured = trainer.evaluate() if "validation" in data else {}
     trainer.save_model()
     if not trainer.is_world_process_zero():
-        return
+        return trainer.accelerator
     output_dir = Path(training.output_dir)
     flags = training.to_dict()
     results = {
@@ -209,16 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     (output_dir / "train_results.json").write_text(json.dumps(results, indent=2) + "\n")
     logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
-    if push:
-        push_trained(
-            PushArguments(
-                checkpoint=training.output_dir,
-                hub_model_id=training.hub_model_id,
-                hub_private_repo=bool(training.hub_private_repo),
-                overwrite_repo=arguments.overwrite_repo,
-                commit_message="Upload fine-tuned checkpoint",
-            )
-        )
+    return trainer.accelerator
 
 
 if __name__ == "__main__":

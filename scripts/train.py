@@ -29,10 +29,11 @@ from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 from modeling_reg4pru.token_selection import warmup_keep_rates
 
-from arguments import ModelArguments, TrainingArguments, config_fields, parse_arguments  # isort: skip
+from arguments import DataArguments, ModelArguments, TrainingArguments, config_fields, parse_arguments  # isort: skip
 from checkpoints import find_checkpoint, save_checkpoint  # isort: skip
 from optimization import make_average, make_optimizer  # isort: skip
 from hub_transfer import TransferError, check_target  # isort: skip
+from processes import leave_processes  # isort: skip
 from provenance import provenance  # isort: skip
 from push_checkpoint import PushArguments, push_trained  # isort: skip
 from training_data import ResumableSampler, SeededSamples, StreamedSamples, count_rows, load_data  # isort: skip
@@ -122,6 +123,28 @@ def main(argv: list[str] | None = None) -> None:
         except (TransferError, ValueError) as error:
             sys.exit(f"{error}\nNothing was trained.")
 
+    accelerator, best = run(model_arguments, data_arguments, arguments, resume_from, goes_on)
+    leave_processes(accelerator)
+    if arguments.push_to_hub and accelerator.is_main_process:
+        push_trained(
+            PushArguments(
+                checkpoint=str(output_dir / best),
+                hub_model_id=arguments.hub_model_id,
+                hub_private_repo=arguments.hub_private_repo,
+                overwrite_repo=arguments.overwrite_repo,
+            )
+        )
+
+
+def run(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    arguments: TrainingArguments,
+    resume_from: str | None,
+    goes_on: bool,
+) -> tuple[Accelerator, str]:
+    """Train; returns the accelerator, which nothing else holds on to, and the name of the checkpoint to use."""
+    output_dir = Path(arguments.output_dir)
     set_seed(arguments.seed)
     model = build_model(model_arguments)
     input_size = model.config.image_size
@@ -287,16 +310,7 @@ def main(argv: list[str] | None = None) -> None:
             "best_step": progress["best_step"] if validation_loader else None,
         }
         (output_dir / "train_results.json").write_text(json.dumps(results, indent=2))
-    accelerator.end_training()
-    if arguments.push_to_hub and accelerator.is_main_process:
-        push_trained(
-            PushArguments(
-                checkpoint=str(output_dir / ("best" if validation_loader else "last")),
-                hub_model_id=arguments.hub_model_id,
-                hub_private_repo=arguments.hub_private_repo,
-                overwrite_repo=arguments.overwrite_repo,
-            )
-        )
+    return accelerator, "best" if validation_loader else "last"
 
 
 def drop_log_after(path: Path, step: int) -> None:

@@ -215,16 +215,29 @@ def test_two_batches_of_two_are_one_batch_of_four(run):
 
 
 @pytest.mark.slow
+def train_with_two_processes(output_dir, cache, steps, timeout):
+    overrides = [f"{field}={json.dumps(value)}" for field, value in DENSE.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", train.__file__,
+               "--output_dir", str(output_dir), *FLAGS, *map(str, steps), "--checkpointing_steps", "2",
+               "--config_overrides", *overrides]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache)}
+    ended = subprocess.run(
+        command, cwd=output_dir.parent, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_two_processes_end(tmp_path, cache, times):
+    # Freed in the wrong order, the process group hangs in one run of three, long after the last step.
+    for count in range(times):
+        train_with_two_processes(tmp_path / str(count), cache, ["--max_train_steps", 1], timeout=120)
+
+
 def test_two_processes_train_one_model(run, tmp_path, cache):
     one = run("one", *STEPS, "--per_device_train_batch_size", 4, config=DENSE)
     two = tmp_path / "two"
-    overrides = [f"{field}={json.dumps(value)}" for field, value in DENSE.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", train.__file__,
-               "--output_dir", str(two), *FLAGS, *map(str, STEPS), "--checkpointing_steps", "2",
-               "--config_overrides", *overrides]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache)}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    train_with_two_processes(two, cache, STEPS, timeout=120)
     # Each process had two of the four photographs of a step, and one of them wrote.
     assert apart(one, two) < 1e-5
     assert [line["step"] for line in log(two)] == [line["step"] for line in log(one)]
