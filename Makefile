@@ -1,6 +1,6 @@
 # make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real photographs
-# make test   the tests;  make lint  ruff;  make conformance  transformers' own model tests
+# make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 DATA ?=
 OUTPUT ?= outputs/demo$(if $(DATA),_fives)
 
-.PHONY: install demo test lint conformance clean
+.PHONY: install demo test test-slow lint conformance
 
 install: $(INSTALLED)
 
@@ -21,15 +21,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(RUN) scripts/study.py scripts/studies/demo$(if $(DATA),_fives).yaml \
+	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(VENV)/bin/reg4pru study demo$(if $(DATA),_fives) \
 		--output_dir "$(OUTPUT)" --runs_dir "$(OUTPUT)/runs" --num_parallel 2
 
 test: install
 	$(RUN) -m pytest -n 2
+
+test-slow: install
+	$(RUN) -m pytest -n 2 -m slow --timeout 7200
 
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 conformance: install
-	$(RUN) scripts/conformance.py
+	$(RUN) -m reg4pru.upkeep.conformance

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,24 @@ SAMPLE_SPLIT: dict[str, list[str]] = {
 
 # Fractions of the re-split used by the study this project compares with (EMA4MICCAI 2026).
 RESPLIT_FRACTIONS = {"train": 0.7, "test": 0.2, "validation": 0.1}
+
+
+def read_split(split: str) -> str | dict[str, list[str]]:
+    """
+    What `--split` names: a way to split as it is, or the content of a file.
+
+    Args:
+        split (`str`): `"official"`, `"resplit"`, `"sample"`, or a YAML or JSON file with the names of each side.
+
+    Raises:
+        ValueError: If the file does not exist or cannot be read.
+    """
+    if not split.endswith((".yaml", ".yml", ".json")):
+        return split
+    try:
+        return yaml.safe_load(Path(split).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"The split {split} cannot be read: {error}") from error
 
 
 def check_split_request(split: str | Mapping[str, list[str]], validation_fraction: float) -> None:

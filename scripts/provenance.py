@@ -14,15 +14,18 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy"
 
 
 def git_commit() -> str:
-    """The commit of this repository, with `+changes` if the working tree differs from it; `unknown` outside git."""
+    """The commit of this repository, with `+changes` if the working tree differs; outside it the package's version."""
     folder = Path(__file__).resolve().parent
+    # Installed from a wheel, this file may lie in somebody else's repository, whose commit says nothing of it.
+    tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
     try:
+        subprocess.run(tracked, cwd=folder, capture_output=True, check=True)
         commit, changes = (
             subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
             for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return f"reg4pru {_installed('reg4pru')}"
     return f"{commit}+changes" if changes else commit
 
 
@@ -46,7 +49,7 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         `dict` with `command`, `commit`, `date` (UTC), `device`, `seed`, `python` and the `versions` of the packages.
     """
     return {
-        "command": shlex.join(["python", *map(_portable, sys.argv)]),
+        "command": " ".join([program_name(sys.argv[0]), shlex.join(map(_portable, sys.argv[1:]))]).strip(),
         "commit": git_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(device),
@@ -54,6 +57,11 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         "python": platform.python_version(),
         "versions": {name: _installed(name) for name in PACKAGES},
     }
+
+
+def program_name(program: str) -> str:
+    """`reg4pru train` for our commands (see `__main__.py`), `python <script>` for anything else."""
+    return program if program.startswith("reg4pru ") else f"python {_portable(program)}"
 
 
 def _portable(argument: str) -> str:

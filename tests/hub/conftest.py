@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # hub_server.py lies beside the test folders
+from .server.server import HubServer
 
-from hub_server import HubServer
-
-OUR_PACKAGES = ("modeling_reg4pru", "datasets_fives")
+OUR_PACKAGES = ("modeling_reg4pru", "datasets_fives", "reg4pru")
 
 # Python imports a sitecustomize module at its start. An installed package, editable ones too, is found by a finder on
 # sys.meta_path, so a finder before all others can hide it, in the client and in every process that it starts.
@@ -61,7 +59,7 @@ def run_client(hub: HubServer, tmp_path: Path) -> RunClient:
             env (`dict`, *optional*): more environment variables.
             cwd (`Path`, *optional*): working folder, by default an empty one in `home`.
             block_modules (sequence of `str`, *optional*): top-level modules that the client cannot import, by default
-                both packages of this repository.
+                the packages of this repository.
             token (`str`, *optional*): by default the first user's, `None` for a client that is not logged in.
             check (`bool`, *optional*, defaults to `True`): fail the test when the client fails.
             timeout (`float`, *optional*, defaults to 120): seconds.

@@ -1,19 +1,16 @@
 """Pushes that fail, that are refused, and that must not tell; downloads that arrive damaged."""
 
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.hub
 
-PRELUDE = f"""
+PRELUDE = """
 import json, os, sys, urllib.request
-sys.path.insert(0, {str(Path(__file__).parents[2] / "scripts")!r})
 from pathlib import Path
 import pytest, torch
 from huggingface_hub import HfApi
-import push_checkpoint
-from hub_transfer import TransferError, check_target, fetch_checkpoint, push_folder
+from reg4pru.hub import push as push_command
+from reg4pru.hub.transfer import TransferError, check_target, fetch_checkpoint, push_folder
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 api = HfApi()
 
@@ -25,10 +22,10 @@ def make(seed=0, folder="checkpoint"):
     torch.manual_seed(seed)
     Reg4PruForSemanticSegmentation(Reg4PruConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2,
         intermediate_size=64, image_size=64, patch_size=8, num_upscale_blocks=1, num_blocks=1)).save_pretrained(folder)
-    Reg4PruImageProcessor(size={{"height": 64, "width": 64}}).save_pretrained(folder)
+    Reg4PruImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
 
 def push(*more, name="tester/vessels"):
-    push_checkpoint.main(["--checkpoint", "checkpoint", "--hub_model_id", name, *more])
+    push_command.main(["--model_name_or_path", "checkpoint", "--hub_model_id", name, *more])
 
 def stopped(*more, code=1, name="tester/vessels"):
     with pytest.raises(SystemExit) as stop:
@@ -153,10 +150,9 @@ assert not api.repo_exists("tester/leak")
     assert hub.repo("tester/bert").files(hub.repo("tester/bert").history()[1].id)["config.json"]
 
 
-def test_the_scripts_end_with_a_message_and_not_with_a_traceback(hub, run_client, tmp_path):
-    scripts = Path(__file__).parents[2] / "scripts"
+def test_the_commands_end_with_a_message_and_not_with_a_traceback(hub, run_client, tmp_path):
     hub.fail(times=1000)
-    prepare = ["python", scripts / "prepare_fives.py", "--fives_dir", tmp_path, "--push_to_hub", "--hub_dataset_id"]
+    prepare = ["reg4pru", "prepare", "--fives_dir", tmp_path, "--push_to_hub", "--hub_dataset_id"]
     done = run_client([*prepare, "tester/fives"], block_modules=(), check=False, timeout=600)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("The Hub could not be asked about tester/fives")

@@ -1,13 +1,10 @@
 """The whole way: photographs up, a checkpoint trained and up, and a stranger who uses, fine-tunes and pushes it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.hub, pytest.mark.slow]
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+pytestmark = [pytest.mark.hub, pytest.mark.timeout(1800)]
 
 # 9 photographs of 64 pixels in the published layout; 1_A and 2_A are the same eye.
 MAKE_PHOTOGRAPHS = """
@@ -41,27 +38,28 @@ RECIPE = {
 }  # fmt: skip
 
 OWNER = f"""
-import json, sys
-sys.path.insert(0, {str(SCRIPTS)!r})
+import json
 import numpy as np, torch
-import evaluate_checkpoint, prepare_fives, push_checkpoint, train
 from datasets_fives import load_fives
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.vessel_metrics_space import write_space
 from huggingface_hub import HfApi
-from inference import load_checkpoint, predict_probability
+from reg4pru.hub import prepare, push
+from reg4pru.inference import evaluate
+from reg4pru.training import train
+from reg4pru.inference.loading import load_checkpoint
+from reg4pru.inference.prediction import predict_probability
 {MAKE_PHOTOGRAPHS}
-prepare_fives.main(["--fives_dir", "fives", "--output_dir", "prepared", "--push_to_hub", "--hub_dataset_id",
-                    "tester/fives", "--hub_private_repo", "--photographs_per_shard", "4"])
+prepare.main(["--fives_dir", "fives", "--output_dir", "prepared", "--push_to_hub", "--hub_dataset_id",
+              "tester/fives", "--hub_private_repo", "--photographs_per_shard", "4"])
 data_commit = HfApi().dataset_info("tester/fives").sha
 json.dump({RECIPE!r}, open("recipe.yaml", "w"))
 train.main(["recipe.yaml", "--dataset_revision", data_commit, "--output_dir", "run", "--push_to_hub",
             "--hub_model_id", "tester/vessels", "--hub_private_repo"])
-sys.argv = ["evaluate", "--model_name_or_path", "tester/vessels", "--dataset", "tester/fives", "--dataset_revision",
-            data_commit, "--output_dir", "measured", "--keep_rates", "1.0", "0.5"]
-evaluate_checkpoint.main()
-push_checkpoint.main(["--checkpoint", "run/best", "--metrics", "measured/metrics.json", "--hub_model_id",
-                      "tester/vessels", "--hub_dataset_id", "tester/fives"])
+evaluate.main(["--model_name_or_path", "tester/vessels", "--dataset", "tester/fives", "--dataset_revision",
+               data_commit, "--output_dir", "measured", "--keep_rates", "1.0", "0.5"])
+push.main(["--model_name_or_path", "run/best", "--metrics", "measured/metrics.json", "--hub_model_id",
+           "tester/vessels", "--hub_dataset_id", "tester/fives"])
 space = write_space("space", "tester/vessel_metrics")
 HfApi().create_repo("tester/vessel_metrics", repo_type="space", space_sdk="static", private=True)
 HfApi().upload_folder(repo_id="tester/vessel_metrics", repo_type="space", folder_path=space)
@@ -145,9 +143,8 @@ with torch.no_grad():
     assert torch.equal(pipe.model(pixels).logits, expected[0.7])
 """
 
-INSTALLED = f"""
+INSTALLED = """
 import sys, torch
-sys.path.insert(0, {str(SCRIPTS)!r})
 import modeling_reg4pru
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from PIL import Image
@@ -158,8 +155,8 @@ with torch.no_grad():
     logits = model(**processor(Image.open("photograph.png"), return_tensors="pt")).logits
 assert torch.equal(logits, torch.load("expected.pt", weights_only=False)["logits"][0.7])
 
-import finetune_trainer
-finetune_trainer.main(["--model_name_or_path", "tester/vessels", "--model_revision", sys.argv[1], "--dataset",
+from reg4pru.training import finetune
+finetune.main(["--model_name_or_path", "tester/vessels", "--model_revision", sys.argv[1], "--dataset",
     "tester/fives", "--output_dir", "trained", "--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu",
     "--push_to_hub", "--hub_model_id", "tester/finetuned", "--hub_private_repo", "True"])
 """

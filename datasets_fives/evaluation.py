@@ -1,0 +1,119 @@
+"""Measure any predictor of vessel probabilities on photographs, and write down what came out."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from tqdm import tqdm
+
+from .field_of_view import field_of_view
+from .metrics import METRICS, VesselMetrics
+
+HEADINGS = {
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "cldice": "clDice",
+    "boundary_iou": "boundary IoU",
+    "centerline_recall": "centre-line recall",
+}
+
+
+def measure(
+    predictors: Mapping[str, Callable[[Image.Image, int], np.ndarray]],
+    dataset: Dataset,
+    *,
+    inside_field_of_view: bool = True,
+    threshold: float = 0.5,
+) -> dict[str, VesselMetrics]:
+    """
+    Measure predictors side by side, at the resolution of the masks, one photograph at a time: a test set of any size
+    fits in memory.
+
+    Args:
+        predictors (`Mapping[str, Callable]`): By name functions of a photograph and its number in the data set to its
+            vessel probability, `(height, width)` in [0, 1].
+        dataset (`Dataset`): Rows as [`~datasets_fives.load_fives`] gives them.
+        inside_field_of_view (`bool`, *optional*, defaults to `True`): Whether only pixels inside the field of view
+            count; otherwise the whole frame does.
+        threshold (`float`, *optional*, defaults to 0.5): A pixel is vessel if its probability is above it.
+
+    Returns:
+        `dict[str, VesselMetrics]`: by name what was measured: `compute()` for the summary, `rows` for the photographs.
+
+    Raises:
+        `ValueError`: If there are no photographs; before anything is predicted.
+    """
+    if not len(dataset):
+        raise ValueError("There are no photographs to measure.")
+    measured = {name: VesselMetrics(threshold=threshold) for name in predictors}
+    conditions = dataset.features["condition"]
+    for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="photograph")):
+        mask = np.asarray(row["mask"])
+        inside = field_of_view(np.asarray(row["image"])) if inside_field_of_view else None
+        for name, predict in predictors.items():
+            probability = predict(row["image"], index)
+            measured[name].update(row["name"], conditions.int2str(row["condition"]), probability, mask, inside)
+    return measured
+
+
+def results_table(measured: dict[str, VesselMetrics]) -> str:
+    """All metrics by keep rate, pooled, per image and by condition, as Markdown that also reads well on a terminal."""
+    results = {rate: metrics.compute() for rate, metrics in measured.items()}
+    num_images = next(iter(results.values()))["num_images"]
+    headings = ["keep rate", *HEADINGS.values()]
+
+    def pooled(result: dict) -> list[str]:
+        return [f"{result['pooled'][metric]:.3f}" for metric in METRICS]
+
+    def per_image(result: dict) -> list[str]:
+        values = (result["per_image"][metric] for metric in METRICS)
+        return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
+
+    parts = [f"Pooled over all pixels (photographs: {num_images}):\n"]
+    parts.append(_markdown([headings, *([rate, *pooled(result)] for rate, result in results.items())]))
+    if num_images > 1:
+        parts.append("\nPer photograph, mean ± sd:\n")
+        parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
+    rows = [
+        [condition, rate, *pooled(part)]
+        for rate, result in results.items()
+        for condition, part in result["per_condition"].items()
+    ]
+    if len({row[0] for row in rows}) > 1:
+        parts.append("\nPooled by condition:\n")
+        parts.append(_markdown([["condition", *headings], *sorted(rows, key=lambda row: row[0])]))
+    return "\n".join(parts) + "\n"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def write_results(output_dir: Path, measured: dict[str, VesselMetrics], **context: dict) -> None:
+    """
+    Write `metrics.json` (the context, such as provenance, then `results` by keep rate), `per_image.csv` (a row per
+    photograph and keep rate) and `table.md`.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    content = {**context, "results": {rate: metrics.compute() for rate, metrics in measured.items()}}
+    # JSON knows no nan: what is undefined becomes null.
+    content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
+    (output_dir / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+    with (output_dir / "per_image.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["keep_rate", "name", "condition", *METRICS])
+        writer.writeheader()
+        for rate, metrics in measured.items():
+            writer.writerows({"keep_rate": rate, **row} for row in metrics.rows)
+    (output_dir / "table.md").write_text(results_table(measured))

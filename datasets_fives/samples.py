@@ -1,0 +1,122 @@
+"""The stream of training samples: seeded per sample, resumable at any step."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import datasets
+import torch
+from torch.utils.data import Dataset, IterableDataset, Sampler
+
+from .loading import FEATURES
+from .transforms import TrainTransform
+
+# Photographs that a stream holds to draw from: 16 of 2048 x 2048 are 80 MB.
+SHUFFLE_BUFFER = 16
+
+
+def hold_in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
+    """All photographs of a stream, as the files that they are."""
+    return datasets.Dataset.from_list(list(_undecoded(rows)), features=FEATURES)
+
+
+def _undecoded(rows: datasets.IterableDataset) -> datasets.IterableDataset:
+    return rows.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
+
+
+def count_rows(rows: datasets.Dataset | datasets.IterableDataset) -> int:
+    """How many photographs a side has."""
+    if isinstance(rows, datasets.IterableDataset):
+        (split,) = rows.info.splits.values()
+        return split.num_examples
+    return len(rows)
+
+
+class SeededSamples(Dataset):
+    """
+    Training samples addressed by (epoch, row): all randomness of a sample follows from (seed, epoch, row), whichever
+    process prepares it and wherever a run was resumed.
+    """
+
+    def __init__(self, rows: datasets.Dataset, transform: TrainTransform, seed: int):
+        self.rows, self.transform, self.seed = rows, transform, seed
+
+    def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, row = address
+        return _seeded(self.transform, self.rows[row : row + 1], (self.seed, epoch, row))
+
+
+def _seeded(transform: TrainTransform, batch: dict[str, list], key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash(key) % 2**63)
+        sample = transform(batch)
+    return {"pixel_values": sample["pixel_values"][0], "labels": sample["labels"][0]}
+
+
+class StreamedSamples(IterableDataset):
+    """
+    Training samples of photographs that are read while they download. The order follows from the seed and the size of
+    the shuffle buffer, the randomness of a sample from the seed and its position; what a resumed run has seen already
+    is read past, but neither decoded nor augmented.
+
+    Args:
+        rows (`datasets.IterableDataset`): Photographs, from `load_fives(..., streaming=True)`.
+        transform (`TrainTransform`): Makes a sample of a photograph.
+        total (`int`): Samples of the whole training.
+        start (`int`): Samples that a resumed run has already seen.
+        seed (`int`): Seed of order and samples.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, transform: TrainTransform, total: int, start: int, seed: int):
+        super().__init__()
+        self.rows, self.transform = rows, transform
+        self.total, self.start, self.seed = total, start, seed
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        count, position = count_rows(self.rows), self.start
+        shuffled = _undecoded(self.rows).shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
+        while position < self.total:
+            epoch, seen = divmod(position, count)
+            shuffled.set_epoch(epoch)
+            for row in islice(shuffled, seen, min(count, seen + self.total - position)):
+                images = {name: [FEATURES[name].decode_example(row[name])] for name in ("image", "mask")}
+                yield _seeded(self.transform, images, (self.seed, position))
+                position += 1
+            if position % count and position < self.total:
+                raise ValueError(f"The stream ended after {position % count} of {count} photographs.")
+
+
+class ResumableSampler(Sampler):
+    """
+    Addresses (epoch, row) of `total` samples in an order that follows from the seed, beginning at any of them.
+
+    Args:
+        num_rows (`int`): Rows of the data set.
+        visits (`int`): How often an epoch visits each row.
+        total (`int`): Samples of the whole training.
+        start (`int`): Samples that a resumed run has already seen.
+        seed (`int`): Seed of the order.
+    """
+
+    def __init__(self, num_rows: int, visits: int, total: int, start: int, seed: int):
+        self.num_rows, self.visits, self.total, self.start, self.seed = num_rows, visits, total, start, seed
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        per_epoch = self.num_rows * self.visits
+        for position in range(self.start, self.total):
+            epoch, place = divmod(position, per_epoch)
+            if place == 0 or position == self.start:
+                order = epoch_order(self.num_rows, self.visits, epoch, self.seed)
+            yield order[place]
+
+
+def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple[int, int]]:
+    """Addresses of all samples of an epoch, `num_rows * visits`, in an order that follows from the seed."""
+    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    drawn = torch.randperm(num_rows * visits, generator=generator).tolist()
+    return [(epoch * visits + visit, row) for visit, row in (divmod(place, num_rows) for place in drawn)]

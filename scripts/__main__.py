@@ -1,0 +1,49 @@
+"""The command `reg4pru`, also `python -m reg4pru` and, on several devices, `accelerate launch -m reg4pru`."""
+
+import contextlib
+import importlib
+import sys
+
+# Command → module with a `main`, and what it does. Modules are imported when they are needed: torch takes seconds.
+COMMANDS = {
+    "train": ("training.train", "train a model from a recipe, on one or several devices"),
+    "finetune": ("training.finetune", "fine-tune a checkpoint with the Trainer of transformers"),
+    "evaluate": ("inference.evaluate", "measure a checkpoint at several keep rates"),
+    "predict": ("inference.predict", "find the vessels in photographs"),
+    "export": ("inference.export", "write a pruned model as ONNX"),
+    "benchmark": ("benchmark.benchmark", "measure time, operations and memory against the dense model"),
+    "study": ("study.study", "train and measure many arms; tables and figures"),
+    "prepare": ("hub.prepare", "turn the FIVES archive into a data set for the Hub"),
+    "push": ("hub.push", "push a checkpoint to the Hub, with its card"),
+}
+
+
+def usage() -> str:
+    """What `reg4pru --help` prints."""
+    lines = [f"  {name:<{max(map(len, COMMANDS))}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: reg4pru COMMAND [options]", "", *lines, "", "reg4pru COMMAND --help tells more."])
+
+
+def main() -> int | None:
+    """
+    Run one command; its exit status.
+
+    Returns:
+        `int` or `None`: 2 for a command that there is not, 130 after an interruption, else that of the command.
+    """
+    arguments = sys.argv[1:]
+    if arguments in ([], ["-h"], ["--help"]):
+        print(usage())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"reg4pru: error: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    sys.argv = [f"reg4pru {name}", *arguments[1:]]
+    with contextlib.suppress(KeyboardInterrupt):
+        return importlib.import_module(f"reg4pru.{COMMANDS[name][0]}").main()
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

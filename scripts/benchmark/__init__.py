@@ -1,0 +1,1 @@
+"""Time, operations and memory: `reg4pru benchmark`."""

@@ -1,0 +1,242 @@
+"""
+Turn the published FIVES archive into a data set for the Hub: Parquet shards and a card whose numbers are computed.
+
+    reg4pru prepare --fives_dir FIVES --output_dir prepared
+    reg4pru prepare --fives_dir FIVES --output_dir prepared --push_to_hub --hub_dataset_id user/fives
+
+The published splits are kept whole; `load_fives` takes the validation part out of train. A push that failed is
+repeated with the same command, which uses what is prepared already.
+"""
+
+import hashlib
+import json
+import logging
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetInfo, Features, SplitDict, SplitInfo, Value
+from datasets.info import DatasetInfosDict
+from datasets.table import embed_table_storage
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+from PIL import Image
+from transformers import HfArgumentParser
+
+from datasets_fives import FEATURES
+from datasets_fives.folder import CONDITIONS, Photograph, list_photographs, read_photographs
+from datasets_fives.splits import twin_groups
+
+from ..console import set_up_logging
+from .transfer import TransferError, check_target, push_folder
+
+logger = logging.getLogger(__name__)
+
+CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
+# A vessel tree covers about a tenth of a photograph; the nearly unreadable ones have masks far below this.
+SPARSE_BELOW = 0.01
+# A few photographs of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
+ROWS_PER_GROUP = 8
+_PREPARED = ".prepared.json"  # what the folder was made from; stays here
+_FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
+          "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
+
+
+@dataclass
+class PrepareArguments:
+    """What is prepared, and where it goes."""
+
+    fives_dir: str = field(
+        metadata={"help": "Folder of the published archive: <split>/Original, <split>/Ground truth."}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where the data set is written; may be left out with --push_to_hub."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the data set, as one commit."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository, user/name."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )
+    photographs_per_shard: int = field(default=100, metadata={"help": "Photographs in a Parquet file."})
+
+
+def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_shard: int = 100) -> None:
+    """
+    Write `data/<split>-*.parquet` and `README.md`.
+
+    Args:
+        fives_dir (`Path`): Folder of the published archive, whole or in part.
+        output_dir (`Path`): New or empty folder, or one prepared from the same files, which is then left as it is.
+        repo_id (`str`): What the card calls the data set, `"user/name"`.
+        photographs_per_shard (`int`, *optional*, defaults to 100): Photographs in a Parquet file.
+
+    Raises:
+        `ValueError`: If the archive is broken, or the output folder holds something else. Nothing is written then.
+    """
+    photographs = list_photographs(fives_dir.resolve())
+    made_from = _made_from(photographs, repo_id, photographs_per_shard)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        known = output_dir / _PREPARED
+        if known.is_file() and json.loads(known.read_text()) == made_from:
+            logger.info("%s was prepared from the same files already: it is used as it is.", output_dir)
+            return
+        raise ValueError(f"{output_dir} is not empty, and not what these files give: choose another folder.")
+
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed: a run that is killed leaves nothing that looks finished.
+    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
+        made = Path(scratch) / "made"
+        (made / "data").mkdir(parents=True)
+        parts = {
+            side: [photograph for photograph in photographs if photograph.published == side]
+            for side in ("train", "test")
+        }
+        facts = {
+            side: _write_side(members, side, made / "data", Path(scratch) / "cache", photographs_per_shard)
+            for side, members in parts.items()
+            if members
+        }
+        _card(facts, made / "data", repo_id).save(made / "README.md")
+        (made / _PREPARED).write_text(json.dumps(made_from))
+        if output_dir.exists():
+            output_dir.rmdir()
+        made.rename(output_dir)
+
+
+def _made_from(photographs: list[Photograph], repo_id: str, photographs_per_shard: int) -> dict:
+    listed = [(photograph.name, photograph.stamp) for photograph in photographs]
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return {"files": digest, "repo_id": repo_id, "photographs_per_shard": photographs_per_shard, "version": 1}
+
+
+def _rows(photographs: list[Photograph]) -> Iterator[dict]:
+    by_name = {photograph.name: photograph for photograph in photographs}
+    for row in read_photographs(tuple(photographs), None, 1):
+        with Image.open(by_name[row["name"]].mask_path) as mask:
+            mode, grey = mask.mode, np.asarray(mask.convert("L"))
+        yield row | {
+            "vessel_fraction": float(np.mean(grey > 127)),
+            "mask_mode": mode,
+            "antialiased": bool(((grey > 0) & (grey < 255)).any() and grey.max() > 1),
+        }
+
+
+def _write_side(photographs: list[Photograph], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
+    """Write the shards of one side; returns what the card tells of each photograph."""
+    rows = Dataset.from_generator(
+        _rows,
+        features=Features({**FEATURES, **_FACTS}),
+        gen_kwargs={"photographs": photographs},
+        cache_dir=str(cache / side),
+        writer_batch_size=16,
+    )
+    facts = [{**fact, "condition": CONDITIONS[fact["condition"]]} for fact in rows.remove_columns(["image", "mask"])]
+    rows = rows.select_columns(list(FEATURES))
+    count = -(-len(rows) // per_shard)
+    for index in range(count):
+        shard = rows.shard(count, index, contiguous=True).with_format("arrow")
+        # The rows point to the published files; a shard holds their bytes.
+        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
+        shard.to_parquet(folder / f"{side}-{index:05d}-of-{count:05d}.parquet", batch_size=ROWS_PER_GROUP)
+    return facts
+
+
+def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard:
+    everything = [fact for side in facts.values() for fact in side]
+    names = [fact["name"] for fact in everything]
+    groups = twin_groups([f["image_hash"] for f in everything], [f["mask_hash"] for f in everything])
+    twins = [
+        [name for name, group in zip(names, groups, strict=True) if group == number]
+        for number, count in sorted(Counter(groups).items())
+        if count > 1
+    ]
+    sizes = {side: sum(path.stat().st_size for path in data.glob(f"{side}-*.parquet")) for side in facts}
+    infos = SplitDict()
+    for side, rows in facts.items():
+        infos.add(SplitInfo(name=side, num_bytes=sizes[side], num_examples=len(rows)))
+    info = DatasetInfo(
+        features=FEATURES, splits=infos, download_size=sum(sizes.values()), dataset_size=sum(sizes.values())
+    )
+    card_data = DatasetCardData(
+        license="cc-by-4.0",
+        pretty_name="FIVES",
+        task_categories=["image-segmentation"],
+        task_ids=["semantic-segmentation"],
+        tags=["medical", "retina", "fundus", "vessels"],
+        size_categories=["n<1K" if len(everything) < 1000 else "1K<n<10K"],
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
+    files = [{"split": side, "path": f"data/{side}-*"} for side in facts]
+    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(card_data)
+    splits = [
+        {
+            "name": side,
+            "count": len(rows),
+            "conditions": {c: sum(row["condition"] == c for row in rows) for c in CONDITIONS},
+            "vessel_fraction": float(np.mean([row["vessel_fraction"] for row in rows])),
+        }
+        for side, rows in facts.items()
+    ]
+    return DatasetCard.from_template(
+        card_data,
+        template_path=str(CARD_TEMPLATE),
+        repo_id=repo_id,
+        num_photographs=len(everything),
+        megabytes=sum(sizes.values()) / 1e6,
+        splits=splits,
+        split_sentence=_split_sentence(facts),
+        conditions=list(CONDITIONS),
+        twins=twins,
+        rgba_masks=[fact["name"] for fact in everything if fact["mask_mode"] == "RGBA"],
+        antialiased=[fact["name"] for fact in everything if fact["antialiased"]],
+        sparse=[fact["name"] for fact in everything if fact["vessel_fraction"] < SPARSE_BELOW],
+        sparse_below=SPARSE_BELOW,
+    )
+
+
+def _split_sentence(facts: dict[str, list[dict]]) -> str:
+    if len(facts) == 2:
+        return "Train and test are those of the published archive, whole."
+    return f"Only photographs of the published {next(iter(facts))} split are here."
+
+
+def main(argv: list[str] | None = None) -> None:
+    set_up_logging()
+    parser = HfArgumentParser(PrepareArguments)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    if arguments.output_dir is None and not arguments.push_to_hub:
+        parser.error("give --output_dir, --push_to_hub or both")
+    if arguments.push_to_hub and not arguments.hub_dataset_id:
+        parser.error("--push_to_hub needs --hub_dataset_id")
+    if arguments.photographs_per_shard < 1:
+        parser.error(f"--photographs_per_shard is {arguments.photographs_per_shard}: it must be at least 1")
+    repo_id = arguments.hub_dataset_id or "user/fives"
+    private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+    with tempfile.TemporaryDirectory() as scratch:
+        output_dir = Path(arguments.output_dir or Path(scratch) / "prepared")
+        try:
+            if arguments.push_to_hub:  # refused before gigabytes are read
+                check_target(repo_id, "dataset", private=private, overwrite=overwrite)
+            prepare(Path(arguments.fives_dir), output_dir, repo_id, arguments.photographs_per_shard)
+            if arguments.push_to_hub:
+                commit = push_folder(
+                    output_dir,
+                    repo_id,
+                    repo_type="dataset",
+                    commit_message="Upload FIVES",
+                    private=private,
+                    overwrite=overwrite,
+                    ignore=(_PREPARED,),
+                )
+                logger.info("Uploaded to %s, commit %s.", repo_id, commit)
+        except ValueError as error:
+            parser.error(str(error))
+        except TransferError as error:
+            sys.exit(str(error))
+    if arguments.output_dir is not None:
+        logger.info("Prepared in %s.", arguments.output_dir)

@@ -1,0 +1,237 @@
+"""To and from the Hub: one commit or none, nothing of others overwritten, no token written, checksums compared."""
+
+import json
+import logging
+import re
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+logger = logging.getLogger(__name__)
+
+# What every repository holds from its first commit on.
+_INITIAL_FILES = (".gitattributes", "README.md")
+# What belongs to a checkpoint or data set of ours, and therefore goes when a new version no longer has it.
+OUR_FILES = {
+    "model": ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*", "results/*"),
+    "dataset": ("data/*.parquet",),
+}
+_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+
+
+class TransferError(Exception):
+    """A transfer that did not end well; the message says what happened and what to do."""
+
+
+def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwrite: bool = False) -> str | None:
+    """
+    Refuse a repository that must not be pushed to; call it before hours of work, too.
+
+    Args:
+        repo_id (`str`): `"user/name"`.
+        repo_type (`str`): `"model"` or `"dataset"`.
+        private (`bool`, *optional*, defaults to `False`): Whether the repository has to be private.
+        overwrite (`bool`, *optional*, defaults to `False`): Allow a repository that holds something else.
+
+    Returns:
+        `str` or `None`: The commit that a push will build on; `None` if there is no such repository yet.
+
+    Raises:
+        `ValueError`: If the id is none, the repository holds something that is not ours (a model: a `config.json` with
+            another `model_type`, or files without any `config.json`; a data set: files other than a card and Parquet
+            of the sides that FIVES has), or it is public and has to be private.
+        [`TransferError`]: If the Hub cannot be asked.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"The repository id is {repo_id!r}: {error}") from None
+    if "/" not in repo_id:
+        raise ValueError(f"The repository id is {repo_id!r}: it must be 'user/name'.")
+    try:
+        info = HfApi().repo_info(repo_id, repo_type=repo_type)
+        files = [file.rfilename for file in info.siblings]
+        other = None if overwrite else _something_else(repo_id, repo_type, info.sha, files)
+    except RepositoryNotFoundError:
+        return None
+    except (HTTPError, OSError) as error:
+        raise TransferError(f"The Hub could not be asked about {repo_id}: {_first_line(error)}") from None
+    if other:
+        raise ValueError(
+            f"The {repo_type} repository {repo_id} holds something else: {other}. Choose another name, or pass "
+            "--overwrite_repo to replace its files (they stay in its history)."
+        )
+    if private and not info.private:
+        raise ValueError(f"{repo_id} exists and is public, but was asked to be private: change that on the Hub first.")
+    return info.sha
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: str,
+    commit_message: str,
+    private: bool = False,
+    overwrite: bool = False,
+    ignore: tuple[str, ...] = (),
+    again: str = "Run the same command again",
+) -> str:
+    """
+    Upload a folder as one commit, so that no revision ever shows half of it, and compare what arrived.
+
+    Args:
+        folder (`Path`): What is uploaded, all of it but `ignore`.
+        repo_id (`str`): `"user/name"`; made if there is none.
+        repo_type (`str`): `"model"` or `"dataset"`.
+        commit_message (`str`): Title of the commit.
+        private (`bool`, *optional*, defaults to `False`): Make a new repository private. An old one stays what it is.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace whatever the repository holds.
+        ignore (`tuple[str, ...]`, *optional*): Files of the folder that stay here.
+        again (`str`, *optional*): What the user is told to do after a fault.
+
+    Returns:
+        `str`: The commit.
+
+    Raises:
+        `ValueError`: See [`check_target`]; also if a file holds something that looks like a token of the Hub.
+        [`TransferError`]: If the transfer failed.
+    """
+    _refuse_tokens(folder)
+    before = check_target(repo_id, repo_type, private=private, overwrite=overwrite)
+    api = HfApi()
+    try:
+        if before is None:
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type=repo_type,
+            folder_path=folder,
+            commit_message=commit_message,
+            parent_commit=before,  # whoever pushes meanwhile is not overwritten
+            ignore_patterns=list(ignore),
+            delete_patterns=["*"] if overwrite else list(OUR_FILES[repo_type]),
+        ).oid
+        check = api.verify_repo_checksums(repo_id, repo_type=repo_type, revision=commit, local_dir=folder)
+    # RuntimeError: how the client reports a file that could not be uploaded.
+    except (HTTPError, OSError, RuntimeError) as error:
+        raise TransferError(
+            f"The upload to {repo_id} failed: {_first_line(error)}\n{_state_after(repo_id, repo_type, before)} "
+            f"{again}: files that have arrived are not sent twice. Nothing here was changed or lost."
+        ) from None
+    wrong = [mismatch["path"] for mismatch in check.mismatches]
+    wrong += [path for path in check.extra_paths if path not in ignore]
+    wrong += [path for path in check.missing_paths if _is_ours(path, repo_type)]
+    if wrong:
+        raise TransferError(f"{repo_id} at {commit} differs from {folder} in {', '.join(sorted(wrong))}. {again}.")
+    return commit
+
+
+def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> str:
+    """
+    A folder with the files of a checkpoint. From the Hub they are downloaded and their checksums compared, as the
+    client itself compares sizes only; a file that differs is fetched once more.
+
+    Args:
+        model_name_or_path (`str`): A folder, which is returned as it is, or a Hub id.
+        revision (`str`, *optional*): Branch, tag or commit.
+
+    Raises:
+        `ValueError`: If there is no such checkpoint.
+        [`TransferError`]: If it could not be downloaded whole.
+    """
+    if Path(model_name_or_path).is_dir():
+        return model_name_or_path
+    try:
+        folder = snapshot_download(model_name_or_path, revision=revision)
+        if constants.HF_HUB_OFFLINE:
+            return folder
+        for path in _mismatches(model_name_or_path, folder):
+            logger.warning("%s of %s does not match its checksum: it is fetched again.", path, model_name_or_path)
+            hf_hub_download(model_name_or_path, path, revision=Path(folder).name, force_download=True)
+        broken = _mismatches(model_name_or_path, folder)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ValueError(
+            f"{model_name_or_path!r} is no folder here, and no model that can be seen on the Hub: {_first_line(error)}"
+        ) from None
+    except (HTTPError, OSError) as error:
+        raise TransferError(
+            f"The download of {model_name_or_path} failed: {_first_line(error)}\nRun the same command again: what has "
+            "arrived is kept."
+        ) from None
+    if broken:
+        raise TransferError(f"{', '.join(broken)} of {model_name_or_path} arrived damaged, twice. Try again later.")
+    return folder
+
+
+def _mismatches(repo_id: str, folder: str) -> list[str]:
+    # A snapshot's folder bears the name of its commit.
+    check = HfApi().verify_repo_checksums(repo_id, revision=Path(folder).name)
+    return [mismatch["path"] for mismatch in check.mismatches]
+
+
+def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str]) -> str | None:
+    """What a repository holds that is not ours; `None` if nothing."""
+    if repo_type == "dataset":
+        sides = ("train", "validation", "test")
+        foreign = [
+            file
+            for file in files
+            if file not in _INITIAL_FILES and not any(fnmatch(file, f"data/{side}-*.parquet") for side in sides)
+        ]
+        return f"the file {foreign[0]}" if foreign else None
+    if set(files) <= set(_INITIAL_FILES):
+        return None
+    if "config.json" not in files:
+        return f"the file {next(file for file in files if file not in _INITIAL_FILES)}, and no config.json"
+    config = json.loads(Path(hf_hub_download(repo_id, "config.json", revision=commit)).read_text(encoding="utf-8"))
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    return None if model_type == "reg4pru" else f"a model of type {model_type!r}"
+
+
+def _is_ours(path: str, repo_type: str) -> bool:
+    return any(fnmatch(path, pattern) for pattern in OUR_FILES[repo_type])
+
+
+def _state_after(repo_id: str, repo_type: str, before: str | None) -> str:
+    """What the repository shows after a fault, as far as it can be known."""
+    try:
+        now = HfApi().repo_info(repo_id, repo_type=repo_type).sha
+    except RepositoryNotFoundError:
+        return f"The repository {repo_id} was not made."
+    except (HTTPError, OSError):
+        return f"What {repo_id} shows now could not be asked; it is the old revision or the whole new one."
+    if before is None:
+        return f"The repository {repo_id} exists, but no half of the upload is visible in it."
+    if now == before:
+        return f"{repo_id} still shows what it did before, commit {before[:12]}."
+    return f"{repo_id} has moved on to commit {now[:12]} meanwhile."
+
+
+def _refuse_tokens(folder: Path) -> None:
+    token = (get_token() or "").encode()
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.suffix in (".safetensors", ".parquet", ".png"):
+            continue
+        content = path.read_bytes()
+        if _TOKEN.search(content) or (len(token) > 8 and token in content):
+            raise ValueError(f"{path} holds an access token of the Hub: it is not uploaded. Remove the token from it.")
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line that says something, of the error behind the error where there is one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = f" ({_first_line(error.__cause__)})" if error.__cause__ is not None else ""
+    return (lines[0] if lines else type(error).__name__) + cause
+
+
+def copy_files(paths: list[Path], folder: Path) -> None:
+    """Copy the files that exist into a folder, under their own names."""
+    for path in paths:
+        if path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / path.name)

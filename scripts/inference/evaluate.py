@@ -1,0 +1,176 @@
+"""
+Measure a checkpoint at several keep rates.
+
+    reg4pru evaluate --model_name_or_path outputs/tiny --output_dir outputs/tiny-evaluated
+
+writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Photographs are measured one
+at a time, so a test set of any size fits in memory.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasets import Dataset
+from transformers import BaseImageProcessor, HfArgumentParser
+
+from datasets_fives import load_fives
+from datasets_fives.evaluation import measure, results_table, write_results
+from datasets_fives.field_of_view import field_of_view
+from datasets_fives.metrics import VesselMetrics
+from datasets_fives.splits import read_split
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..console import set_up_logging
+from ..provenance import provenance
+from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
+from .loading import load_checkpoint, select_at_random
+from .panels import prediction_panels, save_prediction_figure
+from .prediction import predict_with_stages
+
+logger = logging.getLogger(__name__)
+
+FIGURE_ROWS = 4
+
+
+@dataclass
+class EvaluationArguments:
+    """What is measured, on what, and where the result goes."""
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    dataset: str = field(default="synthetic", metadata={"help": "Folder, Hub id, saved DatasetDict or 'synthetic'."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    split: str = field(
+        default="official",
+        metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
+    )
+    side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
+    synthetic_counts: list[int] = field(
+        default_factory=lambda: [64, 8, 16],
+        metadata={"help": "Synthetic photographs for train, validation and test; give what the training was given."},
+    )
+    photograph_size: int | None = field(
+        default=None, metadata={"help": "Side to which photographs and masks are reduced; default: as they are."}
+    )
+    keep_rates: list[float] = field(
+        default_factory=lambda: [1.0, 0.7, 0.5, 0.3],
+        metadata={"help": "Keep rates to measure; each holds for every pruning stage, and stages compound."},
+    )
+    selection_pool: Literal["active", "all"] | None = field(
+        default=None, metadata={"help": "Override what a stage chooses among."}
+    )
+    selector: Literal["random"] | None = field(
+        default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
+    )
+    field_of_view: bool = field(
+        default=True, metadata={"help": "Measure inside the circular field of view (default)."}
+    )
+    threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
+    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
+    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many photographs."})
+    seed: int = field(default=0, metadata={"help": "Seed of synthetic photographs, splits and random selection."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
+
+
+def draw_figure(
+    path: Path,
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    dataset: Dataset,
+    keep_rate: float,
+    *,
+    threshold: float = 0.5,
+    batch_size: int = 4,
+    seed: int = 0,
+) -> None:
+    """Draw up to four photographs, evenly spaced over the data set; the panels are those of `figures.COLUMNS`."""
+    num_stages, rows = model.config.num_stages, []
+    for index in np.linspace(0, len(dataset) - 1, min(len(dataset), FIGURE_ROWS)).round().astype(int).tolist():
+        row = dataset[index]
+        with fixed_draws(model, seed + index):  # as it was measured
+            probability, stages = predict_with_stages(model, processor, row["image"], keep_rate, batch_size=batch_size)
+        image, mask = np.asarray(row["image"]), np.asarray(row["mask"]).astype(bool)
+        inside = field_of_view(image)
+        patch_size = model.config.patch_size
+        rows.append(
+            prediction_panels(row["name"], image, mask, probability, stages, num_stages, patch_size, inside, threshold)
+        )
+    title = f"keep rate {rate_name(keep_rate)} at each of {num_stages} stages" if num_stages else "no pruning stages"
+    save_prediction_figure(path, rows, num_stages, title)
+
+
+def _check(arguments: EvaluationArguments) -> None:
+    check_keep_rates(arguments.keep_rates)
+    VesselMetrics(threshold=arguments.threshold)
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir is {output_dir}, which is a file.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
+        raise ValueError(
+            f"--output_dir is {output_dir}, which is not empty: choose another, or add --overwrite_output_dir to "
+            "replace the results in it."
+        )
+    for name in ("batch_size", "limit"):
+        value = vars(arguments)[name]
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}: it must be at least 1.")
+
+
+def load_photographs(arguments: EvaluationArguments) -> Dataset:
+    """The photographs to measure; raises `ValueError` if there are none."""
+    sides = load_fives(
+        arguments.dataset,
+        split=read_split(arguments.split),
+        seed=arguments.seed,
+        image_size=arguments.photograph_size,
+        revision=arguments.dataset_revision,
+        synthetic_counts=tuple(arguments.synthetic_counts),
+    )
+    if arguments.side not in sides:
+        raise ValueError(f"--side is {arguments.side!r}: {arguments.dataset} has the sides {', '.join(sides)}.")
+    photographs = sides[arguments.side]
+    if not len(photographs):
+        raise ValueError(f"The side {arguments.side!r} of {arguments.dataset} has no photographs.")
+    return photographs.select(range(min(arguments.limit or len(photographs), len(photographs))))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Evaluate as the command line says."""
+    set_up_logging()
+    parser = HfArgumentParser(EvaluationArguments)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    try:
+        _check(arguments)
+        model, processor = load_checkpoint(
+            arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
+        )
+        photographs = load_photographs(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.selection_pool:
+        model.config.selection_pool = arguments.selection_pool
+    if arguments.selector == "random":
+        select_at_random(model)
+
+    common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
+    measured = measure(
+        predictors(model, processor, arguments.keep_rates, **common),
+        photographs,
+        inside_field_of_view=arguments.field_of_view,
+        threshold=arguments.threshold,
+    )
+    output_dir = Path(arguments.output_dir)
+    write_results(
+        output_dir, measured, provenance=provenance(model.device, arguments.seed), settings=asdict(arguments)
+    )
+    shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
+    figure = output_dir / "figure.png"
+    draw_figure(figure, model, processor, photographs, shown, threshold=arguments.threshold, **common)
+    print(results_table(measured))
+    logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)

@@ -1,0 +1,73 @@
+"""Keep rates as the commands take them, and a model at one of them as a function of photographs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from .prediction import predict_probability
+
+
+def rate_name(rate: float) -> str:
+    """`"0.7"`: what a keep rate is called in the results."""
+    return f"{rate:g}" if rate < 1 else "1.0"
+
+
+def check_keep_rates(keep_rates: list[float]) -> None:
+    """Raises `ValueError` unless there are distinct rates in (0, 1]."""
+    if not keep_rates:
+        raise ValueError("No keep rates were given.")
+    for rate in keep_rates:
+        if not 0 < rate <= 1:
+            raise ValueError(f"The keep rates contain {rate}: every keep rate must lie in (0, 1].")
+    if len({rate_name(rate) for rate in keep_rates}) < len(keep_rates):
+        raise ValueError(f"The keep rates {keep_rates} contain one of them twice.")
+
+
+def predictors(
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    keep_rates: list[float],
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+) -> dict[str, Callable[[Image.Image, int], np.ndarray]]:
+    """
+    The model at several keep rates, for [`~datasets_fives.evaluation.measure`].
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]): The model.
+        processor (`BaseImageProcessor`): Its image processor.
+        keep_rates (`list[float]`): Keep rates in (0, 1], each for all stages.
+        batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
+        seed (`int`, *optional*, defaults to 0): Of random selection; each photograph and rate has draws of its own.
+
+    Returns:
+        `dict`: by [`rate_name`] a function of a photograph and its number to its vessel probability.
+
+    Raises:
+        `ValueError`: If the keep rates are wrong.
+    """
+    check_keep_rates(keep_rates)
+
+    def at(rate: float) -> Callable[[Image.Image, int], np.ndarray]:
+        def predict(photograph: Image.Image, index: int) -> np.ndarray:
+            with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
+                return predict_probability(model, processor, photograph, rate, batch_size=batch_size)
+
+        return predict
+
+    return {rate_name(rate): at(rate) for rate in keep_rates}
+
+
+@contextmanager
+def fixed_draws(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Draws inside follow from the seed alone, and those outside do not notice."""
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,77 @@
+"""Checkpoints, loaded for inference: what every command that predicts has in common."""
+
+import logging
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, BaseImageProcessor
+
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from modeling_reg4pru.token_selection import RandomSelector
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_checkpoint(
+    model_name_or_path: str, revision: str | None = None, device: str | None = None, dtype: str = "float32"
+) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
+    """
+    Load a model, in evaluation mode, and its image processor.
+
+    Args:
+        model_name_or_path (`str`): A folder written by `save_pretrained`, or a Hub id.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
+        device (`str`, *optional*): Where to; by default the first GPU, if there is one.
+        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Raises:
+        `ValueError`: If there is no such checkpoint, device or type, the checkpoint is not complete, or its model has
+            not two classes.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"The data type is {dtype!r}: it must be one of {', '.join(DTYPES)}.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise ValueError(f"The device {device!r} cannot be used: {error}") from error
+    try:
+        model, loading = Reg4PruForSemanticSegmentation.from_pretrained(
+            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype], output_loading_info=True
+        )
+        processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"No checkpoint could be loaded from {model_name_or_path!r}: {error}") from error
+    check_binary(model.config)
+    # What a checkpoint lacks is filled with random numbers, whose results would look like the checkpoint's.
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("selectors."))
+    if missing:
+        raise ValueError(
+            f"The checkpoint {model_name_or_path!r} lacks {len(missing)} weights of the model, such as {missing[0]}: "
+            "it is no Reg4Pru or EoMT-DINOv3 model, or its configuration does not fit its weights."
+        )
+    if loading["missing_keys"]:
+        logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", model_name_or_path)
+    return model.to(device).eval(), processor
+
+
+def select_at_random(model: Reg4PruForSemanticSegmentation) -> None:
+    """Replace the selectors of a loaded model by chance: the control for what selecting contributes."""
+    # The field of the configuration stays: it also says how the model was trained, which this does not change.
+    model.selectors = torch.nn.ModuleList([RandomSelector(model.config) for _ in model.config.pruning_layers])
+
+
+def training_size(config: Reg4PruConfig) -> int:
+    """Side of the square that the model was trained at, the shorter one where `config.image_size` is no square."""
+    return config.image_size if isinstance(config.image_size, int) else min(config.image_size)
+
+
+def check_binary(config: Reg4PruConfig) -> None:
+    """Raises `ValueError` unless the model tells background and foreground apart."""
+    if config.num_labels != 2:
+        raise ValueError(
+            f"The model tells {config.num_labels} classes apart (`num_labels`): vessel probabilities need 2, "
+            "background and vessel."
+        )

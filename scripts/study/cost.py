@@ -1,0 +1,130 @@
+"""
+What the arms of a study cost, measured side by side in one process: step time and memory of training, throughput of
+inference. Rounds are interleaved (every contestant once a round), and a ratio is taken within its round, so that a
+machine that is busy for a while does not favour anyone.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..benchmark.measure import peak_memory, seconds_per_call
+from ..benchmark.report import summary
+from ..benchmark.training_steps import make_step
+from ..inference.keep_rates import rate_name
+from ..inference.loading import load_checkpoint, training_size
+from ..provenance import provenance
+from ..training.arguments import parse_arguments
+from ..training.building import build_model
+from ..training.schedule import keep_rates_of_step
+from .plan import Study
+from .run import RunFolder
+
+WARMUP_ROUNDS = 2
+
+
+def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
+    """
+    Costs of all arms, from the trained weights where inference is concerned; measured once and kept in `cost.json` of
+    the runs until the recipes change.
+
+    Returns:
+        `dict`: `training`: arm → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
+        first arm; `inference`: arm → keep rate → `images_per_second`, `ratio` to the first arm unpruned; and the
+        `provenance`.
+    """
+    path = runs_dir / "cost.json"
+    recipes = {arm: study.run_recipe(arm, study.seeds[0]) for arm in study.arms}
+    key = json.loads(json.dumps({"recipes": recipes, "keep_rates": study.keep_rates}))
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        if kept.pop("key") == key:
+            return kept
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cost = {
+        "training": _training(study, runs_dir, device, rounds),
+        "inference": _inference(study, runs_dir, device, rounds),
+        "rounds": rounds,
+        "provenance": provenance(device),
+    }
+    path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n")
+    return cost
+
+
+def time_interleaved(
+    contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every contestant in every round, after two rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for count in range(WARMUP_ROUNDS + rounds):
+        for name, call in contestants.items():
+            elapsed = seconds_per_call(call, device)
+            if count >= WARMUP_ROUNDS:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
+    """Steps of every arm as they are once pruning and routing have begun, on random pictures."""
+    steps, memory = {}, {}
+    for arm in study.arms:
+        recipe = RunFolder(runs_dir, arm, study.seeds[0]).recipe
+        model_arguments, _, arguments = parse_arguments([str(recipe), "--output_dir", "unused"])
+        torch.manual_seed(0)
+        model = build_model(model_arguments).to(device).train()
+        size = training_size(model.config)
+        pictures = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
+        labels = (torch.rand(len(pictures), size, size, device=device) < 0.1).long()
+        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.mixed_precision]
+        draw = partial(keep_rates_of_step, model, arguments, 1.0)
+        step = make_step(model, dtype, None, pictures, draw, labels=labels)
+        steps[arm] = step
+        draws = [peak_memory(step, device) for _ in range(5)]  # routing windows differ
+        memory[arm] = statistics.median(draws)
+    seconds = time_interleaved(steps, rounds, device)
+    first = next(iter(study.arms))
+    return {
+        arm: {
+            "seconds": (measured := summary(seconds[arm], seconds[first]))["latency"],
+            "time_ratio": 1 / measured["ratio"],
+            "memory_bytes": memory[arm],
+            "memory_ratio": memory[arm] / memory[first],
+        }
+        for arm in study.arms
+    }
+
+
+@torch.inference_mode()
+def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict]:
+    """Images a second of the trained models, in batches as large as those of the training."""
+    calls = {}
+    for arm in study.arms:
+        folder = RunFolder(runs_dir, arm, study.seeds[0])
+        model, _ = load_checkpoint(str(folder.checkpoint), device=device.type)
+        _, _, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+        size, batch_size = training_size(model.config), arguments.per_device_train_batch_size
+        pictures = torch.randn(batch_size, 3, size, size, device=device)
+        for rate in {1.0, *study.keep_rates}:
+            calls[arm, rate] = _forward(model, pictures, rate)
+    seconds = time_interleaved(calls, rounds, device)
+    reference = seconds[next(iter(study.arms)), 1.0]
+    return {
+        arm: {
+            rate_name(rate): {
+                "images_per_second": (measured := summary(seconds[arm, rate], reference, batch_size))["throughput"],
+                "ratio": measured["ratio"],
+            }
+            for rate in study.keep_rates
+        }
+        for arm in study.arms
+    }
+
+
+def _forward(model: Reg4PruForSemanticSegmentation, pictures: torch.Tensor, rate: float) -> Callable[[], object]:
+    return lambda: model(pictures, keep_rates=rate)

@@ -1,0 +1,334 @@
+"""
+The figures of a study, on white cards that read the same in print and on a dark page, in the colours of Okabe and Ito.
+
+`figure1.png` (predictions, and average precision against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`,
+`drift.png` with its numbers in `drift.csv`, `stages.png`. Photographs are shown inside their field of view only.
+"""
+
+import csv
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from sklearn.metrics import average_precision_score
+
+from datasets_fives.field_of_view import field_of_view
+from datasets_fives.tiling import cut_into_tiles
+from datasets_fives.transforms import EvalTransform
+
+from ..inference.drift import measure_drift, trace_grid
+from ..inference.keep_rates import rate_name
+from ..inference.loading import load_checkpoint, training_size
+from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
+from ..inference.prediction import predict_with_stages
+from ..training.arguments import parse_arguments
+from ..training.data import load_data
+from .plan import AS_TRAINED, Study
+from .run import RunFolder
+from .tables import mean_and_sd, summarise
+
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F")
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (2, 2)))
+HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
+DPI = 150
+MEASURED = {"average_precision": "average precision", "dice": "Dice"}
+NUM_PHOTOGRAPHS = 3
+NUM_TILES = 16
+DRIFT_FIELDS = (
+    "arm",
+    "seed",
+    "layer",
+    "cosine_pruned",
+    "cosine_kept",
+    "average_precision",
+    "average_precision_unpruned",
+)
+
+
+def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
+    """
+    Draw all figures of a finished study; those of the pictures only if the study compares two arms.
+
+    Args:
+        study (`Study`): The study.
+        runs_dir (`Path`): Where its runs are.
+        output_dir (`Path`): Where the figures go.
+        rows (`list[dict]`): From `study_tables.collect`.
+        cost (`dict`): From `study_cost.measure_study`.
+    """
+    draw = draw_keep_rates if len(study.arms) <= len(COLOURS) else draw_many_arms
+    draw(study, rows, output_dir / "keep_rates.png")
+    if not study.compare:
+        return
+    rate = shown_rate(study)
+    photographs = load_photographs(study, runs_dir)
+    draw_figure1(study, runs_dir, photographs, rows, cost, rate, output_dir / "figure1.png")
+    draw_stages(study, runs_dir, photographs, rate, output_dir / "stages.png")
+    drift = collect_drift(study, runs_dir, rate)
+    with (output_dir / "drift.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, DRIFT_FIELDS)
+        writer.writeheader()
+        writer.writerows(drift)
+    draw_drift(study, drift, rate, output_dir / "drift.png")
+
+
+def shown_rate(study: Study) -> float:
+    """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
+    return max((rate for rate in study.keep_rates if rate < 1), default=1.0)
+
+
+def load_photographs(study: Study, runs_dir: Path) -> Dataset:
+    """The test photographs of the first seed."""
+    folder = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0])
+    model, _ = load_checkpoint(str(folder.checkpoint), device="cpu")
+    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+    return load_data(data_arguments, training_size(model.config), arguments.seed)["test"]
+
+
+def arm_style(study: Study, arm: str) -> dict:
+    """Colour, marker and dash of an arm, the same in every figure."""
+    place = list(study.arms).index(arm)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": DASHES[place % len(DASHES)],
+        "markersize": 5,
+        "linewidth": 1.6,
+    }
+
+
+def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
+    """Average precision and Dice against the keep rate: a line an arm, bars of one standard deviation."""
+    figure = _card(9.5, 4.4)
+    for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
+        for arm, settings in study.arms.items():
+            cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for rate in study.keep_rates])
+            style = arm_style(study, arm)
+            # Bars of many arms on one spot cannot be read: each arm stands a little beside the next.
+            beside = np.array(study.keep_rates) + 0.004 * (list(study.arms).index(arm) - (len(study.arms) - 1) / 2)
+            axis.plot(beside, cells[:, 0], label=settings["label"], **style)
+            spreads = np.nan_to_num(cells[:, 1])
+            axis.errorbar(beside, cells[:, 0], spreads, fmt="none", ecolor=style["color"], alpha=0.6)
+        axis.invert_xaxis()
+        axis.set(xlabel="keep rate at every stage", ylabel=name, xticks=study.keep_rates)
+        _tidy(axis)
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    _legend_below(figure, handles, ncols=3)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
+    """Average precision and Dice of more arms than lines can be told apart: a row an arm, a point a keep rate."""
+    figure = _card(9.5, 1.5 + 0.3 * len(study.arms))
+    places = range(len(study.arms))
+    for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
+        for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
+            cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for arm in study.arms])
+            label, style = f"keep rate {rate_name(rate)}", {"color": colour, "marker": marker, "linestyle": "none"}
+            axis.errorbar(cells[:, 0], places, xerr=np.nan_to_num(cells[:, 1]), label=label, **style)
+        axis.set_xlabel(name)
+        _tidy(axis)
+    axis.set_yticks(places, [settings["label"] for settings in study.arms.values()])
+    axis.invert_yaxis()
+    handles, _ = axis.get_legend_handles_labels()
+    _legend_below(figure, handles, ncols=len(handles))
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_figure1(
+    study: Study, runs_dir: Path, photographs: Dataset, rows: list[dict], cost: dict, rate: float, path: Path
+) -> None:
+    """Input, ground truth and the pruned predictions of the two compared arms; average precision against speed."""
+    chosen = [photographs[index] for index in _spread(len(photographs), NUM_PHOTOGRAPHS)]
+    labels = [f"{study.arms[arm]['label']}\npruned to {rate_name(rate)}" for arm in study.compare]
+    figure = _card(2.1 * len(chosen) + 5.6, 9.0)
+    left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
+    axes = left.subplots(4, len(chosen), squeeze=False)
+    models = [load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint)) for arm in study.compare]
+    for column, row in zip(axes.T, chosen, strict=True):
+        image, mask = np.asarray(row["image"]), np.asarray(row["mask"])
+        inside = field_of_view(image)
+        panels = [image, mask_panel(mask)]
+        for model, processor in models:
+            probability, _ = predict_with_stages(model, processor, row["image"], rate)
+            panels.append(_heat_map(probability))
+        for axis, panel in zip(column, panels, strict=True):
+            axis.imshow(_crop(panel, inside))
+            _bare(axis)
+        column[0].set_title(row["name"], fontsize=9)
+    for line, name in zip(axes, ("input", "ground truth", *labels), strict=True):
+        line[0].set_ylabel(name, fontsize=9)
+    bar = left.colorbar(ScalarMappable(cmap=HEAT), ax=axes[2:], location="bottom", aspect=40, pad=0.02)
+    bar.set_label("probability of vessel", fontsize=9)
+
+    axis, below = right.subplots(2, 1, height_ratios=(3, 2))
+    below.axis("off")
+    for arm, settings in study.arms.items():
+        ratios = [cost["inference"][arm][rate_name(keep)]["ratio"] for keep in study.keep_rates]
+        means = [summarise(rows, arm, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
+        axis.plot(ratios, means, label=settings["label"], **arm_style(study, arm))
+        if arm in study.compare:
+            for keep, ratio, mean in zip(study.keep_rates, ratios, means, strict=True):
+                axis.annotate(rate_name(keep), (ratio, mean), (0, 6), textcoords="offset points", fontsize=8)
+    axis.axvline(1, color="0.6", linewidth=0.8)
+    first = next(iter(study.arms.values()))["label"]
+    axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
+    axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
+    _tidy(axis)
+    below.legend(*axis.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float, path: Path) -> None:
+    """Where tokens are pruned, by stage, over two photographs: a column an arm whose selectors are trained."""
+    configs = {arm: study.run_recipe(arm, study.seeds[0])["config_overrides"] for arm in study.arms}
+    arms = {
+        arm: settings
+        for arm, settings in study.arms.items()
+        if configs[arm].get("train_pruning") != "none" or configs[arm].get("selector") == "learned_query"
+    }
+    if not arms:
+        return
+    chosen = [photographs[index] for index in _spread(len(photographs), 2)]
+    figure = _card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
+    axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
+    axes[0, 0].set_title("input", fontsize=9)
+    images = [np.asarray(row["image"]) for row in chosen]
+    insides = [field_of_view(image) for image in images]
+    for line, image, inside, row in zip(axes, images, insides, chosen, strict=True):
+        line[0].imshow(_crop(image, inside))
+        line[0].set_ylabel(row["name"], fontsize=9)
+    for column, (arm, settings) in zip(axes.T[1:], arms.items(), strict=True):
+        model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint))
+        column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
+        for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
+            _, stages = predict_with_stages(model, processor, row["image"], rate)
+            panel = stage_panel(image, stages, model.config.num_stages, model.config.patch_size)
+            axis.imshow(_crop(panel, inside))
+    for axis in axes.flat:
+        _bare(axis)
+    names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
+    colours = stage_colours(model.config.num_stages) / 255
+    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+    _legend_below(figure, handles, ncols=len(arms) + 1)
+    figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
+    figure.savefig(path, dpi=DPI)
+
+
+def collect_drift(study: Study, runs_dir: Path, rate: float) -> list[dict]:
+    """
+    Drift and decoded average precision by layer, of the two compared arms: a row per arm, seed and layer, as
+    [`DRIFT_FIELDS`]. Up to 16 test tiles with vessels, evenly spaced.
+    """
+    rows = []
+    for arm in study.compare:
+        for seed in study.seeds:
+            folder = RunFolder(runs_dir, arm, seed)
+            model, processor = load_checkpoint(str(folder.checkpoint))
+            pixels, labels = _load_tiles(folder, training_size(model.config), processor)
+            pixels = pixels.to(model.device)
+            pruned, unpruned = trace_grid(model, pixels, rate), trace_grid(model, pixels, 1.0)
+            drift = measure_drift(pruned, unpruned)
+            precisions = [_decoded_precision(trace.logits, labels) for trace in (pruned, unpruned)]
+            values = zip(drift.pruned.tolist(), drift.kept.tolist(), *precisions, strict=True)
+            rows += [
+                dict(zip(DRIFT_FIELDS, (arm, seed, layer, *numbers), strict=True))
+                for layer, numbers in enumerate(values)
+            ]
+    return rows
+
+
+def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
+    """Cosine similarity of preserved and unpruned states by layer; average precision decoded after the last layers."""
+    num_layers = max(row["layer"] for row in drift) + 1
+    figure = _card(9.5, 5.2)
+    similarity, decoded = figure.subplots(1, 2)
+    for arm in study.compare:
+        label, style = study.arms[arm]["label"], arm_style(study, arm)
+        thin = {**style, "linestyle": ":", "marker": None, "linewidth": 1.4}
+        _mean_line(similarity, drift, arm, "cosine_pruned", range(num_layers), label, style)
+        _mean_line(similarity, drift, arm, "cosine_kept", range(num_layers), f"{label}: kept tokens", thin)
+        last = range(max(num_layers - 4, 0), num_layers)
+        _mean_line(decoded, drift, arm, "average_precision", last, label, style)
+        _mean_line(decoded, drift, arm, "average_precision_unpruned", last, f"{label}: unpruned", thin)
+        decoded.set_xticks(list(last))
+    similarity.set(xlabel="after layer", ylabel="cosine similarity to the unpruned state")
+    similarity.set_title(f"pruned tokens, keep rate {rate_name(rate)} at every stage", fontsize=10)
+    decoded.set(xlabel="decoded after layer", ylabel="average precision")
+    decoded.set_title("read out by the model's own heads", fontsize=10)
+    for axis in (similarity, decoded):
+        _tidy(axis)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def _mean_line(axis, drift: list[dict], arm: str, field: str, layers: range, label: str, style: dict) -> None:
+    cells = [
+        mean_and_sd(row[field] for row in drift if row["arm"] == arm and row["layer"] == layer) for layer in layers
+    ]
+    means, spreads = np.array(cells).T
+    axis.plot(list(layers), means, label=label, **style)
+    axis.fill_between(list(layers), means - spreads, means + spreads, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:
+    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+    tiles = cut_into_tiles(load_data(data_arguments, size, arguments.seed)["test"], size)
+    filled = [index for index, mask in enumerate(tiles["mask"]) if np.asarray(mask).any()]
+    chosen = tiles.select([filled[index] for index in _spread(len(filled), NUM_TILES)])
+    batch = EvalTransform(image_mean=processor.image_mean, image_std=processor.image_std)(chosen[:])
+    return torch.stack(batch["pixel_values"]), torch.stack(batch["labels"])
+
+
+def _decoded_precision(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Average precision after every layer, over all pixels of the tiles."""
+    precisions = []
+    for layer in logits:
+        enlarged = torch.nn.functional.interpolate(layer, size=labels.shape[-2:], mode="bilinear")[:, 0]
+        precisions.append(average_precision_score(labels.flatten().numpy(), enlarged.flatten().cpu().numpy()))
+    return precisions
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` evenly spaced places among `count`."""
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+
+
+def _heat_map(probability: np.ndarray) -> np.ndarray:
+    return np.round(255 * ScalarMappable(cmap=HEAT).cmap(probability)[..., :3]).astype(np.uint8)
+
+
+def _crop(panel: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The panel cut to the field of view, white outside it."""
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    panel = np.where(inside[..., None], panel, np.uint8(WHITE))
+    return panel[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _card(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend_below(figure: Figure, handles: list, ncols: int) -> None:
+    ncols = min(len(handles), ncols)
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
+
+
+def _bare(axis) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def _tidy(axis) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="0.9", linewidth=0.6)
+    axis.set_axisbelow(True)

@@ -1,0 +1,136 @@
+"""The tables of a study: every measured number as CSV, and mean and spread over the seeds as Markdown."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from datasets_fives.metrics import METRICS
+
+from ..inference.keep_rates import rate_name
+from .plan import Study
+from .run import RunFolder
+
+CHANGE = "average_precision_change"
+SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average precision", "dice": "Dice"}
+
+
+def collect(study: Study, runs_dir: Path) -> list[dict]:
+    """A row per arm, seed, evaluation and keep rate that has been measured, in the order of the study."""
+    return [
+        {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate_name(rate), **results[rate_name(rate)]}
+        for arm in study.arms
+        for seed in study.seeds
+        for evaluation, results in RunFolder(runs_dir, arm, seed).results().items()
+        if evaluation in study.evaluations
+        for rate in study.keep_rates
+        if rate_name(rate) in results
+    ]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["arm", "seed", "evaluation", "keep_rate", *METRICS])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the sample; nan for the latter below two values, for both without any."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def summarise(rows: list[dict], arm: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
+    """Mean and standard deviation of a metric over the seeds."""
+    wanted = (arm, evaluation, rate_name(rate))
+    return mean_and_sd(row[metric] for row in rows if (row["arm"], row["evaluation"], row["keep_rate"]) == wanted)
+
+
+def with_changes(rows: list[dict]) -> list[dict]:
+    """The rows with [`CHANGE`]: average precision less that of the same weights unpruned; nan where it is missing."""
+    unpruned = {
+        (row["arm"], row["seed"], row["evaluation"]): row["average_precision"]
+        for row in rows
+        if float(row["keep_rate"]) == 1
+    }
+    return [
+        row | {CHANGE: row["average_precision"] - unpruned.get((row["arm"], row["seed"], row["evaluation"]), math.nan)}
+        for row in rows
+    ]
+
+
+def markdown(study: Study, rows: list[dict]) -> str:
+    """
+    Average precision, its change by pruning, Dice: a table an evaluation, a row an arm, a column a keep rate, mean ±
+    sd over the seeds.
+    """
+    rows = with_changes(rows)
+    seeds = {arm: len({row["seed"] for row in rows if row["arm"] == arm}) for arm in study.arms}
+    most = max(seeds.values(), default=0)
+    parts = [f"# {study.name}\n"]
+    parts.append(
+        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of the test "
+        "photographs inside the field of view. "
+        "A keep rate holds for every stage. Changes are taken within each run, from its own weights unpruned.\n"
+    )
+    for evaluation in study.evaluations:
+        for metric, heading in SHOWN.items():
+            # Without pruning there is no change.
+            rates = [rate for rate in study.keep_rates if metric != CHANGE or rate != 1]
+            lines = [[evaluation, *(rate_name(rate) for rate in rates)]]
+            for arm, settings in study.arms.items():
+                cells = [summarise(rows, arm, evaluation, rate, metric) for rate in rates]
+                if all(math.isnan(mean) for mean, _ in cells):
+                    continue
+                label = settings["label"] + ("" if seeds[arm] == most else f" ({seeds[arm]} of {most} seeds)")
+                sign = "+" if metric == CHANGE else ""
+                lines.append([label, *(format_cell(*cell, sign) for cell in cells)])
+            if len(lines) > 1:
+                parts.append(f"## {heading}, {evaluation}\n\n{markdown_table(lines)}\n")
+    return "\n".join(parts)
+
+
+def format_cell(mean: float, sd: float, sign: str = "") -> str:
+    """`.851 ± .004`, as far as there is something to say; `+` for `sign` shows it of positive means, too."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:{sign}.3f}" if math.isnan(sd) else f"{mean:{sign}.3f} ± {sd:.3f}"
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """The first line is the heading."""
+    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
+    """`cost.csv` and `cost.md`: what training and inference of every arm cost, relative to the first arm."""
+    rates = [rate_name(rate) for rate in study.keep_rates]
+    fields = ["seconds", "time_ratio", "memory_bytes", "memory_ratio"]
+    with (output_dir / "cost.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        throughputs = [f"{name} at {rate}" for rate in rates for name in ("images_per_second", "throughput_ratio")]
+        writer.writerow(["arm", *(f"training_{field}" for field in fields), *throughputs])
+        for arm in study.arms:
+            training, inference = cost["training"][arm], cost["inference"][arm]
+            speeds = [inference[rate][name] for rate in rates for name in ("images_per_second", "ratio")]
+            writer.writerow([arm, *(training[field] for field in fields), *speeds])
+
+    first = next(iter(study.arms.values()))["label"]
+    lines = [["arm", "training step", "memory", *(f"throughput at {rate}" for rate in rates)]]
+    for arm, settings in study.arms.items():
+        training, inference = cost["training"][arm], cost["inference"][arm]
+        lines.append(
+            [settings["label"], f"{training['time_ratio']:.2f}×", f"{training['memory_ratio']:.2f}×"]
+            + [f"{inference[rate]['ratio']:.2f}×" for rate in rates]
+        )
+    device = cost["provenance"]["device"]
+    (output_dir / "cost.md").write_text(
+        f"# {study.name}: costs\n\nRelative to {first} (throughput: unpruned), medians over {cost['rounds']} "
+        f"interleaved rounds on {device}. A training step is taken with pruning and routing begun; its memory is what "
+        f"it needs beside weights, gradients and optimiser.\n\n{markdown_table(lines)}\n"
+    )

@@ -1,0 +1,226 @@
+"""
+Fine-tune a Reg4Pru checkpoint with the `Trainer` of transformers, from and to the Hub.
+
+    reg4pru finetune --model_name_or_path user/reg4pru-vits16-fives --dataset user/fives \
+        --output_dir runs/finetuned --max_steps 1000 --per_device_train_batch_size 4
+
+The flags are those of transformers' `TrainingArguments`, of the data in `reg4pru train`, and the few below. Samples
+and their order, random draws, learning rates, keep-rate warm-up and weight average are those of `reg4pru train`: on
+one CPU both end in the same weights, if the batches of a step divide the samples of an epoch. A killed run goes on, to
+the same result, with `--resume_from_checkpoint latest`.
+"""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from datasets_fives.samples import SeededSamples
+from datasets_fives.transforms import EvalTransform, TrainTransform
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+
+from ..console import set_up_logging
+from ..hub.model_card import RECIPE
+from ..hub.push import PushArguments, push_trained
+from ..hub.transfer import TransferError, check_target, fetch_checkpoint
+from ..provenance import provenance
+from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
+from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
+from .data import load_data
+from .loop import collate
+from .optimization import make_optimizer
+from .processes import leave_processes
+from .validation import StreamingMetrics, vessel_probability
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class FinetuneArguments(PruningScheduleArguments, OptimizerArguments):
+    """What `TrainingArguments` does not know. Names and meanings are those of `reg4pru train`."""
+
+    model_name_or_path: str = field(metadata={"help": "Reg4Pru checkpoint to start from: a folder or a Hub id."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    config_overrides: list[str] = field(
+        default_factory=list, metadata={"help": "Fields of Reg4PruConfig, as field=value."}
+    )
+    head_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of everything but the backbone."})
+    backbone_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of the backbone, after the head's."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )
+
+
+def make_trainer(
+    model: Reg4PruForSemanticSegmentation,
+    processor: Reg4PruImageProcessor,
+    data: dict[str, Dataset],
+    arguments: FinetuneArguments,
+    data_arguments: DataArguments,
+    training: TrainingArguments,
+    resume_from: str | None = None,
+) -> Trainer:
+    """A `Trainer` with samples, optimiser, schedule and callbacks of Reg4Pru; `trainer.train()` is left to do."""
+    size = model.config.image_size
+    normalisation = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    crop = size if data_arguments.random_crop else None
+    transform = TrainTransform(size, crop_size=crop, **normalisation)
+    samples = EpochSamples(
+        SeededSamples(data["train"], transform, training.seed), data_arguments.samples_per_photograph
+    )
+    validation = None
+    if "validation" in data:
+        validation = data["validation"].with_transform(EvalTransform(size, **normalisation))
+    optimizers = make_optimizer(
+        model,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        layer_decay=arguments.layer_decay,
+        head_warmup_steps=arguments.head_warmup_steps,
+        backbone_warmup_steps=arguments.backbone_warmup_steps,
+        total_steps=total_steps(len(samples), training),
+        poly_power=arguments.poly_power,
+    )
+    callbacks = [PruningSchedule(arguments), TellEpoch(samples)]
+    if arguments.ema_decay:
+        callbacks.append(WeightAverage(arguments.ema_decay, resume_from))
+    return Trainer(
+        model,
+        training,
+        data_collator=collate,
+        train_dataset=samples,
+        eval_dataset=validation,
+        processing_class=processor,
+        compute_metrics=StreamingMetrics(model.config.semantic_loss_ignore_index),
+        preprocess_logits_for_metrics=vessel_probability,
+        optimizers=optimizers,
+        callbacks=callbacks,
+    )
+
+
+def total_steps(num_samples: int, training: TrainingArguments) -> int:
+    """Optimiser steps of the whole training, counted as `Trainer` does."""
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = math.ceil(num_samples / (training.train_batch_size * training.world_size))
+    return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))
+
+
+def check(
+    parser: HfArgumentParser, arguments: FinetuneArguments, data: DataArguments, training: TrainingArguments
+) -> str | None:
+    """Refuse what cannot work before anything is loaded; returns the checkpoint to resume from."""
+    if training.hub_token:
+        parser.error("--hub_token would be written to training_args.bin: use `hf auth login` or the variable HF_TOKEN")
+    if training.push_to_hub and not training.hub_model_id:
+        parser.error("--push_to_hub needs --hub_model_id")
+    if data.streaming:
+        parser.error("--streaming is for reg4pru train: Trainer shuffles photographs that are all there")
+    if data.tile_size and data.random_crop:
+        parser.error("give --random_crop or --tile_size, not both")
+    if training.dataloader_persistent_workers:
+        parser.error(
+            "--dataloader_persistent_workers would repeat the augmentations of the first epoch in every epoch"
+        )
+    if training.load_best_model_at_end and arguments.ema_decay:
+        parser.error("--load_best_model_at_end and the weight average exclude each other: add --ema_decay 0")
+    output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
+    if resume == "latest":
+        resume = get_last_checkpoint(training.output_dir) if output_dir.is_dir() else None
+        if resume is None:
+            parser.error(f"{output_dir} has no checkpoint to resume from")
+    if resume is None and output_dir.is_dir() and any(output_dir.iterdir()):
+        parser.error(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
+    return resume
+
+
+def main(argv: list[str] | None = None) -> None:
+    set_up_logging()
+    parser = HfArgumentParser((FinetuneArguments, DataArguments, TrainingArguments))
+    # As in `reg4pru train`: the seed also says which photographs validate, and those must not be trained on here.
+    parser.set_defaults(seed=0)
+    arguments, data_arguments, training = parser.parse_args_into_dataclasses(argv)
+    resume_from = check(parser, arguments, data_arguments, training)
+    training.remove_unused_columns = False  # the columns are what the transforms read
+    training.batch_eval_metrics = True
+    training.train_sampling_strategy = "sequential"  # EpochSamples are in order already
+    # Pushed once and whole at the end, with our card, not folder by folder while training.
+    push, training.push_to_hub = training.push_to_hub, False
+
+    set_seed(training.seed)
+    try:
+        if push:
+            check_target(
+                training.hub_model_id,
+                "model",
+                private=bool(training.hub_private_repo),
+                overwrite=arguments.overwrite_repo,
+            )
+        folder = fetch_checkpoint(arguments.model_name_or_path, arguments.model_revision)
+        model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
+        processor = Reg4PruImageProcessor.from_pretrained(folder)
+        data = load_data(data_arguments, model.config.image_size, training.seed)
+    except ValueError as error:
+        parser.error(str(error))
+    except TransferError as error:
+        sys.exit(str(error))
+
+    accelerator = _run(model, processor, data, arguments, data_arguments, training, resume_from)
+    del model  # the accelerator's own
+    leave_processes(accelerator)
+    if push and accelerator.is_main_process:
+        push_trained(
+            PushArguments(
+                model_name_or_path=training.output_dir,
+                hub_model_id=training.hub_model_id,
+                hub_private_repo=bool(training.hub_private_repo),
+                overwrite_repo=arguments.overwrite_repo,
+                commit_message="Upload fine-tuned checkpoint",
+            )
+        )
+
+
+def _run(
+    model: Reg4PruForSemanticSegmentation,
+    processor: Reg4PruImageProcessor,
+    data: dict[str, Dataset],
+    arguments: FinetuneArguments,
+    data_arguments: DataArguments,
+    training: TrainingArguments,
+    resume_from: str | None,
+) -> Accelerator:
+    """Train, validate and save; returns the accelerator, which nothing else holds on to."""
+    trainer = make_trainer(model, processor, data, arguments, data_arguments, training, resume_from)
+    trainer.train(resume_from_checkpoint=resume_from)
+    measured = trainer.evaluate() if "validation" in data else {}
+    # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
+    validations = [entry for entry in trainer.state.log_history if "eval_ap" in entry]
+    best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
+    trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return trainer.accelerator
+    output_dir = Path(training.output_dir)
+    flags = training.to_dict()
+    results = {
+        "provenance": provenance(training.device, training.seed),
+        "arguments": {
+            **asdict(data_arguments),
+            **{name: flags[name] for name in RECIPE if name in flags},
+            **asdict(arguments),
+        },
+        "total_steps": trainer.state.max_steps,
+        "train_names": sorted(data["train"]["name"]),
+        "best_validation_ap": best["eval_ap"],
+        "best_step": best["step"],
+        "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
+    }
+    (output_dir / "train_results.json").write_text(json.dumps(results, indent=2) + "\n")
+    logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
+    return trainer.accelerator

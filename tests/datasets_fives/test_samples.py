@@ -1,0 +1,96 @@
+"""Which samples a run sees: an order that follows from the seed, samples that follow from their address, tiles."""
+
+from collections import Counter
+
+import pytest
+import torch
+from transformers import set_seed
+
+from datasets_fives.samples import ResumableSampler, SeededSamples
+from datasets_fives.transforms import TrainTransform
+from reg4pru.training.arguments import DataArguments
+from reg4pru.training.data import load_data
+
+ORDER = {"num_rows": 7, "visits": 3, "total": 50, "seed": 5}  # 21 samples an epoch
+
+
+@pytest.mark.parametrize("start", range(51))
+def test_a_resumed_order_is_the_rest_of_the_order(start):
+    rest = ResumableSampler(**ORDER, start=start)
+    assert list(rest) == list(ResumableSampler(**ORDER, start=0))[start:]
+    assert len(rest) == 50 - start
+
+
+def test_an_epoch_visits_every_row_as_often_as_wanted():
+    addresses = list(ResumableSampler(**ORDER, start=0))
+    for epoch in range(2):
+        of_epoch = addresses[21 * epoch : 21 * (epoch + 1)]
+        assert Counter(row for _, row in of_epoch) == dict.fromkeys(range(7), 3)
+        # Every visit counts as an epoch of its own to the augmentation: no sample comes twice.
+        assert {visit for visit, _ in of_epoch} == set(range(3 * epoch, 3 * epoch + 3))
+    assert len(set(addresses)) == 50
+
+
+def test_the_order_differs_by_epoch_and_seed_and_not_by_the_global_generator():
+    rows = [row for _, row in ResumableSampler(**ORDER, start=0)]
+    assert rows[:21] != rows[21:42]
+    assert rows != [row for _, row in ResumableSampler(**{**ORDER, "seed": 6}, start=0)]
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert rows == [row for _, row in ResumableSampler(**ORDER, start=0)]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Loads 3 + 1 + 1 synthetic photographs of 64 pixels for a model with an input of 32."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def load_sides(**more):
+        return load_data(DataArguments(photograph_size=64, synthetic_counts=[3, 1, 1], **more), 32, seed=0)
+
+    return load_sides
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in ("pixel_values", "labels"))
+
+
+def test_a_sample_follows_from_its_address_and_the_seed_alone(load):
+    rows = load()["train"]
+    samples, other_seed = (SeededSamples(rows, TrainTransform(32, crop_size=32), seed) for seed in (0, 1))
+    wanted = samples[2, 1]
+    set_seed(123)
+    before = torch.get_rng_state()
+    _ = samples[0, 0]
+    assert equal(samples[2, 1], wanted)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not equal(samples[3, 1], wanted)
+    assert not equal(samples[2, 0], wanted)
+    assert not equal(other_seed[2, 1], wanted)
+
+
+def sizes(sides):
+    return {side: (len(rows), rows[0]["image"].size) for side, rows in sides.items()}
+
+
+def test_photographs_stay_whole_unless_the_recipe_wants_tiles(load):
+    assert sizes(load()) == {"train": (3, (64, 64)), "validation": (1, (64, 64)), "test": (1, (64, 64))}
+
+
+def test_tiles_are_cut_for_training_and_validation(load):
+    sides = load(tile_size=32)
+    assert sizes(sides) == {"train": (12, (32, 32)), "validation": (4, (32, 32)), "test": (1, (64, 64))}
+
+
+def test_under_random_crops_only_validation_is_cut_into_tiles(load):
+    sides = load(random_crop=True)
+    assert sizes(sides) == {"train": (3, (64, 64)), "validation": (4, (32, 32)), "test": (1, (64, 64))}
+
+
+def test_a_split_can_be_a_file_and_must_leave_something_to_train_on(load, tmp_path):
+    names = [name for rows in load().values() for name in rows["name"]]
+    split = tmp_path / "split.yaml"
+    split.write_text(f"train: [{', '.join(names[1:])}]\ntest: [{names[0]}]\n")
+    sides = load(split=str(split))
+    assert {side: list(rows["name"]) for side, rows in sides.items()} == {"train": names[1:], "test": names[:1]}

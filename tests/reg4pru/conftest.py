@@ -1,0 +1,46 @@
+"""What the tests of the commands share: the commands as a user starts them, a checkpoint, photographs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+
+from datasets_fives import load_fives
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+
+
+@pytest.fixture
+def run_command(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Starts a command in a process of its own, as a user does."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-m", "reg4pru", name, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+
+    return run
+
+
+@pytest.fixture
+def save_checkpoint(tmp_path) -> Callable[[Reg4PruForSemanticSegmentation], Path]:
+    """Saves a model and an image processor as a checkpoint."""
+
+    def save(model: Reg4PruForSemanticSegmentation) -> Path:
+        folder = tmp_path / "checkpoint"
+        model.save_pretrained(folder)
+        size = model.config.image_size
+        Reg4PruImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def photographs(tmp_path) -> datasets.Dataset:
+    """Two synthetic photographs of 128 pixels a side, twice the input of the tiny model."""
+    sides = load_fives("synthetic", image_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "photographs")
+    return sides["test"]

@@ -1,0 +1,211 @@
+"""`reg4pru evaluate`, as a user runs it, and the model as a predictor to measure."""
+
+import csv
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_fives.evaluation import measure, write_results
+from datasets_fives.field_of_view import field_of_view
+from datasets_fives.metrics import METRICS, VesselMetrics
+from datasets_fives.splits import SAMPLE_SPLIT
+from modeling_reg4pru import Reg4PruImageProcessor
+from reg4pru.inference import evaluate
+from reg4pru.inference.keep_rates import predictors
+from reg4pru.inference.prediction import predict_probability
+
+
+def measured_at(model, processor, photographs, keep_rates, seed=0, **settings):
+    return measure(predictors(model, processor, keep_rates, seed=seed), photographs, **settings)
+
+
+@pytest.fixture
+def processor() -> Reg4PruImageProcessor:
+    return Reg4PruImageProcessor(size={"height": 64, "width": 64})
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys, tmp_path):
+    """Runs the command with arguments that it must refuse, and returns what it says."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *map(str, arguments)])
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        monkeypatch.setattr(evaluate, "measure", lambda *_, **__: pytest.fail("work has begun"))
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.main()
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):
+    arguments = (
+        *("--model_name_or_path", save_checkpoint(tiny_model()), "--photograph_size", 128, "--limit", 2),
+        *("--synthetic_counts", 1, 0, 3, "--keep_rates", 1.0, 0.5, "--output_dir", tmp_path / "out"),
+    )
+
+    finished = run_command("evaluate", *arguments)
+
+    assert finished.returncode == 0, finished.stderr
+    assert "| 0.5 " in finished.stdout
+    assert "centre-line recall" in finished.stdout
+    assert (tmp_path / "out/table.md").read_text().strip() == finished.stdout.strip()
+
+    content = json.loads((tmp_path / "out/metrics.json").read_text(), parse_constant=pytest.fail)
+    assert list(content["results"]) == ["1.0", "0.5"]
+    assert content["provenance"]["seed"] == 0
+    assert content["settings"]["field_of_view"] is True
+    with (tmp_path / "out/per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["keep_rate"], row["name"]) for row in rows] == [
+        (rate, name) for rate in ("1.0", "0.5") for name in ("synthetic/2_D", "synthetic/3_G")
+    ]
+    for rate, result in content["results"].items():
+        assert result["num_images"] == 2
+        assert sorted(result["per_condition"]) == ["D", "G"]
+        for metric in METRICS:
+            values = [float(row[metric]) for row in rows if row["keep_rate"] == rate]
+            assert np.mean(values) == pytest.approx(result["per_image"][metric]["mean"], nan_ok=True)
+    assert content["results"]["1.0"]["pooled"] != content["results"]["0.5"]["pooled"]
+
+    figure = np.asarray(Image.open(tmp_path / "out/figure.png"))
+    assert figure.shape[1] > 1500
+    assert len(np.unique(figure.reshape(-1, figure.shape[-1]), axis=0)) > 100
+
+    assert "not empty" in fails(*arguments)
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == content
+
+
+@pytest.mark.parametrize("inside_field_of_view", [True, False])
+def test_equals_the_metrics_of_the_prediction(tiny_model, processor, photographs, inside_field_of_view):
+    model = tiny_model()
+
+    measured = measured_at(
+        model, processor, photographs, [0.5], inside_field_of_view=inside_field_of_view, threshold=0.4
+    )
+
+    expected = VesselMetrics(threshold=0.4)
+    for row in photographs:
+        inside = field_of_view(np.asarray(row["image"])) if inside_field_of_view else None
+        probability = predict_probability(model, processor, row["image"], 0.5)
+        expected.update(row["name"], "ADGN"[row["condition"]], probability, np.asarray(row["mask"]), inside)
+    assert measured["0.5"].rows == expected.rows
+    assert measured["0.5"].compute() == expected.compute()
+
+
+def test_field_of_view_matters(tiny_model, processor, photographs):
+    model = tiny_model()
+    inside = measured_at(model, processor, photographs, [1.0])
+    whole = measured_at(model, processor, photographs, [1.0], inside_field_of_view=False)
+
+    # There are no vessels outside, so the frame can only add false alarms.
+    assert inside["1.0"].compute()["pooled"]["precision"] > whole["1.0"].compute()["pooled"]["precision"]
+
+
+def test_keep_rate_one_is_the_dense_model(tiny_model, processor, photographs):
+    model = tiny_model()
+    dense = tiny_model(pruning_layers=[], keep_rates=[])
+    dense.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("selectors.")})
+
+    unpruned, expected = (measured_at(m, processor, photographs, [1.0]) for m in (model, dense))
+
+    assert unpruned["1.0"].rows == expected["1.0"].rows
+
+
+def test_random_selection_does_not_depend_on_what_else_is_measured(tiny_model, processor, photographs):
+    model = tiny_model(selector="random", train_pruning="none")
+
+    alone = measured_at(model, processor, photographs, [0.5])
+    among = measured_at(model, processor, photographs, [0.7, 0.5])
+    other = measured_at(model, processor, photographs, [0.5], seed=9)
+
+    assert alone["0.5"].rows == among["0.5"].rows
+    assert alone["0.5"].rows != other["0.5"].rows
+
+
+def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp_path):
+    seen = {}
+
+    def stop(model, *_, **__):
+        seen["pool"], seen["selectors"] = model.config.selection_pool, [type(s).__name__ for s in model.selectors]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "predictors", stop)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    arguments = (
+        f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --photograph_size 64"
+    )
+    arguments += " --synthetic_counts 1 0 1 --selection_pool all --selector random"
+    monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *arguments.split()])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main()
+
+    assert seen == {"pool": "all", "selectors": ["RandomSelector"] * 3}
+
+
+def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_path, monkeypatch):
+    split = tmp_path / "split.yaml"
+    split.write_text("train: [test/2_A]\ntest: [test/39_A]\n")
+    names = {}
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for wanted in ("sample", str(split)):
+        arguments = evaluate.EvaluationArguments(
+            model_name_or_path="unused",
+            output_dir="unused",
+            dataset=str(fives_dir),
+            split=wanted,
+            photograph_size=64,
+        )
+        names[wanted] = evaluate.load_photographs(arguments)["name"][:]
+
+    assert names == {"sample": SAMPLE_SPLIT["test"], str(split): ["test/39_A"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep_rates", "0.7", "1.5"], "1.5"),
+        (["--keep_rates", "0"], "0.0"),
+        (["--keep_rates", "0.7", "0.7"], "twice"),
+        (["--threshold", "1"], "threshold is 1.0"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--batch_size", "0"], "--batch_size is 0"),
+        (["--selector", "best"], "invalid choice: 'best'"),
+        (["--model_name_or_path", "./missing"], "./missing"),
+        (["--dataset", "./missing"], "missing"),
+        (["--split", "missing.yaml"], "missing.yaml cannot be read"),
+        (["--side", "validation"], "--side is 'validation'"),
+        (["--synthetic_counts", "1", "0", "0"], "--side is 'test'"),
+        (["--device", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_before_any_work(tiny_model, save_checkpoint, fails, tmp_path, arguments, message):
+    folder = save_checkpoint(tiny_model())
+    common = ["--model_name_or_path", folder, "--output_dir", tmp_path / "out", "--photograph_size", 64]
+
+    said = fails(*common, "--synthetic_counts", 1, 0, 1, *arguments)
+
+    assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_photographs_is_an_error(tiny_model, processor, photographs):
+    with pytest.raises(ValueError, match="no photographs"):
+        measured_at(tiny_model(), processor, photographs.select([]), [0.5])
+
+
+def test_undefined_metrics_become_null(tmp_path):
+    metrics = VesselMetrics()
+    metrics.update("empty", "N", np.zeros((32, 32)), np.zeros((32, 32), dtype=bool))
+
+    write_results(tmp_path, {"1.0": metrics})
+
+    content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert content["results"]["1.0"]["pooled"]["dice"] is None
+    assert "nan" in (tmp_path / "per_image.csv").read_text()

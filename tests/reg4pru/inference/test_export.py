@@ -1,0 +1,66 @@
+"""The ONNX file that a user gets, run by onnxruntime."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+import onnx
+import onnxruntime
+
+from reg4pru.inference.export import export_onnx, export_program, largest_difference
+
+TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
+
+
+def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
+    model = tiny_model(selection_pool="all", pruning_layers=[0, 2], reactivation_layer=3)
+    checkpoint = save_checkpoint(model)
+    path = tmp_path / "onnx" / "model.onnx"
+    flags = ("--model_name_or_path", checkpoint, "--output", path, "--keep_rates", 0.5)
+    done = run_command("export", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime differs" in done.stderr
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch_size in (1, 2, 5):
+        images = torch.randn(batch_size, 3, 64, 64)
+        (logits,) = session.run(None, {"pixel_values": images.numpy()})
+        wanted = model(images, keep_rates=0.5).logits.detach()
+        torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(wanted, model(images, keep_rates=1.0).logits, atol=10 * TOLERANCE)
+
+    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+    assert metadata["keep_rates"] == [0.5, 0.5]
+    assert metadata["image_size"] == [64, 64]
+
+    before = path.read_bytes()
+    refused = run_command("export", *flags)
+    assert refused.returncode != 0
+    assert "--overwrite" in refused.stderr
+    assert path.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
+def test_pool_of_active_tokens(tiny_model, tmp_path):
+    model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)
+    export_onnx(model, (64, 64), tmp_path / "model.onnx")
+    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") < TOLERANCE
+    model.set_keep_rates(0.3)  # another model than the file holds
+    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") > TOLERANCE
+
+
+@pytest.mark.parametrize("reactivation_layer", [3, 5])
+@pytest.mark.parametrize("pool", ["active", "all"])
+@torch.no_grad()
+def test_exported_program_takes_any_batch(tiny_model, pool, reactivation_layer, tmp_path):
+    model = tiny_model(selection_pool=pool, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
+    torch.export.save(export_program(model, (64, 64)), tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for batch_size in (1, 2, 5):
+        images = torch.randn(batch_size, 3, 64, 64)
+        torch.testing.assert_close(loaded(images), model(images).logits, atol=1e-6, rtol=1e-6)
+    assert not torch.equal(loaded(images), model(images, keep_rates=1.0).logits)  # it is the pruned model

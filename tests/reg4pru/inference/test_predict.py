@@ -1,0 +1,142 @@
+"""`reg4pru predict`, as a user runs it."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_fives.field_of_view import field_of_view
+from modeling_reg4pru import Reg4PruImageProcessor
+from reg4pru.inference import predict
+from reg4pru.inference.prediction import predict_probability
+
+
+@pytest.fixture
+def folder(photographs, tmp_path):
+    """Two photographs as PNG and JPEG, and a stray file, as in the published archive."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photographs[0]["image"].save(folder / "first.png")
+    photographs[1]["image"].crop((0, 0, 100, 90)).save(folder / "second.JPG", format="JPEG")
+    (folder / "Thumbs.db").write_bytes(b"\0\1")
+    return folder
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys, tmp_path):
+    """Runs the script with arguments that it must refuse, and returns what it says."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        monkeypatch.setattr(predict, "predict_probability", lambda *_, **__: pytest.fail("work has begun"))
+        with pytest.raises(SystemExit) as stopped:
+            predict.main()
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp_path):
+    model, out = tiny_model(), tmp_path / "out"
+    arguments = ("--model_name_or_path", save_checkpoint(model), "--images", folder, "--output_dir", out)
+
+    finished = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
+
+    assert finished.returncode == 0, finished.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{name}_{kind}.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")
+    ]
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
+    for file in ("first.png", "second.JPG"):
+        photograph = Image.open(folder / file)
+        name = file.split(".")[0]
+        probability = np.asarray(Image.open(out / f"{name}_probability.png"))
+        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
+        overlay = np.asarray(Image.open(out / f"{name}_overlay.png"))
+
+        expected = predict_probability(model, processor, photograph, 0.5)
+        assert probability.dtype == np.uint16
+        np.testing.assert_allclose(probability / 65535, expected, atol=1e-4)
+        assert set(np.unique(mask)) == {0, 255}
+        clear = np.abs(expected - 0.3) > 1e-4
+        np.testing.assert_array_equal(mask[clear] == 255, expected[clear] > 0.3)
+        inside = field_of_view(np.asarray(photograph))
+        changed = (overlay != np.asarray(photograph)).any(axis=-1)
+        np.testing.assert_array_equal(changed[inside], mask[inside] == 255)
+        assert (overlay[~inside] == 255).all()
+
+    before = (out / "first_mask.png").read_bytes()
+    said = fails(*arguments, "--keep_rates", 1.0)
+    assert "first_mask.png" in said
+    assert "--overwrite" in said
+    assert (out / "first_mask.png").read_bytes() == before
+
+
+def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "first_mask.png").write_bytes(b"old")
+    arguments = ("--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png")
+    arguments = (*arguments, "--output_dir", out, "--overwrite", "--keep_rates", 0.9, 0.8, 0.7)
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+
+    predict.main()
+
+    assert (out / "notes.txt").read_text() == "mine"
+    assert np.asarray(Image.open(out / "first_mask.png")).shape == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep_rates", "0.7", "0.7"], "2 entries"),
+        (["--keep_rates", "2"], "2.0"),
+        (["--threshold", "0"], "--threshold is 0.0"),
+        (["--batch_size", "0"], "--batch_size is 0"),
+        (["--images", "./missing.png"], "missing.png does not exist"),
+        (["--model_name_or_path", "./missing"], "./missing"),
+    ],
+)
+def test_errors_before_any_work(tiny_model, save_checkpoint, fails, folder, tmp_path, arguments, message):
+    common = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder]
+
+    said = fails(*common, "--output_dir", tmp_path / "out", *arguments)
+
+    assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_photographs_are_all_named(fails, folder, tmp_path):
+    complete = (folder / "first.png").read_bytes()
+    (folder / "broken.png").write_bytes(complete[: len(complete) // 2])
+    (folder / "text.png").write_text("no picture")
+    Image.fromarray(np.full((40, 40), 3000, dtype=np.uint16)).save(folder / "deep.png")
+
+    said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out")
+
+    for name in ("broken.png", "text.png", "deep.png"):
+        assert name in said
+    assert "first.png" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_without_photographs_or_with_one_name_twice(fails, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "first.tif")
+    common = ("--model_name_or_path", "unused", "--output_dir", tmp_path / "out", "--images")
+
+    assert "holds no photographs" in fails(*common, tmp_path / "empty")
+    assert "first.png" in fails(*common, folder)
+
+
+def test_results_never_land_among_the_photographs(fails, folder):
+    common = ("--model_name_or_path", "unused", "--output_dir", folder, "--overwrite", "--images")
+
+    assert "folder of the photographs" in fails(*common, folder)
+
+    Image.new("RGB", (32, 32)).save(folder / "first_mask.png")
+    said = fails(*common, folder / "first.png", folder / "first_mask.png")
+    assert "replace the photographs themselves" in said

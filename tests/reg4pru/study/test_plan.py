@@ -1,0 +1,155 @@
+"""Reading a study: what an arm becomes, and that every mistake is found before any run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reg4pru.packaged import PACKAGE
+from reg4pru.study.plan import evaluation_name, read_study
+
+STUDIES = PACKAGE / "studies"
+STUDY = {
+    "recipe": "tiny_synthetic",
+    "overrides": {"max_train_steps": 5},
+    "config": {"token_multiple": 4},
+    "seeds": [0, 3],
+    "keep_rates": [1.0, 0.5],
+    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}],
+    "compare": ["dense", "drawn"],
+    "arms": {
+        "dense": {"label": "no pruning", "config": {"train_pruning": "none", "routing": False}},
+        "drawn": {"config": {"train_pruning": "hard"}, "flags": {"keep_rate_range": [0.5, 0.9]}},
+    },
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes STUDY with changed fields; a field that is None is left out."""
+
+    def write_study(**changes) -> Path:
+        path = tmp_path / "small.yaml"
+        content = {name: value for name, value in {**STUDY, **changes}.items() if value is not None}
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write_study
+
+
+def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
+    study = read_study(write())
+    recipe = study.run_recipe("drawn", 3)
+    base = yaml.safe_load(Path(STUDIES.parent / "recipes" / "tiny_synthetic.yaml").read_text())
+    config = base.pop("config_overrides") | {"token_multiple": 4, "train_pruning": "hard"}
+    assert recipe.pop("config_overrides") == config
+    assert recipe == base | {"max_train_steps": 5, "keep_rate_range": [0.5, 0.9], "seed": 3}
+    assert study.run_recipe("dense", 3)["keep_rate_range"] == base["keep_rate_range"]
+    assert study.arms["drawn"]["label"] == "drawn"
+
+
+def test_runs_go_seed_by_seed(write):
+    study = read_study(write())
+    assert study.runs() == [("dense", 0), ("drawn", 0), ("dense", 3), ("drawn", 3)]
+    assert study.runs(["drawn"]) == [("drawn", 0), ("drawn", 3)]
+    with pytest.raises(ValueError, match="--only names soft: the arms of small are dense, drawn"):
+        study.runs(["drawn", "soft"])
+
+
+def test_the_trained_model_is_always_evaluated_as_it_is(write):
+    assert list(read_study(write()).evaluations) == ["as trained", "selection_pool=all", "selector=random"]
+    assert evaluation_name({"selection_pool": "all", "reactivation_layer": 7}) == (
+        "selection_pool=all, reactivation_layer=7"
+    )
+
+
+def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
+    base = write()
+    (tmp_path / "longer.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "base": str(base),
+                "overrides": {"eval_steps": 9},
+                "config": {"routing_keep_rate": 0.3},
+                "seeds": [7],
+                "compare": [],
+                "arms": ["drawn"],
+            }
+        )
+    )
+    study = read_study(tmp_path / "longer.yaml")
+    whole = read_study(
+        write(
+            overrides={"max_train_steps": 5, "eval_steps": 9},
+            config={"token_multiple": 4, "routing_keep_rate": 0.3},
+            seeds=[7],
+            compare=[],
+            arms={"drawn": STUDY["arms"]["drawn"]},
+        )
+    )
+    assert study == replace(whole, name="longer")
+
+
+def test_a_base_that_does_not_fit(write, tmp_path):
+    content = {"base": str(tmp_path / "none.yaml")}
+    derived = tmp_path / "derived.yaml"
+    derived.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"There is no file \S+none\.yaml"):
+        read_study(derived)
+    derived.write_text(yaml.safe_dump({"base": str(write()), "arms": ["dense", "soft"]}))
+    with pytest.raises(ValueError, match="names soft: the arms of its base are dense, drawn"):
+        read_study(derived)
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump({"base": str(derived)}))
+    with pytest.raises(ValueError, match=r"`base` of .*second\.yaml is .*derived\.yaml, which has a base itself"):
+        read_study(tmp_path / "second.yaml")
+
+
+def test_environment_variables(write, monkeypatch):
+    monkeypatch.setenv("PHOTOGRAPHS", "/data/fives")
+    path = write(overrides={"dataset": "$PHOTOGRAPHS/all"})
+    assert read_study(path).recipe["dataset"] == "/data/fives/all"
+    monkeypatch.delenv("PHOTOGRAPHS")
+    with pytest.raises(ValueError, match=r"\$PHOTOGRAPHS/all, and this environment variable is not set"):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arm": {}}, "has arm: known are recipe"),
+        ({"seeds": None}, "lacks seeds"),
+        ({"seeds": [1, 1]}, r"`seeds` .* is \[1, 1\]"),
+        ({"seeds": [-1]}, r"`seeds` .* is \[-1\]"),
+        ({"recipe": "recipes/none.yaml"}, "There is no file recipes/none.yaml"),
+        ({"keep_rates": [1.0, 0.0]}, "contain 0.0"),
+        ({"overrides": ["max_steps"]}, r"`overrides` of .* is \['max_steps'\]: it must be a mapping"),
+        ({"overrides": {"max_steps": 5}}, "has max_steps: known are"),
+        ({"overrides": {"seed": 5}}, "has seed: known are"),
+        ({"evaluations": [{"pool": "all"}]}, "has pool: known are selection_pool"),
+        ({"evaluations": [{"selector": "mlp"}]}, "selector 'mlp': it can only be 'random'"),
+        ({"evaluations": [{"selection_pool": "some"}]}, "The arm dense, evaluated selection_pool=some,"),
+        ({"evaluations": [{"reactivation_layer": 0}]}, "every stage must come before it"),
+        ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
+        ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
+        ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),
+        ({"arms": {"a": {"setting": 1}}}, "The arm a .* has setting: known are label, config, flags"),
+        ({"arms": {"a": {"flags": {"lr": 1}}}, "compare": []}, "`flags` of the arm a has lr"),
+        ({"arms": {"a": {"config": {"prune": 1}}}, "compare": []}, "The configuration of the arm a has prune"),
+        ({"arms": {"a": {"config": {"train_pruning": "all"}}}, "compare": []}, "`train_pruning` is 'all'"),
+    ],
+)
+def test_mistakes(write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(write(**changes))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_study(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_repository(path, monkeypatch):
+    monkeypatch.setenv("FIVES_DIR", "/data/fives")
+    assert read_study(path).runs()

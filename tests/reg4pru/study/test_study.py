@@ -1,0 +1,189 @@
+"""A study from end to end: run, resumed, refused; two arms, one seed, a few steps of a tiny model."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file
+
+from reg4pru.study import run as study_run
+from reg4pru.study.cost import time_interleaved
+from reg4pru.study.plan import read_study
+from reg4pru.study.run import RunFolder, complete_run
+from reg4pru.study.study import complete_runs
+
+RECIPE = {
+    "config_overrides": {
+        "hidden_size": 32,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 64,
+        "patch_size": 8,
+        "pruning_layers": [1, 3, 5],
+        "masked_attention": False,
+    },
+    "dataset": "synthetic",
+    "photograph_size": 64,
+    "synthetic_counts": [4, 1, 2],
+    "per_device_train_batch_size": 2,
+    "checkpointing_steps": 1,
+    "logging_steps": 1,
+    "ema_decay": 0.9,
+}
+STUDY = {
+    "overrides": {"max_train_steps": 3},
+    "seeds": [0],
+    "keep_rates": [1.0, 0.5],
+    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}],
+    "compare": ["soft", "reg4pru"],
+    "arms": {
+        "soft": {"label": "soft mask", "config": {"routing": False}},
+        "reg4pru": {"label": "Reg4Pru", "config": {"routing": True}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with `small.yaml`, the finished `runs` and the `results`."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_study(folder)
+    done = start_study(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def write_study(folder: Path, **changes) -> None:
+    content = {"recipe": str(folder / "recipe.yaml"), **STUDY, **changes}
+    (folder / "small.yaml").write_text(yaml.safe_dump(content))
+
+
+def start_study(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "reg4pru", "study", str(folder / "small.yaml")]
+    command += ["--output_dir", str(folder / "results"), "--runs_dir", str(folder / "runs"), "--num_parallel", "2"]
+    command += ["--cost_rounds", "1"]
+    environment = os.environ | {"HF_HOME": str(folder / "hf")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def forbid_training(monkeypatch) -> None:
+    def refuse(*arguments, **settings):
+        raise AssertionError("a training was started")
+
+    monkeypatch.setattr(study_run.subprocess, "run", refuse)
+
+
+def test_tables_and_figures(finished):
+    results = finished / "results"
+    with (results / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 2  # arms, evaluations, keep rates
+    assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
+    unpruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "1.0"}
+    assert len(unpruned) == 1  # without pruning all evaluations agree
+    pruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "0.5"}
+    assert len(pruned) == 3
+    assert "| Reg4Pru |" in (results / "table.md").read_text()
+    assert "1.00×" in (results / "cost.md").read_text()
+    assert set(json.loads((results / "provenance.json").read_text())["runs"]) == {"soft/seed-0", "reg4pru/seed-0"}
+    for name in ("figure1", "keep_rates", "drift", "stages"):
+        with Image.open(results / f"{name}.png") as figure:
+            assert figure.width > 500
+    with (results / "drift.csv").open() as file:
+        drift = list(csv.DictReader(file))
+    assert len(drift) == 2 * 8  # arms, layers
+    assert drift[0]["cosine_pruned"] == "nan"  # the first stage removes its tokens after layer 1
+
+
+def test_a_finished_study_is_not_repeated(copied, monkeypatch):
+    study, folder = read_study(copied / "small.yaml"), RunFolder(copied / "runs", "soft", 0)
+    forbid_training(monkeypatch)
+    monkeypatch.setattr(study_run, "measure", None)
+    before = folder.evaluation.stat().st_mtime_ns
+    complete_run(study, copied / "runs", "soft", 0)
+    assert folder.evaluation.stat().st_mtime_ns == before
+
+
+def test_only_missing_evaluations_are_made(copied, monkeypatch):
+    study, folder = read_study(copied / "small.yaml"), RunFolder(copied / "runs", "soft", 0)
+    forbid_training(monkeypatch)
+    measured = folder.results()
+    lost = measured["selector=random"].pop("0.5")
+    measured["as trained"]["0.5"]["dice"] = 0.123  # stands for a result that must not be measured again
+    folder.evaluation.write_text(json.dumps(measured))
+    complete_run(study, copied / "runs", "soft", 0)
+    assert folder.results()["selector=random"]["0.5"] == pytest.approx(lost)
+    assert folder.results()["as trained"]["0.5"]["dice"] == 0.123
+
+
+def test_changed_settings_are_refused(copied):
+    write_study(copied, overrides={"max_train_steps": 4})
+    study = read_study(copied / "small.yaml")
+    with pytest.raises(ValueError, match="other settings: max_train_steps was 3, is 4"):
+        complete_runs(study, copied / "runs", None, num_parallel=1, num_processes=1)
+    study.arms["soft"]["config"]["token_multiple"] = 4
+    with pytest.raises(ValueError, match="config token_multiple was unset, is 4"):
+        complete_run(study, copied / "runs", "soft", 0)
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(copied, monkeypatch):
+    """What a kill between the second and the third step leaves behind ends in the same weights."""
+    study, folder = read_study(copied / "small.yaml"), RunFolder(copied / "runs", "reg4pru", 0)
+    wanted = load_file(folder.checkpoint / "model.safetensors")
+    (folder.training / "train_results.json").unlink()
+    shutil.rmtree(folder.checkpoint)
+    shutil.rmtree(folder.training / "checkpoints" / "step-00000003")
+    folder.evaluation.unlink()
+    monkeypatch.setenv("HF_HOME", str(copied / "hf"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    complete_run(study, copied / "runs", "reg4pru", 0)
+    assert "at step 2 of 3" in folder.log.read_text()
+    torch.testing.assert_close(load_file(folder.checkpoint / "model.safetensors"), wanted)
+    assert set(folder.results()) == set(study.evaluations)
+
+
+def test_a_failing_run_is_reported_and_the_others_go_on(copied):
+    failing = {"bad": {"flags": {"dataset": "no/where/at/all"}}, **STUDY["arms"]}
+    write_study(copied, arms=failing)
+    shutil.rmtree(copied / "results")
+    done = start_study(copied)
+    assert done.returncode == 1
+    assert "bad seed 0 failed" in done.stderr
+    assert "no/where/at/all" in done.stderr  # the tail of the log
+    assert "| Reg4Pru |" in (copied / "results" / "table.md").read_text()
+
+
+def test_a_run_in_other_hands_is_left_alone(copied, monkeypatch):
+    forbid_training(monkeypatch)
+    with FileLock(copied / "runs" / "soft" / "seed-0" / "lock"), pytest.raises(RuntimeError, match="another process"):
+        complete_run(read_study(copied / "small.yaml"), copied / "runs", "soft", 0)
+
+
+def test_an_unknown_arm_is_refused(finished):
+    study = read_study(finished / "small.yaml")
+    with pytest.raises(ValueError, match="--only names hard"):
+        complete_runs(study, finished / "runs", ["hard"], num_parallel=1, num_processes=1)
+
+
+def test_rounds_are_interleaved():
+    order = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    seconds = time_interleaved(calls, 3, torch.device("cpu"))
+    assert order == ["a", "b"] * 5  # two rounds warm up
+    assert [len(values) for values in seconds.values()] == [3, 3]

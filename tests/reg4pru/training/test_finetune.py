@@ -1,0 +1,169 @@
+"""Fine-tuning with Trainer: as good as `reg4pru train`, exact resume, what is saved, and metrics that keep nothing."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score
+from torchmetrics.classification import BinaryAveragePrecision
+from transformers import EvalPrediction, TrainerControl, TrainerState
+
+from datasets_fives import load_fives
+from datasets_fives.transforms import EvalTransform
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from reg4pru.training import finetune as finetune_trainer
+from reg4pru.training import train
+from reg4pru.training.arguments import PruningScheduleArguments
+from reg4pru.training.callbacks import PruningSchedule
+from reg4pru.training.validation import StreamingMetrics, vessel_probability
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def checkpoint(tiny_model, save_checkpoint):
+    return save_checkpoint(tiny_model(masked_attention=False, initializer_range=0.02))
+
+
+DATA = ["--photograph_size", "64", "--synthetic_counts", "8", "3", "2"]
+
+
+def finetune(checkpoint, output_dir, *more):
+    fixed = ["--use_cpu", "--per_device_train_batch_size", "2", "--learning_rate", "1e-3", "--report_to", "none"]
+    command = [
+        "--model_name_or_path",
+        str(checkpoint),
+        "--output_dir",
+        str(output_dir),
+        *DATA,
+        *fixed,
+        *map(str, more),
+    ]
+    finetune_trainer.main(command)
+    return load_file(output_dir / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_resuming_changes_nothing_and_checkpoints_hold_the_target(checkpoint, tmp_path, capsys):
+    more = ("--max_steps", "6", "--save_steps", "3", "--keep_rate_warmup", "0.9", "--samples_per_photograph", "1")
+    whole = finetune(checkpoint, tmp_path / "whole", *more)
+    first = tmp_path / "whole" / "checkpoint-3"
+    assert json.loads((first / "config.json").read_text())["keep_rates"] == [0.7] * 3
+    # As if killed after step 3: the rest is gone.
+    for path in (tmp_path / "whole").iterdir():
+        if path.name != first.name:
+            path.rename(tmp_path / f"old-{path.name}")
+    again = finetune(checkpoint, tmp_path / "whole", *more, "--resume_from_checkpoint", "latest")
+    assert same(again, whole)
+    assert not same(again, load_file(first / "model.safetensors"))
+    results = json.loads((tmp_path / "whole" / "train_results.json").read_text())
+    assert results["total_steps"] == 6
+    assert len(results["train_names"]) == 8
+    assert 0 < results["validation"]["ap"] <= 1
+    with pytest.raises(SystemExit):
+        finetune(checkpoint, tmp_path / "whole", *more)
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_ends_in_the_weights_of_train(checkpoint, tmp_path):
+    """Over several epochs, with dense start, warm-up, routing, accumulated batches and the weight average."""
+    shared = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--learning_rate", "3e-3",
+              "--ema_decay", "0.9", "--head_warmup_steps", "2", "--backbone_warmup_steps", "5", "--layer_decay", "0.9",
+              "--dense_fraction", "0.2", "--keep_rate_warmup", "0.4"]  # fmt: skip
+    finetune(checkpoint, tmp_path / "trainer", "--max_steps", "10", "--weight_decay", "0.05", *shared)
+    train.main(["--model_name_or_path", str(checkpoint), "--output_dir", str(tmp_path / "accelerate"), *DATA,
+                "--max_train_steps", "10", "--eval_steps", "4", *shared])  # fmt: skip
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("trainer", "accelerate/last")]
+    assert same(*weights)
+    assert not same(weights[0], load_file(checkpoint / "model.safetensors"))
+
+    # And Trainer reports what is true of the model that it saved.
+    rows = load_fives("synthetic", image_size=64, synthetic_counts=(8, 3, 2))["validation"]
+    items = rows.with_transform(EvalTransform(64))[:]
+    pixels, labels = torch.stack(items["pixel_values"]), torch.stack(items["labels"])
+    model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "trainer").eval()
+    with torch.no_grad():
+        probability = vessel_probability(model(pixels).logits, labels)
+    reported = json.loads((tmp_path / "trainer" / "train_results.json").read_text())["validation"]["ap"]
+    # A thousand thresholds tie some pixels of a model this young, whose logits hardly differ.
+    assert reported == pytest.approx(average_precision_score(labels.flatten(), probability.flatten()), abs=0.05)
+
+
+def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
+    model = tiny_model()
+    schedule = PruningSchedule(PruningScheduleArguments(keep_rate_warmup=0.5, dense_fraction=0.2))
+    state, control = TrainerState(max_steps=10), TrainerControl()
+    schedule.on_train_begin(None, state, control, model=model)
+    seen = []
+    for step in range(10):
+        state.global_step = step
+        schedule.on_step_begin(SimpleNamespace(seed=0), state, control, model=model)
+        seen.append((model.prunes_in_training, model.config.keep_rates[0], model.attn_mask_probs[0].item()))
+        schedule.on_step_end(None, state, control, model=model)
+        assert list(model.config.keep_rates) == [0.7] * 3
+    assert [prunes for prunes, _, _ in seen] == [False] * 2 + [True] * 8
+    rates = [rate for _, rate, _ in seen]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1.0
+    assert rates[-1] == 0.7
+    assert (seen[0][2], seen[-1][2]) == (1.0, 0.0)
+
+
+def test_metrics_equal_those_of_all_pixels_and_keep_none():
+    generator = torch.Generator().manual_seed(0)
+    metrics, batches = StreamingMetrics(), []
+    for step in range(3):
+        labels = (torch.rand(2, 16, 16, generator=generator) < 0.3).long()
+        logits = torch.randn(2, 2, 4, 4, generator=generator)
+        labels[:, 0] = 255
+        probability = vessel_probability(logits, labels)
+        assert probability.shape == labels.shape
+        result = metrics(EvalPrediction(predictions=probability, label_ids=labels), compute_result=step == 2)
+        batches.append((probability[labels != 255], labels[labels != 255]))
+    scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
+    assert result["ap"] == pytest.approx(average_precision_score(truth, scores), abs=2e-3)
+    assert result["dice"] == pytest.approx(f1_score(truth, scores > 0.5))
+    assert result["iou"] == pytest.approx(jaccard_score(truth, scores > 0.5))
+    ap: BinaryAveragePrecision = metrics.metrics["ap"]
+    assert ap.confmat.sum() == 0, "begun anew"
+    assert sum(value.numel() for value in ap.metric_state.values()) == 1000 * 4, "counts, not pixels"
+
+
+def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkeypatch):
+    """`Trainer` scales the loss by 1 / n unless the model claims to; two halves of a batch must weigh a half each."""
+    norms = {}
+    for name, batch, accumulate in (("whole", 4, 1), ("halves", 2, 2)):
+        finetune(checkpoint, tmp_path / name, "--max_steps", "1", "--per_device_train_batch_size", batch,
+                 "--gradient_accumulation_steps", accumulate, "--logging_steps", "1", "--ema_decay", "0",
+                 "--dense_fraction", "1", "--save_strategy", "steps", "--save_steps", "1")  # fmt: skip
+        log = json.loads((tmp_path / name / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+        norms[name] = log[0]["grad_norm"]
+    assert norms["halves"] == pytest.approx(norms["whole"], rel=0.35), "not twice as large"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hub_token", "secret"], "would be written to training_args.bin"),
+        (["--push_to_hub"], "--push_to_hub needs --hub_model_id"),
+        (["--streaming"], "--streaming is for reg4pru train"),
+        (["--dataloader_persistent_workers", "--dataloader_num_workers", "1"], "repeat the augmentations"),
+        (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+    ],
+)
+def test_bad_flags_are_refused(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        finetune(tmp_path / "nothing", tmp_path / "out", "--max_steps", "1", *flags)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "secret" not in said.replace("--hub_token would", "")
+    assert not (tmp_path / "out").exists()
