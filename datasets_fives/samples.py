@@ -4,14 +4,28 @@ from collections.abc import Iterator
 from itertools import islice
 
 import datasets
+import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from .loading import FEATURES
 from .transforms import TrainTransform
 
+# What a derived seed is for: the draws of one are not those of another.
+SAMPLE, ORDER, STEP = range(3)
 # Photographs that a stream holds to draw from: 16 of 2048 x 2048 are 80 MB.
 SHUFFLE_BUFFER = 16
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """
+    A seed for one of many draws that have to repeat, below 2³², by NumPy's `SeedSequence`.
+
+    Args:
+        seed (`int`): Seed of the whole run, at least 0.
+        key (`int`): What the draw is for ([`SAMPLE`], [`ORDER`], [`STEP`]), and which one it is.
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
 def hold_in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
@@ -42,12 +56,12 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, row = address
-        return _seeded(self.transform, self.rows[row : row + 1], (self.seed, epoch, row))
+        return _seeded(self.transform, self.rows[row : row + 1], derived_seed(self.seed, SAMPLE, epoch, row))
 
 
-def _seeded(transform: TrainTransform, batch: dict[str, list], key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def _seeded(transform: TrainTransform, batch: dict[str, list], seed: int) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash(key) % 2**63)
+        torch.manual_seed(seed)
         sample = transform(batch)
     return {"pixel_values": sample["pixel_values"][0], "labels": sample["labels"][0]}
 
@@ -82,7 +96,7 @@ class StreamedSamples(IterableDataset):
             shuffled.set_epoch(epoch)
             for row in islice(shuffled, seen, min(count, seen + self.total - position)):
                 images = {name: [FEATURES[name].decode_example(row[name])] for name in ("image", "mask")}
-                yield _seeded(self.transform, images, (self.seed, position))
+                yield _seeded(self.transform, images, derived_seed(self.seed, SAMPLE, position))
                 position += 1
             if position % count and position < self.total:
                 raise ValueError(f"The stream ended after {position % count} of {count} photographs.")
@@ -117,6 +131,6 @@ class ResumableSampler(Sampler):
 
 def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple[int, int]]:
     """Addresses of all samples of an epoch, `num_rows * visits`, in an order that follows from the seed."""
-    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    generator = torch.Generator().manual_seed(derived_seed(seed, ORDER, epoch))
     drawn = torch.randperm(num_rows * visits, generator=generator).tolist()
     return [(epoch * visits + visit, row) for visit, row in (divmod(place, num_rows) for place in drawn)]

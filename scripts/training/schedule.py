@@ -3,6 +3,7 @@
 import torch
 from transformers import set_seed
 
+from datasets_fives.samples import STEP, derived_seed
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 from modeling_reg4pru.token_selection import warmup_keep_rates
@@ -24,7 +25,7 @@ def begin_step(
     the generators, and validation in between changes nothing. All processes draw alike: the routing window is one for
     the whole batch.
     """
-    set_seed(hash((seed, step)) % 2**32)
+    set_seed(derived_seed(seed, STEP, step))
     model.prunes_in_training = step >= schedule.dense_fraction * total_steps
     model.set_mask_annealing(step / total_steps)
     return keep_rates_of_step(model, schedule, step / total_steps)

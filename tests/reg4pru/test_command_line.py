@@ -1,0 +1,48 @@
+"""The command `reg4pru`: quick help, clear errors, and everything that it needs beside its code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from reg4pru.__main__ import COMMANDS, main
+from reg4pru.packaged import PACKAGE, find_yaml
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "reg4pru", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_without_waiting_for_torch():
+    code = "import sys; sys.argv = ['reg4pru', '--help']; import reg4pru.__main__ as m; m.main(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert not {"torch", "transformers", "numpy"} & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_own_flags(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reg4pru", name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: reg4pru {name}")
+    assert "--output" in shown
+
+
+def test_a_command_that_there_is_not():
+    done = start("trian")
+    assert done.returncode == 2
+    assert "there is no command 'trian'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert start().returncode == 2
+
+
+def test_recipes_and_studies_go_by_their_names():
+    assert find_yaml("tiny_synthetic", "recipes") == PACKAGE / "recipes" / "tiny_synthetic.yaml"
+    assert find_yaml(PACKAGE / "studies" / "demo.yaml", "studies").stem == "demo"
+    with pytest.raises(
+        ValueError, match=r"There is no file tiny, and the recipes .*tiny_synth"
+    ):
+        find_yaml("tiny", "recipes")
