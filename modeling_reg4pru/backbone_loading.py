@@ -1,66 +1,184 @@
-"""Weights and architecture of a DINOv3 ViT backbone, in the names of EoMT-DINOv3."""
+"""Reading a plain vision transformer, wherever it lies, and putting its weights into a model of ours."""
 
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file
 from torch import nn
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import AutoConfig, AutoModel, logging
 
+from .backbone_families import RENAMES, read_fields, rename, timm_fields
 from .configuration_reg4pru import Reg4PruConfig
 
-# What the two architectures share, and what therefore must agree before weights can move from one to the other.
-BACKBONE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "num_channels",
-    "num_register_tokens",
-    "query_bias",
-    "key_bias",
-    "value_bias",
-    "proj_bias",
-    "mlp_bias",
-    "use_gated_mlp",
-)
-# Not a matter of fit, but the backbone was trained with them.
-TRAINING_FIELDS = ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "layerscale_value", "initializer_range")
+logger = logging.get_logger(__name__)
+
+# What finds a checkpoint and never becomes part of a configuration.
+HUB_ARGUMENTS = ("token", "revision", "cache_dir", "subfolder", "local_files_only", "force_download")
+# Licences that bind whoever goes on from the weights, by what the checkpoint is called.
+LICENCES = {
+    "dinov3": "the DINOv3 licence (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
+    "retfound": "CC BY-NC 4.0 (no commercial use)",
+}
+# Fields that the weights decide: a configuration that differs in one of them does not fit.
+ARCHITECTURE_FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
+    "num_channels", "num_register_tokens", "query_bias", "key_bias", "value_bias", "use_gated_mlp", "positions",
+    "position_grid",
+)  # fmt: skip
 
 
-def backbone_fields(backbone_config: DINOv3ViTConfig) -> dict:
-    """The fields of [`Reg4PruConfig`] that a DINOv3 ViT configuration decides."""
-    fields = {name: getattr(backbone_config, name) for name in BACKBONE_FIELDS + TRAINING_FIELDS}
-    fields["rope_parameters"] = {"rope_type": "default", "rope_theta": backbone_config.rope_theta}
-    return fields
+class Backbone(NamedTuple):
+    """Weights of a plain vision transformer in our names, and the fields of [`Reg4PruConfig`] that they decide."""
+
+    fields: dict
+    weights: dict[str, torch.Tensor]
 
 
-def check_backbone(config: Reg4PruConfig, backbone_config: DINOv3ViTConfig, checkpoint: str) -> None:
+def read_backbone(checkpoint: str, **hub: object) -> Backbone:
+    """
+    Read a checkpoint.
+
+    Args:
+        checkpoint (`str`): Hub id or folder of a `DINOv3ViTModel`, `Dinov2Model`, `Dinov2WithRegistersModel`,
+            `ViTModel` or `ViTMAEModel` of transformers, or of a timm model; or a file (`.pth`, `.safetensors`) in
+            timm's names, such as RETFound's.
+        hub: See [`HUB_ARGUMENTS`].
+
+    Raises:
+        `ValueError`: If it is none of these, or lacks weights.
+        `OSError`: If there is no such checkpoint.
+    """
+    for name, licence in LICENCES.items():
+        if name in str(checkpoint).lower():
+            logger.warning("The weights of %s are under %s.", checkpoint, licence)
+    if Path(checkpoint).is_file():
+        weights = rename(_read_state_dict(Path(checkpoint)), "timm")
+        return Backbone(timm_fields("", weights), weights)
+    timm = _timm_config(checkpoint, hub)
+    if timm is not None:
+        weights = rename(_read_state_dict(_timm_weights(checkpoint, hub)), "timm")
+        return Backbone(timm_fields(timm["architecture"], weights), weights)
+
+    config = AutoConfig.from_pretrained(checkpoint, **hub)
+    if config.model_type not in RENAMES:
+        known = ", ".join(sorted(RENAMES))
+        raise ValueError(f"{checkpoint} is a {config.model_type!r}: plain vision transformers are known as {known}.")
+    model, loading = AutoModel.from_pretrained(checkpoint, output_loading_info=True, **hub)
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{checkpoint} lacks {len(missing)} weights of its model, such as {missing[0]}.")
+    weights = rename(model.state_dict(), config.model_type)
+    return Backbone(read_fields(config, weights), weights)
+
+
+def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -> None:
     """
     Raises:
         `ValueError`: naming every field in which the configuration differs from the architecture of the checkpoint.
     """
-    wanted = backbone_fields(backbone_config)
     differences = [
-        f"`{name}` is {getattr(config, name)}, the checkpoint has {wanted[name]}"
-        for name in BACKBONE_FIELDS
-        if getattr(config, name) != wanted[name]
+        f"`{name}` is {getattr(config, name)}, the checkpoint has {backbone.fields[name]}"
+        for name in ARCHITECTURE_FIELDS
+        if name in backbone.fields and getattr(config, name) != backbone.fields[name]
     ]
-    theta = config.rope_parameters["rope_theta"]
-    if theta != backbone_config.rope_theta:
-        differences.append(f"`rope_theta` is {theta}, the checkpoint has {backbone_config.rope_theta}")
+    if "rope_parameters" in backbone.fields:
+        theta, wanted = config.rope_parameters["rope_theta"], backbone.fields["rope_parameters"]["rope_theta"]
+        if theta != wanted:
+            differences.append(f"`rope_theta` is {theta}, the checkpoint has {wanted}")
     if differences:
         raise ValueError(f"The configuration does not fit the backbone {checkpoint}: {'; '.join(differences)}.")
 
 
-def load_backbone(model: nn.Module, backbone: DINOv3ViTModel) -> None:
+def load_backbone(model: nn.Module, backbone: Backbone) -> None:
     """
-    Copy embeddings, layers and final norm of a DINOv3 ViT into a model with the names of EoMT-DINOv3.
+    Copy embeddings, layers and final norm into a model. A patch kernel of another size is resampled; a LayerScale that
+    the family lacks is one; a bias that it lacks is zero.
 
     Raises:
-        `RuntimeError`: from torch, if a weight is missing, left over or of another shape.
+        `ValueError`: naming a weight that is missing, left over or of another shape.
     """
-    model.embeddings.load_state_dict(
-        {name: weight for name, weight in backbone.embeddings.state_dict().items() if name != "mask_token"}
-    )
-    model.layers.load_state_dict(backbone.model.layer.state_dict())
-    model.layernorm.load_state_dict(backbone.norm.state_dict())
+    parts = ("embeddings.", "layers.", "layernorm.")
+    wanted = {name: weight for name, weight in model.state_dict().items() if name.startswith(parts)}
+    weights = dict(backbone.weights)
+    kernel = "embeddings.patch_embeddings.weight"
+    weights[kernel] = resample_patch_kernel(weights[kernel], model.config.patch_size)
+    for name, weight in wanted.items():
+        if name.endswith(".lambda1"):
+            weights.setdefault(name, torch.ones_like(weight))
+        elif name.endswith(".bias") or weight.numel() == 0:
+            weights.setdefault(name, torch.zeros_like(weight))
+    left_over, missing = sorted(weights.keys() - wanted.keys()), sorted(wanted.keys() - weights.keys())
+    if left_over or missing:
+        raise ValueError(
+            f"The weights are no plain vision transformer: missing {missing[:3] or 'none'}, unknown "
+            f"{left_over[:3] or 'none'}."
+        )
+    for name, weight in weights.items():
+        if weight.shape != wanted[name].shape:
+            raise ValueError(f"{name} has shape {tuple(weight.shape)}, needed is {tuple(wanted[name].shape)}.")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            wanted[name].copy_(weight)
+
+
+def resample_patch_kernel(kernel: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """
+    A patch kernel for patches of another size (FlexiViT, arXiv 2212.08013, Sec. 3.4): the pseudo-inverse of the
+    resizing of patches, so that a patch that is enlarged to the new size has the same embedding as before.
+
+    Args:
+        kernel (`torch.Tensor` of shape `(hidden_size, channels, patch, patch)`): The kernel.
+        patch_size (`int`): Side of the new patches.
+    """
+    old = kernel.shape[-1]
+    if old == patch_size:
+        return kernel
+    basis = torch.eye(old**2, dtype=torch.float64).view(old**2, 1, old, old)
+    resized = F.interpolate(basis, size=(patch_size, patch_size), mode="bilinear", antialias=True, align_corners=False)
+    resize = resized.flatten(1).T  # (new * new, old * old): an old patch, flattened, to a new one
+    weights = torch.linalg.pinv(resize.T) @ kernel.double().flatten(2).transpose(1, 2)
+    return weights.transpose(1, 2).unflatten(2, (patch_size, patch_size)).to(kernel.dtype)
+
+
+def _timm_config(checkpoint: str, hub: dict) -> dict | None:
+    """The configuration of a timm model, which names an `architecture`; `None` for anything else."""
+    try:
+        path = _find(checkpoint, "config.json", hub)
+    except (EntryNotFoundError, FileNotFoundError):
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config if "architecture" in config and "model_type" not in config else None
+
+
+def _timm_weights(checkpoint: str, hub: dict) -> Path:
+    try:
+        return _find(checkpoint, "model.safetensors", hub)
+    except (EntryNotFoundError, FileNotFoundError):
+        return _find(checkpoint, "pytorch_model.bin", hub)
+
+
+def _find(checkpoint: str, name: str, hub: dict) -> Path:
+    """A file of a checkpoint, from its folder or from the Hub."""
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        path = folder / (hub.get("subfolder") or "") / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {name}.")
+        return path
+    return Path(hf_hub_download(checkpoint, name, **hub))
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a file; a file of pickled objects is read as weights only, whatever else it holds is refused."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict", "teacher"):  # RETFound and MAE; timm's training; DINO
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    return {name: weight for name, weight in content.items() if isinstance(weight, torch.Tensor)}

@@ -1,13 +1,23 @@
 """Configuration of Reg4Pru models: EoMT-DINOv3's fields, and how tokens are selected, pruned and routed."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
-from transformers import EomtDinov3Config
+from transformers import EomtConfig, EomtDinov3Config, logging
 
-SELECTORS = ("mlp", "learned_query", "random")
+from .token_selection import SELECTOR_CLASSES
+
+logger = logging.get_logger(__name__)
+
 TRAIN_PRUNINGS = ("none", "soft", "hard")
 SELECTION_POOLS = ("active", "all")
+POSITIONS = ("rotary", "learned")
+# What a configuration may hold beside its fields: what `PreTrainedConfig` and the Auto classes keep there.
+OTHER_FIELDS = {
+    "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels",
+    "quantization_config", "return_dict", "torch_dtype", "use_return_dict",
+}  # fmt: skip
 
 
 def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: int) -> tuple[float, ...]:
@@ -102,9 +112,16 @@ class Reg4PruConfig(EomtDinov3Config):
             Temperature of the Gumbel softmax, above 0.
         token_multiple (`int`, *optional*, defaults to 8):
             Prefix and kept tokens together are rounded to a multiple of this number, as fast kernels like it.
-        masked_attention (`bool`, *optional*, defaults to `True`):
-            EoMT's query-to-patch masked attention and deep supervision in training (annealed by
-            [`Reg4PruForSemanticSegmentation.set_mask_annealing`]); never at inference.
+        masked_attention (`bool`, *optional*, defaults to `False`):
+            EoMT's query-to-patch masked attention and deep supervision in training; never at inference. It must be
+            annealed away, by [`Reg4PruForSemanticSegmentation.set_mask_annealing`] in every step, as `reg4pru train`
+            and the callback `PruningSchedule` do, or the queries rest on a mask that is not there at inference.
+        positions (`str`, *optional*, defaults to `"rotary"`):
+            How patches know where they are: `"rotary"` (DINOv3) or `"learned"` (DINOv2, ViT, MAE): a table that is
+            added to the patch embeddings.
+        position_grid (`list[int]`, *optional*):
+            Rows and columns of the table of learned positions; defaults to the grid of `image_size`. Images of another
+            grid get the table by bicubic interpolation.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
             Label of pixels that do not count in the loss.
 
@@ -124,6 +141,8 @@ class Reg4PruConfig(EomtDinov3Config):
         "budget_loss",
         "loss_parts",
         "token_counts",
+        "token_ids",
+        "patch_offsets",
         "keep_masks",
         "masks_queries_logits",
         "class_queries_logits",
@@ -152,13 +171,20 @@ class Reg4PruConfig(EomtDinov3Config):
     selector_loss_weight: float | int = 4.0
     selector_temperature: float | int = 1.0
     token_multiple: int = 8
-    masked_attention: bool = True
+    masked_attention: bool = False
     semantic_loss_ignore_index: int = 255
+    positions: str = "rotary"
+    position_grid: list[int] | tuple[int, ...] | None = None
+    # The authors train without this augmentation of rotary positions, which EoMT-DINOv3 has by default.
+    pos_embed_rescale: float | None = None
 
     def __post_init__(self, **kwargs):
+        unknown = sorted(name for name in kwargs if name not in OTHER_FIELDS and not name.startswith("_"))
+        if unknown:
+            raise ValueError(f"Reg4PruConfig has no field {', '.join(unknown)}.")
         super().__post_init__(**kwargs)
         # JSON knows no tuples; as lists a configuration equals the one that is read back.
-        for field in ("pruning_layers", "keep_rates", "routing_window"):
+        for field in ("pruning_layers", "keep_rates", "routing_window", "position_grid"):
             if isinstance(getattr(self, field), tuple):
                 setattr(self, field, list(getattr(self, field)))
         depth = self.num_hidden_layers
@@ -168,12 +194,33 @@ class Reg4PruConfig(EomtDinov3Config):
             quarters = {quarter * depth // 4 - 1 for quarter in (1, 2, 3)}
             self.pruning_layers = sorted(layer for layer in quarters if 0 <= layer < self.reactivation_layer)
 
+        if self.positions == "learned" and self.position_grid is None:
+            self.position_grid = [side // self.patch_size for side in self.input_size]
+
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        # An EoMT-DINOv3 checkpoint stores only what differs from *its* defaults, which are not ours.
+        # An EoMT checkpoint stores only what differs from *its* defaults, which are not ours.
         if config_dict.get("model_type") == EomtDinov3Config.model_type:
             config_dict = {**EomtDinov3Config.from_dict(config_dict).to_dict(), "model_type": cls.model_type}
+        if config_dict.get("model_type") == EomtConfig.model_type:
+            config_dict = {**eomt_fields(EomtConfig.from_dict(config_dict)), "model_type": cls.model_type}
+        known = cls.default_fields() | OTHER_FIELDS
+        unknown = sorted(name for name in config_dict if name not in known and not name.startswith("_"))
+        if unknown:  # of another version: what we write ourselves is checked when it is written
+            logger.warning("Ignored fields of the configuration that there are not here: %s", ", ".join(unknown))
+        config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
         return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def default_fields(cls) -> set[str]:
+        """Names of all fields."""
+        return {entry.name for entry in dataclasses.fields(cls)} | {"model_type", "id2label", "label2id"}
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of `image_size`."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
     def num_stages(self) -> int:
@@ -198,16 +245,18 @@ class Reg4PruConfig(EomtDinov3Config):
     def validate_token_pruning(self):
         """Part of `@strict`-powered validation: names the field, its value and what is allowed."""
         for field, allowed in (
-            ("selector", SELECTORS),
+            ("selector", tuple(SELECTOR_CLASSES)),
             ("train_pruning", TRAIN_PRUNINGS),
             ("selection_pool", SELECTION_POOLS),
+            ("positions", POSITIONS),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"`{field}` is {getattr(self, field)!r}: it must be one of {', '.join(allowed)}.")
-        if self.train_pruning == "soft" and self.selector != "mlp":
+        if self.train_pruning == "soft" and SELECTOR_CLASSES[self.selector].learns_from != "policy":
+            by_policy = ", ".join(name for name, cls in SELECTOR_CLASSES.items() if cls.learns_from == "policy")
             raise ValueError(
-                f"`train_pruning='soft'` with `selector={self.selector!r}`: only the 'mlp' selector learns through "
-                "the soft policy. Use `train_pruning='hard'` or 'none'."
+                f"`train_pruning='soft'` with `selector={self.selector!r}`, which does not learn through a policy; "
+                f"{by_policy} does. Use `train_pruning='hard'` or 'none'."
             )
 
         depth = self.num_hidden_layers
@@ -254,6 +303,22 @@ class Reg4PruConfig(EomtDinov3Config):
                 f"`routing_window` is {window}: it must be [l, n] with 0 <= l < n <= {self.num_hidden_layers - 2} "
                 f"(the last but one of {self.num_hidden_layers} layers); the layers l+1..n are skipped."
             )
+
+
+def eomt_fields(config: EomtConfig) -> dict:
+    """Our fields for an EoMT model on DINOv2: learned positions, and an MLP whose width follows from a ratio."""
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("mlp_ratio", "use_swiglu_ffn")}
+    width = int(config.hidden_size * config.mlp_ratio)
+    if config.use_swiglu_ffn:
+        width = (int(width * 2 / 3) + 7) // 8 * 8
+        fields["hidden_act"] = "silu"
+    return {
+        **fields,
+        "intermediate_size": width,
+        "use_gated_mlp": config.use_swiglu_ffn,
+        "key_bias": True,
+        "positions": "learned",
+    }
 
 
 __all__ = ["Reg4PruConfig"]

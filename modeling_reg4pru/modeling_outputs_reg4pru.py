@@ -20,17 +20,23 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         loss_parts (`dict[str, torch.Tensor]`, *optional*): Every part of the loss, weighted.
         budget_loss (`torch.Tensor` of shape `()`, *optional*): Mean budget loss over the stages, unweighted; only in
             training with a policy.
-        token_counts (`tuple[int]`): Number of tokens that each layer ran on, prefix and query tokens included.
+        token_counts (`torch.Tensor` of shape `(num_layers,)`): Number of tokens that each layer ran on, prefix and
+            query tokens included; a tensor, as `nn.DataParallel` gathers nothing else (the devices' one after another).
+        token_ids (`tuple`, *optional*): For every layer the ids of the patch tokens that it ran on, `(batch,
+            num_active)`, or `None` where it ran on all of them; with `output_token_ids=True`.
         keep_masks (`torch.Tensor` of shape `(batch, num_stages, height / patch, width / patch)`, *optional*): True
             where a patch token is active after the stage; with `output_keep_masks=True`.
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
+        patch_offsets (`torch.Tensor`, *optional*): What was given along.
     """
 
     loss_parts: dict[str, torch.Tensor] | None = None
     budget_loss: torch.Tensor | None = None
-    token_counts: tuple[int, ...] | None = None
+    token_counts: torch.Tensor | None = None
+    token_ids: tuple[torch.Tensor | None, ...] | None = None
     keep_masks: torch.Tensor | None = None
     masks_queries_logits: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None
+    patch_offsets: torch.Tensor | None = None

@@ -5,45 +5,24 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DINOv3ViTModel
 from transformers import initialization as init
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
-    EomtDinov3Embeddings,
-    EomtDinov3Layer,
     EomtDinov3MaskHead,
     EomtDinov3PreTrainedModel,
-    EomtDinov3RotaryEmbedding,
     EomtDinov3ScaleBlock,
 )
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbone_loading import backbone_fields, check_backbone, load_backbone
-from .configuration_reg4pru import Reg4PruConfig, expand_keep_rates
+from .backbone_loading import HUB_ARGUMENTS, check_backbone, load_backbone, read_backbone
+from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .policy_attention import Reg4PruAttention
+from .segmentation_head import allowed_patches, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .stage_selection import StageSelection
 from .token_routing import TokenBank, sample_routing_window
-from .token_selection import SELECTOR_CLASSES
-
-
-class Reg4PruLayer(EomtDinov3Layer):
-    """[`EomtDinov3Layer`] with [`Reg4PruAttention`], and positional tensors, as gradient checkpointing wants them."""
-
-    def __init__(self, config: Reg4PruConfig):
-        super().__init__(config)
-        self.attention = Reg4PruAttention(config)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        policy: torch.Tensor | None = None,
-        query_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        return super().forward(hidden_states, None, (cos, sin), policy=policy, query_mask=query_mask, **kwargs)
+from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
+from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
 
 class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
@@ -86,10 +65,9 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         config.validate()  # fields overridden in from_pretrained have not been seen by the validators yet
         super().__init__(config)
         self.num_prefix_tokens = config.num_prefix_tokens
-        self.embeddings = EomtDinov3Embeddings(config)
-        self.embeddings.register_parameter("mask_token", None)
+        self.embeddings = Reg4PruEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.rope_embeddings = EomtDinov3RotaryEmbedding(config)
+        self.rope_embeddings = Reg4PruRotaryEmbedding(config)
         self.query = nn.Embedding(config.num_queries, config.hidden_size)
         self.layers = nn.ModuleList([Reg4PruLayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -150,26 +128,36 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         cls, checkpoint: str, config: Reg4PruConfig | None = None, **kwargs
     ) -> "Reg4PruForSemanticSegmentation":
         """
-        A model whose embeddings, layers and final norm come from a DINOv3 ViT checkpoint; everything else is new.
+        A model whose embeddings, layers and final norm come from a plain vision transformer; everything else is new.
 
         Args:
-            checkpoint (`str`): Hub id or folder of a [`~transformers.DINOv3ViTModel`].
+            checkpoint (`str`): Hub id or folder of a DINOv3, DINOv2 (with or without registers), ViT or MAE model of
+                transformers, of a timm model of these families, or a file of RETFound's form; see
+                [`~modeling_reg4pru.backbone_loading.read_backbone`].
             config (`Reg4PruConfig`, *optional*): Its architecture must be the checkpoint's. Unset, it is read from
                 there.
-            kwargs: Without `config`, the fields of [`Reg4PruConfig`] to set.
+            kwargs: What `from_pretrained` takes to find a checkpoint (`token`, `revision`, `cache_dir`, `subfolder`,
+                `local_files_only`, `force_download`) and `dtype`; and, without `config`, fields of [`Reg4PruConfig`].
+                With another `patch_size` than the checkpoint's, its patch kernel is resampled.
 
         Raises:
-            `ValueError`: if `config` describes another architecture than the checkpoint has.
+            `ValueError`: for a field that there is not, if `config` describes another architecture than the
+                checkpoint has, or if the checkpoint lacks weights.
         """
-        backbone = DINOv3ViTModel.from_pretrained(checkpoint)
-        if config is None:
-            config = Reg4PruConfig(**{**backbone_fields(backbone.config), **kwargs})
-        elif kwargs:
+        dtype = kwargs.pop("dtype", None)
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        unknown = sorted(set(kwargs) - Reg4PruConfig.default_fields() - OTHER_FIELDS)
+        if unknown:
+            raise ValueError(f"from_backbone got {', '.join(unknown)}: no field of Reg4PruConfig, no way to load.")
+        if config is not None and kwargs:
             raise ValueError(f"Give either `config` or fields of it, not both: got `config` and {sorted(kwargs)}.")
-        check_backbone(config, backbone.config, checkpoint)
+        backbone = read_backbone(checkpoint, **hub)
+        if config is None:
+            config = Reg4PruConfig(**{**backbone.fields, **kwargs})
+        check_backbone(config, backbone, checkpoint)
         model = cls(config)
         load_backbone(model, backbone)
-        return model
+        return model if dtype is None else model.to(dtype)
 
     @capture_outputs
     def forward(
@@ -178,6 +166,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         labels: torch.Tensor | None = None,
         keep_rates: float | Sequence[float] | None = None,
         output_keep_masks: bool = False,
+        output_token_ids: bool = False,
+        patch_offsets: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Reg4PruSemanticSegmenterOutput:
@@ -191,6 +181,11 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
                 Keep rates of this call; defaults to those of the configuration.
             output_keep_masks (`bool`, *optional*, defaults to `False`):
                 Whether to return which tokens were active after each stage.
+            output_token_ids (`bool`, *optional*, defaults to `False`):
+                Whether to return the ids of the patch tokens that each layer ran on.
+            patch_offsets (`torch.Tensor`, *optional*):
+                Where the images lie in their photographs, from [`Reg4PruImageProcessor`]; handed on to the output,
+                from where its post-processing reads them.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
@@ -206,15 +201,14 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         pruning = "hard"
         if self.training:
             pruning = config.train_pruning if self.prunes_in_training else "none"
-        selection = StageSelection(config, rates, grid_size, self.training, pruning, labels)
-        window_start, window_end = self._routing_window()
+        selection = StageSelection(config, rates, grid_size, pruning, self.training, labels)
+        window = self._routing_window()
 
         hidden_states = self.dropout(self.embeddings(pixel_values))
         rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
         num_special = config.num_prefix_tokens  # tokens before the patch tokens: prefix, later also queries
         bank = TokenBank(hidden_states[:, num_special:])
-        cos, sin = rope
-        predictions, token_counts = [], []
+        predictions, token_counts, token_ids = [], [], []
 
         for index, layer in enumerate(self.layers):
             if index == config.first_query_layer:
@@ -235,26 +229,18 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             if self.training and config.masked_attention and index >= config.first_query_layer:
                 bank.write(hidden_states[:, num_special:])
                 predictions.append(self._predict(hidden_states[:, : config.num_queries], bank.states, grid_size))
-                if bank.routed_ids is None:
+                if bank.routed_ids is None:  # inside a routing window the mask is off
                     query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
 
             policy = selection.sequence_policy(bank, num_special)
-            hidden_states = layer(hidden_states, cos, sin, policy, query_mask)
+            hidden_states = layer(hidden_states, *self._positions(rope, bank), policy, query_mask)
+            selection.end_layer()
             token_counts.append(hidden_states.shape[1])
-
-            reactivates = index == config.reactivation_layer and bank.kept_ids is not None
-            if kept_ids is not None or reactivates or index in (window_start, window_end):
+            token_ids.append(bank.active_ids)
+            if self._moves_tokens(index, kept_ids, window, bank):
                 bank.write(hidden_states[:, num_special:])
-                if kept_ids is not None:
-                    bank.prune(kept_ids)
-                if reactivates:
-                    bank.reactivate()
-                if index == window_start:
-                    bank.route(config.routing_keep_rate)
-                if index == window_end:
-                    bank.rejoin()
+                self._move_tokens(index, kept_ids, window, bank)
                 hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
-                cos, sin = self._active_positions(rope, bank)
 
         predictions.append(
             self._predict(hidden_states[:, : config.num_queries], hidden_states[:, num_special:], grid_size)
@@ -266,11 +252,35 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             logits=semantic_logits(mask_logits, class_logits),
             loss_parts=loss_parts,
             budget_loss=torch.stack(selection.budget_losses).mean() if selection.budget_losses else None,
-            token_counts=tuple(token_counts),
+            token_counts=torch.tensor(token_counts, device=hidden_states.device),
+            token_ids=tuple(token_ids) if output_token_ids else None,
             keep_masks=torch.stack(selection.keep_masks, dim=1) if selection.keep_masks else None,
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,
+            patch_offsets=patch_offsets,
         )
+
+    def _moves_tokens(
+        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
+    ) -> bool:
+        """Whether tokens leave the sequence or come back after a layer."""
+        reactivates = index == self.config.reactivation_layer and bank.kept_ids is not None
+        return kept_ids is not None or reactivates or index in window
+
+    def _move_tokens(
+        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
+    ) -> None:
+        """What happens to the tokens after a layer: pruning, reactivation, the two ends of the routing window."""
+        config = self.config
+        if kept_ids is not None:
+            bank.prune(kept_ids)
+        if index == config.reactivation_layer:
+            bank.reactivate()
+        if index == window[0]:
+            special = special_tokens(config, *window)
+            bank.route(keep_count(config.routing_keep_rate, bank.num_kept, special, config.token_multiple))
+        if index == window[1]:
+            bank.rejoin()
 
     def _grid_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
         """Rows and columns of patches; the door at which bad input is turned away."""
@@ -303,13 +313,13 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         return config.routing_window or sample_routing_window(config.num_hidden_layers)
 
     @staticmethod
-    def _active_positions(
-        rope: tuple[torch.Tensor, torch.Tensor], bank: TokenBank
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _positions(
+        rope: tuple[torch.Tensor, torch.Tensor] | None, bank: TokenBank
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Rotary cos and sin of the active tokens, `(batch, 1, num_active, head_dim)`: positions follow the tokens."""
-        if bank.active_ids is None:
-            return rope
-        cos, sin = (table[bank.active_ids][:, None] for table in rope)
+        if rope is None or bank.active_ids is None:
+            return rope or (None, None)
+        cos, sin = (bank.follow(table)[:, None] for table in rope)
         return cos, sin
 
     def _predict(
@@ -335,18 +345,14 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self, mask_logits: torch.Tensor, bank: TokenBank, num_special: int, grid_size: tuple[int, int], index: int
     ) -> torch.Tensor:
         """
-        EoMT's masked attention: a query looks only at the patches inside its mask so far, unless the annealing frees
-        it.
+        [`allowed_patches`] for the tokens in the sequence.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_queries, num_special + num_active)`: True where it may look.
         """
-        inside = F.interpolate(mask_logits, size=grid_size, mode="bilinear").flatten(2) > 0
         probability = self.attn_mask_probs[index - self.config.first_query_layer]
-        freed = torch.rand(inside.shape[:2], device=inside.device) > probability
-        allowed = inside | freed[..., None]
-        if bank.active_ids is not None:
-            allowed = allowed.gather(2, bank.active_ids[:, None].expand(-1, allowed.shape[1], -1))
+        allowed = allowed_patches(mask_logits, grid_size, probability)
+        allowed = bank.follow(allowed.transpose(1, 2)).transpose(1, 2)
         return F.pad(allowed, (num_special, 0), value=True)
 
     def _loss_parts(
@@ -365,25 +371,6 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         if selection.foreground_losses:
             parts["loss_selector"] = self.config.selector_loss_weight * torch.stack(selection.foreground_losses).mean()
         return parts
-
-
-def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:
-    """
-    Class scores of every pixel.
-
-    Args:
-        mask_logits (`torch.Tensor` of shape `(batch, num_queries, height, width)`): Mask logits.
-        class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class logits.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_labels, height, width)`: [0, m] for a single vessel query, else the
-        logarithm of the semantic scores that EoMT's post-processing computes.
-    """
-    if class_logits is None:
-        return torch.cat((torch.zeros_like(mask_logits), mask_logits), dim=1)
-    class_probability = class_logits.float().softmax(-1)[..., :-1]
-    scores = torch.einsum("bqc,bqhw->bchw", class_probability, mask_logits.float().sigmoid())
-    return (scores + torch.finfo(scores.dtype).tiny).log().to(mask_logits.dtype)
 
 
 __all__ = ["Reg4PruForSemanticSegmentation", "Reg4PruPreTrainedModel"]

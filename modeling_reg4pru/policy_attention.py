@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
     EomtDinov3Attention,
@@ -13,13 +14,17 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
 POLICY_EPSILON = 1e-6
 
 
-def append_policy_channel(
+def append_policy_channels(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, policy: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Weights proportional to pi_k * exp(q.k) are those of exp(q.k + log pi_k), and q.k + log pi_k = [q, 1].[k, log
-    pi_k]: a policy is one more channel of the queries and keys. With it every fused kernel computes the policy-gated
-    softmax of DynamicViT (arXiv 2106.02034, Eq. 11) and its gradient with respect to the policy.
+    The attention of DynamicViT (arXiv 2106.02034, Eq. 10 and 11) for any fused kernel: the weight of key k for row i is
+    proportional to (pi_k + (1 - pi_k) [i = k]) exp(q_i.k_k), so that a dropped token still attends to itself.
+
+    pi_k exp(q.k) = exp([q, 1].[k, log pi_k]): the policy is one more channel of queries and keys. The self-loop is one
+    more key, whose value is zero and whose score for row i is q_i.k_i + log(1 - pi_i): a second channel of the queries,
+    in which this key alone holds a 1. A spare channel of the values, 1 for this key alone, brings out its weight w_i;
+    [`policy_attention`] adds w_i v_i. No matrix of all pairs is ever made.
 
     Args:
         query, key, value (`torch.Tensor` of shape `(batch, heads, num_tokens, head_dim)`): As for plain attention.
@@ -27,19 +32,21 @@ def append_policy_channel(
         scaling (`float`): The factor by which the kernel multiplies q.k.
 
     Returns:
-        The three tensors with `head_dim + 1` channels, padded to a multiple of 8. Values are padded as well, as fused
-        kernels want one width; their extra channels are zero.
+        The three tensors with `head_dim + 2` channels, padded to a multiple of 8, and `num_tokens + 1` keys and values.
+        Channel `head_dim` of the values is the spare one.
     """
-    batch_size, num_heads, num_queries, head_dim = query.shape
-    num_keys = key.shape[2]
-    padding = -(-(head_dim + 1) // 8) * 8 - head_dim - 1
-    log_policy = (policy.float() + POLICY_EPSILON).log() / scaling
-    log_policy = log_policy.to(key.dtype)[:, None, :, None].expand(batch_size, num_heads, num_keys, 1)
-    one = query.new_ones(batch_size, num_heads, num_queries, 1)
-    query = torch.nn.functional.pad(torch.cat((query, one), dim=-1), (0, padding))
-    key = torch.nn.functional.pad(torch.cat((key, log_policy), dim=-1), (0, padding))
-    value = torch.nn.functional.pad(value, (0, padding + 1))
-    return query, key, value
+    head_dim = query.shape[-1]
+    policy = policy.to(torch.promote_types(policy.dtype, torch.float32))
+    log_keep, log_drop = ((share + POLICY_EPSILON).log() / scaling for share in (policy, 1 - policy))
+    own_score = (query * key).sum(dim=-1) + log_drop[:, None].to(query.dtype)
+    query = torch.cat((query, torch.ones_like(own_score)[..., None], own_score[..., None]), dim=-1)
+    log_keep = log_keep.to(key.dtype)[:, None, :, None].expand(*key.shape[:3], 1)
+    key = F.pad(torch.cat((key, log_keep), dim=-1), (0, 1, 0, 1))  # one channel and one key more
+    key = key + F.pad(key.new_ones(1, 1), (head_dim + 1, 0, key.shape[2] - 1, 0))
+    value = F.pad(value, (0, 2, 0, 1))
+    value = value + F.pad(value.new_ones(1, 1), (head_dim, 1, value.shape[2] - 1, 0))
+    padding = -(head_dim + 2) % 8
+    return F.pad(query, (0, padding)), F.pad(key, (0, padding)), F.pad(value, (0, padding))
 
 
 def policy_attention(
@@ -67,13 +74,31 @@ def policy_attention(
     Returns:
         `tuple`: output `(batch, num_tokens, heads, head_dim)`, and the weights if the interface gives them.
     """
+    if policy is None:
+        return masked_attention(attention_interface, module, query, key, value, query_mask, **kwargs)
+    wide = append_policy_channels(query, key, value, policy, module.scaling)
+    if query_mask is not None:
+        query_mask = F.pad(query_mask, (0, 1), value=True)
+    output, weights = masked_attention(attention_interface, module, *wide, query_mask, **kwargs)
     head_dim = value.shape[-1]
-    if policy is not None:
-        query, key, value = append_policy_channel(query, key, value, policy, module.scaling)
-    if query_mask is None:
-        output, weights = attention_interface(module, query, key, value, None, scaling=module.scaling, **kwargs)
-        return output[..., :head_dim], weights
+    self_loop = output[..., head_dim : head_dim + 1]
+    if weights is not None:  # shown as what they are: weights of the tokens
+        weights = weights[..., :-1] + torch.diag_embed(weights[..., -1])
+    return output[..., :head_dim] + self_loop * value.transpose(1, 2), weights
 
+
+def masked_attention(
+    attention_interface: Callable,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_mask: torch.Tensor | None,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention whose first rows, those of the query tokens, may have a mask; arguments as in [`policy_attention`]."""
+    if query_mask is None:
+        return attention_interface(module, query, key, value, None, scaling=module.scaling, **kwargs)
     num_queries = query_mask.shape[1]
     bias = torch.zeros_like(query_mask, dtype=query.dtype).masked_fill(~query_mask, torch.finfo(query.dtype).min)
     # Flash kernels take no mask; the masked rows are few, so they may go through the plain fused kernel.
@@ -84,9 +109,8 @@ def policy_attention(
         module, query[:, :, :num_queries], key, value, bias[:, None], scaling=module.scaling, **kwargs
     )
     free = attention_interface(module, query[:, :, num_queries:], key, value, None, scaling=module.scaling, **kwargs)
-    output = torch.cat((masked[0], free[0]), dim=1)[..., :head_dim]
     weights = None if free[1] is None else torch.cat((masked[1], free[1]), dim=2)
-    return output, weights
+    return torch.cat((masked[0], free[0]), dim=1), weights
 
 
 class Reg4PruAttention(EomtDinov3Attention):
@@ -112,7 +136,8 @@ class Reg4PruAttention(EomtDinov3Attention):
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        if position_embeddings is not None:  # learned positions are in the states already
+            query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward

@@ -5,12 +5,14 @@ import torch
 from .configuration_reg4pru import Reg4PruConfig
 from .token_routing import TokenBank, gather_tokens
 from .token_selection import (
+    TokenSelector,
     budget_loss,
     cumulative_keep_rates,
     foreground_loss,
-    keep_count,
     patch_foreground,
     select_tokens,
+    stage_counts,
+    straight_through,
 )
 
 
@@ -19,19 +21,20 @@ class StageSelection:
     The decisions of all stages in one forward pass.
 
     At inference every stage removes tokens. In training the three settings are orthogonal: how training prunes
-    (`train_pruning`: nothing, a soft policy, or removal), what the selector learns from (the budget loss of its
-    policy, or where the foreground is), and routing, which this class knows only through the bank.
+    (`train_pruning`: nothing, a soft policy, or removal), what the selector learns from (its class says it), and
+    routing, which this class knows only through the bank.
 
     Args:
         config (`Reg4PruConfig`): Configuration.
         keep_rates (`tuple[float, ...]`): Relative keep rate of every stage.
         grid_size (`tuple[int, int]`): Patches of the image, (rows, columns).
-        training (`bool`): Whether the model is in training mode.
         pruning (`str`): `"none"`, `"soft"` or `"hard"`: how tokens are pruned in this forward pass.
-        labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Class of every pixel.
+        training (`bool`): Whether the selectors learn in it.
+        labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Class of every pixel, to learn from.
 
     Attributes:
-        policy (`torch.Tensor` of shape `(batch, num_patches)` or `None`): Soft keep decisions that hold now.
+        policy (`torch.Tensor` of shape `(batch, num_patches)` or `None`): Keep decisions that gate attention from now
+            on (soft pruning), or in the layer of the stage (hard pruning that learns through a policy).
         budget_losses, foreground_losses (`list[torch.Tensor]`): One entry a stage that learns.
         keep_masks (`list[torch.Tensor]`): One boolean `(batch, rows, columns)` a stage, True for active tokens.
     """
@@ -41,22 +44,18 @@ class StageSelection:
         config: Reg4PruConfig,
         keep_rates: tuple[float, ...],
         grid_size: tuple[int, int],
-        training: bool,
         pruning: str,
+        training: bool,
         labels: torch.Tensor | None,
     ):
         self.grid_size = grid_size
         self.num_patches = grid_size[0] * grid_size[1]
         self.pool = config.selection_pool
         self.cumulative_rates = cumulative_keep_rates(keep_rates)
-        self.counts = [
-            keep_count(rate, self.num_patches, config.num_prefix_tokens, config.token_multiple)
-            for rate in self.cumulative_rates
-        ]
-        self.pruning = pruning
-        self.learns_policy = training and config.selector == "mlp" and pruning != "none"
+        self.counts = stage_counts(config, keep_rates, self.num_patches)
+        self.pruning, self.training = pruning, training
         self.foreground = None
-        if training and labels is not None and config.selector == "learned_query":
+        if training and labels is not None:
             self.foreground = patch_foreground(labels, config.patch_size, config.semantic_loss_ignore_index)
 
         self.policy: torch.Tensor | None = None
@@ -65,14 +64,14 @@ class StageSelection:
         self.keep_masks: list[torch.Tensor] = []
 
     def decide(
-        self, stage: int, selector: torch.nn.Module, bank: TokenBank, active: torch.Tensor
+        self, stage: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
     ) -> torch.Tensor | None:
         """
         Score the pool of a stage.
 
         Args:
             stage (`int`): Which stage.
-            selector (`torch.nn.Module`): Its selector.
+            selector (`TokenSelector`): Its selector.
             bank (`TokenBank`): The grid; inside a routing window the selector reads all of it, fresh and preserved.
             active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): States of the active tokens.
 
@@ -82,35 +81,51 @@ class StageSelection:
         pool_ids = bank.kept_ids if self.pool == "active" else None
         pool_size = self.num_patches if pool_ids is None else pool_ids.shape[1]
         removes = self.pruning == "hard" and self.counts[stage] < pool_size
-        kept_ids = None
-        if removes or self.learns_policy or self.foreground is not None:
-            pool = active
-            if pool_ids is not bank.active_ids:
-                bank.write(active)
-                pool = gather_tokens(bank.states, pool_ids)
-            scores = self._learn(stage, selector, pool, pool_ids)
-            if removes:
-                kept_ids = select_tokens(scores, self.counts[stage], pool_ids)
-        return kept_ids
+        draws_policy = self.training and selector.learns_from == "policy" and self.pruning != "none"
+        learns_foreground = self.foreground is not None and selector.learns_from == "foreground"
+        if not (removes or draws_policy or learns_foreground):
+            return None
+        pool = active
+        if pool_ids is not bank.active_ids:
+            bank.write(active)
+            pool = gather_tokens(bank.states, pool_ids)
 
-    def _learn(
-        self, stage: int, selector: torch.nn.Module, pool: torch.Tensor, pool_ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Scores of the pool; in training also the policy and the losses that come with them."""
-        if not self.learns_policy:
+        if not draws_policy:
             scores = selector(pool)
-            if self.foreground is not None:
+            if learns_foreground:
                 foreground = gather_tokens(self.foreground[..., None], pool_ids).squeeze(-1)
                 self.foreground_losses.append(foreground_loss(scores.float(), foreground))
-            return scores
+            return select_tokens(scores, self.counts[stage], pool_ids) if removes else None
 
-        policy, scores = selector.sample(pool)
-        if self.pruning == "soft":
-            if self.policy is not None and self.pool == "active":
-                policy = policy * self.policy  # nested: what an earlier stage dropped stays dropped
-            self.policy = policy
+        probability = selector.sample(pool)
+        policy = straight_through(probability, probability >= 0.5)
+        if self.pruning == "soft" and self.policy is not None and self.pool == "active":
+            policy = policy * self.policy  # nested: what an earlier stage dropped stays dropped
         self.budget_losses.append(budget_loss(policy, self.num_patches, self.cumulative_rates[stage]))
-        return scores
+        if self.pruning == "soft":
+            self.policy = policy
+            return None
+        return self._keep_by_gumbel(probability, self.counts[stage], pool_ids) if removes else None
+
+    def _keep_by_gumbel(self, probability: torch.Tensor, count: int, pool_ids: torch.Tensor | None) -> torch.Tensor:
+        """
+        Gumbel top-k: the tokens with the highest draws go on. In the layer of the stage, where all of the pool is still
+        there, the straight-through policy gates attention: by this way the task loss reaches the selector.
+        """
+        chosen = probability.topk(count, dim=1, sorted=False).indices
+        keeps = torch.zeros_like(probability, dtype=torch.bool).scatter(1, chosen, True)
+        policy = straight_through(probability, keeps)
+        if pool_ids is None:
+            self.policy = policy
+            return chosen
+        grid = policy.new_ones(policy.shape[0], self.num_patches)
+        self.policy = grid.scatter(1, pool_ids, policy)
+        return pool_ids.gather(1, chosen)
+
+    def end_layer(self) -> None:
+        """After a layer the tokens that hard pruning dropped are gone, and their policy with them."""
+        if self.pruning == "hard":
+            self.policy = None
 
     def record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
         """
@@ -120,7 +135,7 @@ class StageSelection:
             active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): Gives batch size and device.
             kept_ids (`torch.Tensor` of shape `(batch, num_kept)`, *optional*): What pruning leaves; `None`: all.
         """
-        if self.policy is not None:
+        if self.pruning == "soft" and self.policy is not None:
             kept = self.policy.detach() >= 0.5
         elif kept_ids is None:
             kept = torch.ones(active.shape[0], self.num_patches, dtype=torch.bool, device=active.device)
@@ -136,5 +151,5 @@ class StageSelection:
         """
         if self.policy is None:
             return None
-        policy = gather_tokens(self.policy[..., None], bank.active_ids).squeeze(-1)
+        policy = bank.follow(self.policy[..., None]).squeeze(-1)
         return torch.cat((policy.new_ones(policy.shape[0], num_special), policy), dim=1)

@@ -45,6 +45,21 @@ class TokenBank:
         self.kept_ids: torch.Tensor | None = None
         self.routed_ids: torch.Tensor | None = None
 
+    def follow(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        What belongs to the tokens goes where they go: positions, policies, masks.
+
+        Args:
+            values (`torch.Tensor` of shape `(num_patches, channels)` or `(batch, num_patches, channels)`): Of the grid.
+
+        Returns:
+            `torch.Tensor`: those of the active tokens, `(batch, num_active, channels)`; all of them as they are where
+            no token is away.
+        """
+        if self.active_ids is None:
+            return values
+        return values[self.active_ids] if values.ndim == 2 else gather_tokens(values, self.active_ids)
+
     @property
     def active_ids(self) -> torch.Tensor | None:
         """Ids of the tokens in the sequence now, shape `(batch, num_active)`; `None`: all, in grid order."""
@@ -70,17 +85,19 @@ class TokenBank:
         """Put all preserved tokens back into the sequence (those that a routing window holds come back at its end)."""
         self.kept_ids = None
 
-    def route(self, keep_rate: float) -> None:
+    @property
+    def num_kept(self) -> int:
+        """How many tokens pruning has left."""
+        return self.states.shape[1] if self.kept_ids is None else self.kept_ids.shape[1]
+
+    def route(self, num_routed: int) -> None:
         """
-        Open a routing window: a uniformly random part of the active tokens of each image goes on, the rest waits.
+        Open a routing window: uniformly random ones of the kept tokens of each image go on, the rest waits.
 
         Args:
-            keep_rate (`float`): Fraction of the active tokens that goes on; at least one token does.
+            num_routed (`int`): How many go on.
         """
-        batch_size, num_patches, _ = self.states.shape
-        num_active = num_patches if self.kept_ids is None else self.kept_ids.shape[1]
-        num_routed = max(1, round(keep_rate * num_active))
-        noise = torch.rand(batch_size, num_active, device=self.states.device)
+        noise = torch.rand(self.states.shape[0], self.num_kept, device=self.states.device)
         chosen = noise.topk(num_routed, dim=1, sorted=False).indices
         self.routed_ids = chosen if self.kept_ids is None else self.kept_ids.gather(1, chosen)
 

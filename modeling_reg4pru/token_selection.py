@@ -3,9 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
-
-from .configuration_reg4pru import Reg4PruConfig
 
 
 def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
@@ -38,29 +37,72 @@ def warmup_keep_rates(keep_rates: tuple[float, ...], progress: float) -> tuple[f
     return tuple(rates)
 
 
-def keep_count(cumulative_rate: float, num_patches: int, num_prefix_tokens: int, token_multiple: int) -> int:
+def keep_count(rate: float, num_patches: int, num_special_tokens: int, token_multiple: int) -> int:
     """
-    Number of patch tokens after a stage: R * N, such that prefix and kept tokens together are a multiple of
-    `token_multiple` (the nearest one that keeps at least one token). All of them where the rate is 1 or where rounding
-    leaves nothing to prune.
+    Number of patch tokens that go on: the fraction `rate` of them, rounded such that they and the special tokens
+    (prefix, and queries where they are in the sequence) are a multiple of `token_multiple` together (the nearest one
+    that keeps at least one token). All of them where the rate is 1 or where rounding leaves nothing to prune.
     """
-    if cumulative_rate >= 1:
+    if rate >= 1:
         return num_patches
-    total = num_prefix_tokens + cumulative_rate * num_patches
-    fewest = (num_prefix_tokens // token_multiple + 1) * token_multiple
+    total = num_special_tokens + rate * num_patches
+    fewest = (num_special_tokens // token_multiple + 1) * token_multiple
     rounded = max(fewest, round(total / token_multiple) * token_multiple)
-    return min(rounded - num_prefix_tokens, num_patches)
+    return min(rounded - num_special_tokens, num_patches)
 
 
-class MlpSelector(nn.Module):
+def stage_counts(config: PreTrainedConfig, keep_rates: tuple[float, ...], num_patches: int) -> list[int]:
     """
-    The selector of DynamicViT (arXiv 2106.02034), which learns through the policy; channel 0 = keep.
+    Number of patch tokens after every pruning stage. Rounding counts the query tokens in where most of the layers that
+    run on a stage's tokens have them; in the other layers their number is off the multiple by that of the queries.
 
-    Like every selector it turns states `(batch, num_tokens, hidden_size)` into scores `(batch, num_tokens)`; higher =
-    keep.
+    Args:
+        config ([`Reg4PruConfig`]): Stages, and where the queries enter.
+        keep_rates (`tuple[float, ...]`): Relative keep rate of every stage.
+        num_patches (`int`): Patches of the image.
+    """
+    counts = []
+    ends = [*config.pruning_layers[1:], config.reactivation_layer]
+    for layer, end, rate in zip(config.pruning_layers, ends, cumulative_keep_rates(keep_rates), strict=True):
+        special = special_tokens(config, layer, end)
+        counts.append(keep_count(rate, num_patches, special, config.token_multiple))
+    return counts
+
+
+def special_tokens(config: PreTrainedConfig, start: int, end: int) -> int:
+    """Prefix tokens, and query tokens if they are in the sequence in most of the layers start + 1 .. end."""
+    with_queries = end - max(start, config.first_query_layer - 1)
+    return config.num_prefix_tokens + (config.num_queries if 2 * with_queries > end - start else 0)
+
+
+class TokenSelector(nn.Module):
+    """
+    What scores patch tokens. A selector is one class, and its place in [`SELECTOR_CLASSES`] is all that the rest needs
+    to know: its scores, what it learns from, and what it costs.
+
+    Attributes:
+        learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the budget
+            loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`]; `None`: nothing.
     """
 
-    def __init__(self, config: Reg4PruConfig):
+    learns_from: str | None = None
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(batch, num_tokens, hidden_size)` to scores `(batch, num_tokens)`; higher = keep."""
+        raise NotImplementedError
+
+    @staticmethod
+    def flops_per_token(hidden_size: int) -> int:
+        """Floating-point operations of a score, two a multiply-add."""
+        return 0
+
+
+class MlpSelector(TokenSelector):
+    """The selector of DynamicViT (arXiv 2106.02034), which learns through the policy; channel 0 = keep."""
+
+    learns_from = "policy"
+
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         width = config.hidden_size
         self.temperature = config.selector_temperature
@@ -79,26 +121,34 @@ class MlpSelector(nn.Module):
         keep, drop = self.logits(states).unbind(-1)
         return keep - drop
 
-    def sample(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, states: torch.Tensor) -> torch.Tensor:
         """
-        One Gumbel draw, for training: the policy, and the Gumbel scores behind it.
+        One Gumbel draw, for training.
 
         Returns:
-            `tuple`: policy `(batch, num_tokens)` and scores `(batch, num_tokens)`, both in float32.
+            `torch.Tensor` of shape `(batch, num_tokens)`: probability to keep, in float32.
         """
         # Gumbel noise spans more than half precision can hold.
-        logits = self.logits(states).float()
-        probability = F.gumbel_softmax(logits, tau=self.temperature, dim=-1)[..., 0]
-        return straight_through(probability), probability
+        return F.gumbel_softmax(self.logits(states).float(), tau=self.temperature, dim=-1)[..., 0]
+
+    @staticmethod
+    def flops_per_token(hidden_size: int) -> int:
+        return 2 * (hidden_size**2 + hidden_size * (hidden_size // 4) + 2 * (hidden_size // 4))
 
 
-class LearnedQuerySelector(nn.Module):
+class LearnedQuerySelector(TokenSelector):
     """
-    The scorer of CROPR (arXiv 2408.15207): similarity to a learned query, on detached features, so that it learns only
-    from [`foreground_loss`] and never bends the backbone. A sum of queries acts as one, hence a single vector.
+    The scorer of CROPR (arXiv 2412.00965, CVPR 2025): similarity to a learned query, on detached features, so that it
+    learns only from [`foreground_loss`] and never bends the backbone. A sum of queries acts as one, hence a single
+    vector.
+
+    Modifications: CROPR scores the output of the stage's block as it is; here, as for every selector, the input of
+    layer s_j is scored, after a LayerNorm.
     """
 
-    def __init__(self, config: Reg4PruConfig):
+    learns_from = "foreground"
+
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.query = nn.Linear(config.hidden_size, 1)
@@ -106,11 +156,15 @@ class LearnedQuerySelector(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.query(self.norm(states.detach())).squeeze(-1)
 
+    @staticmethod
+    def flops_per_token(hidden_size: int) -> int:
+        return 2 * hidden_size
 
-class RandomSelector(nn.Module):
+
+class RandomSelector(TokenSelector):
     """Uniform scores: the control, without parameters."""
 
-    def __init__(self, config: Reg4PruConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -120,10 +174,9 @@ class RandomSelector(nn.Module):
 SELECTOR_CLASSES = {"mlp": MlpSelector, "learned_query": LearnedQuerySelector, "random": RandomSelector}
 
 
-def straight_through(probability: torch.Tensor) -> torch.Tensor:
-    """Keep decisions: 1[p >= 1/2] in the forward pass, p in the backward pass."""
-    hard = (probability >= 0.5).to(probability.dtype)
-    return hard - probability.detach() + probability
+def straight_through(probability: torch.Tensor, keeps: torch.Tensor) -> torch.Tensor:
+    """The policy: the decisions `keeps` (`bool`) in the forward pass, the probability in the backward pass."""
+    return keeps.to(probability.dtype) - probability.detach() + probability
 
 
 def select_tokens(scores: torch.Tensor, count: int, pool_ids: torch.Tensor | None) -> torch.Tensor:

@@ -47,6 +47,8 @@ def tiny_config() -> Callable[..., Reg4PruConfig]:
             "num_upscale_blocks": 1,
             "num_blocks": 2,
             "train_num_points": 128,
+            "masked_attention": True,
+            "pos_embed_rescale": 2.0,
             "initializer_range": 0.15,
         }
         return Reg4PruConfig(**{**fields, **overrides})

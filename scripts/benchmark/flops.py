@@ -5,16 +5,13 @@ convolutions and attention, whatever kernel runs it. Norms, activations and soft
 
 from modeling_reg4pru import Reg4PruConfig
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
-from modeling_reg4pru.token_selection import cumulative_keep_rates, keep_count
+from modeling_reg4pru.token_selection import SELECTOR_CLASSES, stage_counts
 
 
 def patch_counts(config: Reg4PruConfig, num_patches: int) -> list[int]:
     """Number of patch tokens that each layer runs on at inference, with the keep rates of the configuration."""
-    rates = cumulative_keep_rates(expand_keep_rates(config.keep_rates, config.num_stages))
-    after_stage = {
-        layer: keep_count(rate, num_patches, config.num_prefix_tokens, config.token_multiple)
-        for layer, rate in zip(config.pruning_layers, rates, strict=True)
-    }
+    rates = expand_keep_rates(config.keep_rates, config.num_stages)
+    after_stage = dict(zip(config.pruning_layers, stage_counts(config, rates, num_patches), strict=True))
     counts, active = [], num_patches
     for layer in range(config.num_hidden_layers):
         counts.append(active)
@@ -68,18 +65,10 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
 def _selector_flops(config: Reg4PruConfig, num_patches: int) -> int:
     """A selector runs on its pool, and only where its stage removes anything."""
-    width = config.hidden_size
-    per_token = {
-        "mlp": 2 * (width**2 + width * (width // 4) + 2 * (width // 4)),
-        "learned_query": 2 * width,
-        "random": 0,
-    }[config.selector]
-    rates = cumulative_keep_rates(expand_keep_rates(config.keep_rates, config.num_stages))
     active, scored = num_patches, 0
-    for rate in rates:
-        kept = keep_count(rate, num_patches, config.num_prefix_tokens, config.token_multiple)
+    for kept in stage_counts(config, expand_keep_rates(config.keep_rates, config.num_stages), num_patches):
         pool = active if config.selection_pool == "active" else num_patches
         if kept < pool:
             scored += pool
             active = kept
-    return per_token * scored
+    return SELECTOR_CLASSES[config.selector].flops_per_token(config.hidden_size) * scored

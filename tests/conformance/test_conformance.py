@@ -92,7 +92,7 @@ class Reg4PruModelTest(ModelTesterMixin, unittest.TestCase):
         model = Reg4PruForSemanticSegmentation._from_config(config, attn_implementation="eager").eval()
         with torch.no_grad():
             outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
-        counts = outputs.token_counts
+        counts = outputs.token_counts.tolist()
         assert len(counts) == self.model_tester.num_hidden_layers
         assert [attention.shape[-1] for attention in outputs.attentions] == list(counts)
         assert outputs.attentions[0].shape[1] == self.model_tester.num_attention_heads

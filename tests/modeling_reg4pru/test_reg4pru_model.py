@@ -138,7 +138,7 @@ def test_hidden_states_and_attentions(tiny_model, pixel_values):
     assert plain.hidden_states is None
     assert plain.attentions is None
     assert torch.equal(outputs.logits, plain.logits)
-    counts = outputs.token_counts
+    counts = outputs.token_counts.tolist()
     assert [states.shape[1] for states in outputs.hidden_states[1:]] == list(counts)
     assert [weights.shape for weights in outputs.attentions] == [(3, 2, count, count) for count in counts]
     for weights in outputs.attentions:

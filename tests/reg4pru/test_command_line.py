@@ -42,7 +42,5 @@ def test_a_command_that_there_is_not():
 def test_recipes_and_studies_go_by_their_names():
     assert find_yaml("tiny_synthetic", "recipes") == PACKAGE / "recipes" / "tiny_synthetic.yaml"
     assert find_yaml(PACKAGE / "studies" / "demo.yaml", "studies").stem == "demo"
-    with pytest.raises(
-        ValueError, match=r"There is no file tiny, and the recipes .*tiny_synth"
-    ):
+    with pytest.raises(ValueError, match=r"There is no file tiny, and the recipes .*tiny_synth"):
         find_yaml("tiny", "recipes")

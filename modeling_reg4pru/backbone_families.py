@@ -1,0 +1,164 @@
+"""
+Plain vision transformers in our names: one entry a family, that is a way to rename its weights and to read its fields.
+
+Whatever the family, patch embedding, layers and final norm end up in the names of EoMT-DINOv3; a learned position of
+the CLS token becomes part of that token; a family without LayerScale has ones there.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from transformers import PreTrainedConfig
+
+# Families of transformers by their `model_type`: what their weights are called, in order of application.
+_BERT_LIKE = {
+    r"embeddings\.patch_embeddings\.projection\.": "embeddings.patch_embeddings.",
+    r"mlp\.fc1\.": "mlp.up_proj.",
+    r"mlp\.fc2\.": "mlp.down_proj.",
+}
+_VIT = _BERT_LIKE | {r"layernorm_before\.": "norm1.", r"layernorm_after\.": "norm2.", r"pooler\..*": ""}
+_DINOV2 = _BERT_LIKE | {r"encoder\.layer\.": "layers."}
+RENAMES: dict[str, dict[str, str]] = {
+    "dinov3_vit": {r"model\.layer\.": "layers.", r"^norm\.": "layernorm."},
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+    "vit": _VIT,
+    "vit_mae": _VIT,
+    # timm's names, which the published files of MAE, DINO, DINOv2 and RETFound share.
+    "timm": {
+        r"^(cls_token|mask_token)$": r"embeddings.\1",
+        r"^(reg_token|register_tokens)$": "embeddings.register_tokens",
+        r"^pos_embed$": "embeddings.position_embeddings",
+        r"^patch_embed\.proj\.": "embeddings.patch_embeddings.",
+        r"^blocks\.": "layers.",
+        r"attn\.proj\.": "attention.o_proj.",
+        r"attn\.": "attention.",
+        r"\b(ls|gamma_)([12])(\.gamma)?$": r"layer_scale\2.lambda1",
+        r"mlp\.fc1\.": "mlp.up_proj.",
+        r"mlp\.fc2\.": "mlp.down_proj.",
+        r"^norm\.": "layernorm.",
+        r"^(head|fc_norm|head_dist|decoder_\w+|rope)\b.*": "",
+    },
+    # EoMT on DINOv2, a whole segmentation model; see `eomt_weights`.
+    "eomt": _BERT_LIKE | {r"attention\.out_proj\.": "attention.o_proj."},
+}
+# Fields of a DINOv3 ViT that a model of ours shares, or was trained with.
+_DINOV3_FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
+    "patch_size", "num_channels", "num_register_tokens", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias",
+    "use_gated_mlp", "layerscale_value", "initializer_range",
+)  # fmt: skip
+_VIT_FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size",
+    "num_channels", "initializer_range",
+)  # fmt: skip
+HEAD_DIM = 64  # of every ViT that timm calls small, base or large
+
+
+def rename(weights: Mapping[str, torch.Tensor], family: str) -> dict[str, torch.Tensor]:
+    """
+    The weights of a family in our names.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): Of the checkpoint, in its own names.
+        family (`str`): A key of [`RENAMES`].
+
+    Returns:
+        `dict[str, torch.Tensor]`: in our names; heads and mask tokens, which no backbone of ours has, are left out.
+    """
+    renamed = {}
+    for name, weight in weights.items():
+        for pattern, ours in RENAMES[family].items():
+            name = re.sub(pattern, ours, name)
+        if name and not name.endswith("mask_token"):
+            renamed[name] = weight
+    _split_qkv(renamed)
+    _split_swiglu(renamed)
+    _fold_cls_position(renamed)
+    return renamed
+
+
+def read_fields(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> dict:
+    """
+    The fields of [`Reg4PruConfig`] that a configuration of transformers and its weights, in our names, decide.
+
+    Raises:
+        `ValueError`: for a model type that is not in [`RENAMES`].
+    """
+    if config.model_type == "dinov3_vit":
+        fields = {name: getattr(config, name) for name in _DINOV3_FIELDS}
+        rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+        return fields | {"rope_parameters": rope, "positions": "rotary"}
+    if config.model_type not in RENAMES:
+        known = ", ".join(sorted(RENAMES))
+        raise ValueError(f"The backbone is a {config.model_type!r}: plain vision transformers are known as {known}.")
+    fields = {name: getattr(config, name) for name in _VIT_FIELDS}
+    if "layers.0.mlp.gate_proj.weight" in weights:
+        fields["hidden_act"] = "silu"
+    return fields | shape_fields(weights)
+
+
+def shape_fields(weights: Mapping[str, torch.Tensor]) -> dict:
+    """What the shapes of the weights, in our names, tell of the architecture."""
+    kernel, registers = weights["embeddings.patch_embeddings.weight"], weights.get("embeddings.register_tokens")
+    fields = {
+        "hidden_size": kernel.shape[0],
+        "num_channels": kernel.shape[1],
+        "patch_size": kernel.shape[-1],
+        "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers.")),
+        "intermediate_size": weights["layers.0.mlp.up_proj.weight"].shape[0],
+        "use_gated_mlp": "layers.0.mlp.gate_proj.weight" in weights,
+        "num_register_tokens": 0 if registers is None else registers.shape[1],
+        **{f"{name}_bias": f"layers.0.attention.{name[0]}_proj.bias" in weights for name in ("query", "key", "value")},
+        "positions": "rotary",
+    }
+    table = weights.get("embeddings.position_embeddings.weight")
+    if table is not None:
+        side = round(len(table) ** 0.5)
+        fields |= {"positions": "learned", "position_grid": [side, side]}
+    return fields
+
+
+def timm_fields(architecture: str, weights: Mapping[str, torch.Tensor]) -> dict:
+    """
+    Fields of a timm model, or of a file in timm's names.
+
+    Args:
+        architecture (`str`): Its name in timm, such as `"vit_small_patch16_dinov3"`; empty if it is not known.
+        weights (`Mapping[str, torch.Tensor]`): In our names.
+    """
+    fields = shape_fields(weights)
+    fields |= {"num_attention_heads": max(1, fields["hidden_size"] // HEAD_DIM), "layer_norm_eps": 1e-6}
+    if fields["positions"] == "rotary":  # DINOv3
+        fields |= {"layer_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
+    return fields
+
+
+def _split_qkv(weights: dict[str, torch.Tensor]) -> None:
+    """timm keeps query, key and value in one matrix."""
+    for name in [name for name in weights if ".attention.qkv." in name]:
+        for part, weight in zip("qkv", weights.pop(name).chunk(3), strict=True):
+            weights[name.replace("qkv", f"{part}_proj")] = weight.clone()
+
+
+def _split_swiglu(weights: dict[str, torch.Tensor]) -> None:
+    """DINOv2's giant keeps gate and value of its gated MLP in one matrix, the gate first."""
+    for name in [name for name in weights if ".mlp.weights_in." in name]:
+        gate, up = weights.pop(name).chunk(2)
+        weights[name.replace("weights_in", "gate_proj")] = gate.clone()
+        weights[name.replace("weights_in", "up_proj")] = up.clone()
+    for name in [name for name in weights if ".mlp.weights_out." in name]:
+        weights[name.replace("weights_out", "down_proj")] = weights.pop(name)
+
+
+def _fold_cls_position(weights: dict[str, torch.Tensor]) -> None:
+    """A table of positions with an entry for the CLS token: that entry goes into the token, the rest is the table."""
+    positions = weights.pop("embeddings.position_embeddings", None)
+    if positions is None:
+        return
+    num_prefix = positions.shape[1] - round((positions.shape[1] - 1) ** 0.5) ** 2
+    if num_prefix == 1:
+        cls_token = weights["embeddings.cls_token"]
+        weights["embeddings.cls_token"] = cls_token + positions[:, :1].to(cls_token.dtype)
+    weights["embeddings.position_embeddings.weight"] = positions[0, num_prefix:].clone()

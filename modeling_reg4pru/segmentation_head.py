@@ -1,0 +1,41 @@
+"""EoMT's heads: from query and patch tokens to masks, classes and the mask that queries attend through."""
+
+import torch
+import torch.nn.functional as F
+
+
+def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:
+    """
+    Class scores of every pixel.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(batch, num_queries, height, width)`): Mask logits.
+        class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class logits.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_labels, height, width)`: [0, m] for a single vessel query, else the
+        logarithm of the semantic scores that EoMT's post-processing computes.
+    """
+    if class_logits is None:
+        return torch.cat((torch.zeros_like(mask_logits), mask_logits), dim=1)
+    class_probability = class_logits.float().softmax(-1)[..., :-1]
+    scores = torch.einsum("bqc,bqhw->bchw", class_probability, mask_logits.float().sigmoid())
+    return (scores + torch.finfo(scores.dtype).tiny).log().to(mask_logits.dtype)
+
+
+def allowed_patches(mask_logits: torch.Tensor, grid_size: tuple[int, int], probability: torch.Tensor) -> torch.Tensor:
+    """
+    EoMT's masked attention (arXiv 2503.19108, Sec. 3.3): a query looks only at the patches inside its mask so far,
+    unless the annealing frees it.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(batch, num_queries, height, width)`): Masks so far.
+        grid_size (`tuple[int, int]`): Rows and columns of patches.
+        probability (`torch.Tensor` of shape `()`): That a query is masked.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_queries, num_patches)`: True where it may look.
+    """
+    inside = F.interpolate(mask_logits, size=grid_size, mode="bilinear").flatten(2) > 0
+    freed = torch.rand(inside.shape[:2], device=inside.device) > probability
+    return inside | freed[..., None]
