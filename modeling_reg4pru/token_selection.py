@@ -61,11 +61,14 @@ def stage_counts(config: PreTrainedConfig, keep_rates: tuple[float, ...], num_pa
         keep_rates (`tuple[float, ...]`): Relative keep rate of every stage.
         num_patches (`int`): Patches of the image.
     """
-    counts = []
-    ends = [*config.pruning_layers[1:], config.reactivation_layer]
-    for layer, end, rate in zip(config.pruning_layers, ends, cumulative_keep_rates(keep_rates), strict=True):
+    counts: list[int] = []
+    ends = (*config.pruning_layers[1:], config.reactivation_layer)
+    cumulative = cumulative_keep_rates(keep_rates)
+    for stage, (layer, end) in enumerate(zip(config.pruning_layers, ends, strict=False)):
+        before = counts[-1] if counts else num_patches
         special = special_tokens(config, layer, end)
-        counts.append(keep_count(rate, num_patches, special, config.token_multiple))
+        count = keep_count(cumulative[stage], num_patches, special, config.token_multiple)
+        counts.append(before if keep_rates[stage] >= 1 else min(count, before))
     return counts
 
 

@@ -72,7 +72,7 @@ def explicit_policy_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, policy: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """
-    DynamicViT's policy-gated softmax spelled out over all pairs of tokens: what the extra channel replaces.
+    DynamicViT's policy-gated softmax spelled out over all pairs of tokens: what the extra channels replace.
 
     Args:
         query, key, value (`torch.Tensor` of shape `(batch, heads, num_tokens, head_dim)`): As for plain attention.
@@ -84,7 +84,9 @@ def explicit_policy_attention(
     """
     scores = query @ key.transpose(2, 3) * scaling
     weights = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
-    weights = weights * (policy + POLICY_EPSILON)[:, None, None]
+    itself = torch.eye(policy.shape[1], dtype=policy.dtype, device=policy.device)
+    gate = (policy + POLICY_EPSILON)[:, None] + (1 - policy + POLICY_EPSILON)[:, None] * itself
+    weights = weights * gate[:, None]
     return (weights / weights.sum(dim=-1, keepdim=True)) @ value
 
 

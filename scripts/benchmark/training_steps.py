@@ -4,13 +4,15 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import psutil
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import routing_window_range
-from modeling_reg4pru.policy_attention import append_policy_channel
+from modeling_reg4pru.policy_attention import policy_attention
 
 from .measure import peak_memory, seconds_per_call
 from .models import dense_model, explicit_policy_attention, use_explicit_attention, variant
@@ -178,10 +180,10 @@ def compare_policy_attention(
     query, key, value = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     policy = (torch.rand(1, num_tokens, device=device) < 0.5).to(dtype).requires_grad_()
     inputs = (query, key, value, policy)
+    module = SimpleNamespace(scaling=scaling, is_causal=False, training=True)
 
     def extra_channel() -> torch.Tensor:
-        wide = append_policy_channel(*inputs, scaling)
-        return torch.nn.functional.scaled_dot_product_attention(*wide, scale=scaling)[..., :head_dim]
+        return policy_attention(sdpa_attention_forward, module, *inputs)[0].transpose(1, 2)
 
     def explicit() -> torch.Tensor:
         return explicit_policy_attention(*inputs, scaling)

@@ -49,35 +49,20 @@ def trace_grid(
     Run the model in evaluation mode and record the grid after every layer.
 
     Args:
-        model ([`Reg4PruForSemanticSegmentation`]): The model, in float32 (positions tell the tokens apart). Its
-            training mode is left as it was.
+        model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
         pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Images.
         keep_rates (`float`, `list[float]` or `None`): As in the model's forward; `None`: those of its configuration.
-
-    Raises:
-        `ValueError`: for a model in half precision.
     """
-    if model.dtype != torch.float32:
-        raise ValueError(f"The model is in {model.dtype}: its tokens are told apart by their positions in float32.")
     config, patch_size = model.config, model.config.patch_size
     grid_size = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
-    table = torch.cat(model.rope_embeddings(pixel_values), dim=-1)  # (num_patches, 2 * head_dim)
-    layers = []  # of every layer: ids of its tokens or None for all, and its output
-
-    def record(layer: torch.nn.Module, arguments: tuple, output: torch.Tensor) -> None:
-        _, cos, sin = arguments[:3]
-        ids = None
-        if cos.ndim == 4:  # positions per image: some tokens are not there
-            positions = torch.cat((cos, sin), dim=-1)[:, 0]
-            distances = torch.cdist(positions, table, compute_mode="donot_use_mm_for_euclid_dist")
-            ids = distances.argmin(dim=-1)
-        layers.append((ids, output))
-
+    outputs_of_layers = []
     was_training = model.training
     model.eval()
-    handles = [layer.register_forward_hook(record) for layer in model.layers]
+    handles = [
+        layer.register_forward_hook(lambda _, __, output: outputs_of_layers.append(output)) for layer in model.layers
+    ]
     try:
-        model(pixel_values, keep_rates=keep_rates)
+        token_ids = model(pixel_values, keep_rates=keep_rates, output_token_ids=True).token_ids
     finally:
         for handle in handles:
             handle.remove()
@@ -85,7 +70,7 @@ def trace_grid(
 
     grid = torch.empty(0)
     states, active, logits = [], [], []
-    for index, (ids, output) in enumerate(layers):
+    for index, (ids, output) in enumerate(zip(token_ids, outputs_of_layers, strict=True)):
         num_queries = config.num_queries if index >= config.first_query_layer else 0
         patches = output[:, num_queries + config.num_prefix_tokens :]
         if ids is None:

@@ -40,7 +40,7 @@ def backbone(request, tmp_path):
 @torch.no_grad()
 def test_weights_and_hidden_states_are_those_of_the_backbone(backbone, pixel_values, tmp_path):
     model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD).eval()
-    for name in ("layer_norm_eps", "num_register_tokens", "use_gated_mlp", "layerscale_value", "pos_embed_rescale"):
+    for name in ("layer_norm_eps", "num_register_tokens", "use_gated_mlp", "layerscale_value"):
         assert getattr(model.config, name) == getattr(backbone.config, name)
     assert model.config.rope_parameters["rope_theta"] == backbone.config.rope_theta
     assert model.layernorm.eps == model.layers[0].norm1.eps == backbone.config.layer_norm_eps
@@ -95,7 +95,6 @@ def test_a_configuration_of_ones_own(plain_backbone, tiny_config):
         ({"hidden_size": 64}, "`hidden_size` is 64, the checkpoint has 32"),
         ({"num_hidden_layers": 7}, "`num_hidden_layers` is 7, the checkpoint has 6"),
         ({"num_register_tokens": 0}, "`num_register_tokens` is 0, the checkpoint has 4"),
-        ({"patch_size": 16}, "`patch_size` is 16, the checkpoint has 8"),
         ({"use_gated_mlp": True}, "`use_gated_mlp` is True, the checkpoint has False"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
@@ -110,7 +109,7 @@ def test_a_mismatch_names_the_field(plain_backbone, tiny_config, fields, message
 
 
 def test_fields_may_be_set_beside_the_backbone(plain_backbone):
-    model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, pos_embed_rescale=None)
-    assert model.config.pos_embed_rescale is None
+    model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, pos_embed_rescale=2.0)
+    assert model.config.pos_embed_rescale == 2.0
     with pytest.raises(ValueError, match="`hidden_size` is 64, the checkpoint has 32"):
         Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, hidden_size=64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_reg4pru.token_selection import cumulative_keep_rates, keep_count
+from modeling_reg4pru.token_selection import stage_counts
 
 QUERY_LAYER = 4  # of the 6 layers of tiny_config
 
@@ -54,7 +54,7 @@ def reference_forward(model, pixel_values, rates):
         next_active = active
         if index in config.pruning_layers:
             stage = config.pruning_layers.index(index)
-            count = keep_count(cumulative_keep_rates(rates)[stage], num_patches, 5, config.token_multiple)
+            count = stage_counts(config, rates, num_patches)[stage]
             scores = model.selectors[stage](patches)
             if config.selection_pool == "active":
                 scores = scores.masked_fill(~active, float("-inf"))
@@ -107,8 +107,8 @@ def test_token_counts_are_what_the_configuration_says(tiny_model, pixel_values, 
     patches = (size // 8) ** 2
     pixel_values = F.interpolate(pixel_values, size=(size, size))
     outputs = model(pixel_values, output_keep_masks=True)
-    kept = [keep_count(rate, patches, 5, 8) for rate in (0.7, 0.42, 0.21)]
-    assert kept == {64: [43, 27, 11], 256: [179, 107, 51]}[patches]
+    kept = {64: [43, 27, 10], 256: [179, 107, 50]}[patches]  # the last with the query, from layer 4 on
+    assert stage_counts(model.config, (0.7, 0.6, 0.5), patches) == kept
     # stages 0, 2, 3; the query enters before layer 4; reactivation after layer 4
     wanted = (patches, kept[0], kept[0], kept[1], kept[2] + 1, patches + 1)
     assert outputs.token_counts.tolist() == [5 + count for count in wanted]

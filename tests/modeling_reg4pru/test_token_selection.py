@@ -69,9 +69,8 @@ def test_the_sampled_policy_follows_the_logits(tiny_config, temperature):
     nn.init.zeros_(selector.fc3.weight)
     selector.fc3.bias.data = torch.tensor([1.0, 0.0])
     states = torch.randn(4, 5000, 32)
-    policy, scores = selector.sample(states)
-    assert torch.equal(policy.detach(), (scores >= 0.5).float())
-    assert policy.mean().item() == pytest.approx(torch.tensor(1.0).sigmoid().item(), abs=0.02)
+    scores = selector.sample(states)
+    assert (scores >= 0.5).float().mean().item() == pytest.approx(torch.tensor(1.0).sigmoid().item(), abs=0.02)
     # a higher temperature softens the probability, not the decision
     assert (scores - 0.5).abs().mean().item() == pytest.approx(
         {0.5: 0.38, 1.0: 0.29, 5.0: 0.09}[temperature], abs=0.02
@@ -81,10 +80,10 @@ def test_the_sampled_policy_follows_the_logits(tiny_config, temperature):
 
 def test_half_precision_scores_survive_the_gumbel_noise(tiny_config):
     selector = SELECTOR_CLASSES["mlp"](tiny_config()).bfloat16()
-    policy, scores = selector.sample(torch.randn(2, 4000, 32, dtype=torch.bfloat16))
-    assert policy.dtype == scores.dtype == torch.float32
+    scores = selector.sample(torch.randn(2, 4000, 32, dtype=torch.bfloat16))
+    assert scores.dtype == torch.float32
     assert scores.isfinite().all()
-    assert scores.unique().numel() > 7000
+    assert scores.unique().numel() > 4000
 
 
 def test_the_learned_query_never_bends_the_backbone(tiny_config):
