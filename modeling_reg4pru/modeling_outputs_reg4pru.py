@@ -26,6 +26,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
+        patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*): As given to the model.
     """
 
     loss_parts: dict[str, torch.Tensor] | None = None
@@ -34,3 +35,4 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
     keep_masks: torch.Tensor | None = None
     masks_queries_logits: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None
+    patch_offsets: torch.Tensor | None = None

@@ -178,6 +178,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         labels: torch.Tensor | None = None,
         keep_rates: float | Sequence[float] | None = None,
         output_keep_masks: bool = False,
+        patch_offsets: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Reg4PruSemanticSegmenterOutput:
@@ -191,6 +192,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
                 Keep rates of this call; defaults to those of the configuration.
             output_keep_masks (`bool`, *optional*, defaults to `False`):
                 Whether to return which tokens were active after each stage.
+            patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
+                Where tiles lie in their photographs, as the image processor says it; handed on to post-processing.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
@@ -270,6 +273,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             keep_masks=torch.stack(selection.keep_masks, dim=1) if selection.keep_masks else None,
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,
+            patch_offsets=patch_offsets,
         )
 
     def _grid_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
