@@ -2,8 +2,8 @@
 
 import base64
 import binascii
+import os
 from io import BytesIO
-from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
@@ -27,7 +27,7 @@ def open_image(source: str, timeout: float | None = None) -> Image.Image:
     if source.startswith(("http://", "https://")):
         with urlopen(source, timeout=timeout) as response:
             return Image.open(BytesIO(response.read()))
-    if not source.startswith("data:image/") and Path(source).is_file():
+    if os.path.isfile(source):  # unlike a `Path` it takes names that are too long to be one
         return Image.open(source)
     try:
         return Image.open(BytesIO(base64.b64decode(source.rpartition(",")[2], validate=True)))
