@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbone_loading import backbone_fields, check_backbone, load_backbone
 from .configuration_reg4pru import Reg4PruConfig, expand_keep_rates
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
+from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .stage_selection import StageSelection
@@ -143,6 +144,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             # transformers itself adds one only, the one that this model was loaded with last.
             self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForSemanticSegmentation"), reference)
+            self.config.custom_pipelines = CUSTOM_PIPELINES
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
