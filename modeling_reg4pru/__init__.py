@@ -1,16 +1,24 @@
 """Token-pruned image segmentation, trained with random token routing (Reg4Pru, arXiv 2602.02163)."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_reg4pru import Reg4PruConfig
 from .image_processing_reg4pru import Reg4PruImageProcessor
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruPreTrainedModel
+from .pipeline_reg4pru import Reg4PruImageSegmentationPipeline
+from .tiled_inference import PhotographPrediction, predict_photograph, predict_photographs
 
 AutoConfig.register("reg4pru", Reg4PruConfig)
 AutoModel.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
 AutoImageProcessor.register(Reg4PruConfig, image_processor_classes={"pil": Reg4PruImageProcessor})
+# Not by `register_pipeline`, which warns that the task has one. For other models this class stands back.
+PIPELINE_REGISTRY.supported_tasks["image-segmentation"] = {
+    **PIPELINE_REGISTRY.supported_tasks["image-segmentation"],
+    "impl": Reg4PruImageSegmentationPipeline,
+}
 
 # What save_pretrained and push_to_hub write beside the weights, so that others need not install this package.
 Reg4PruConfig.register_for_auto_class()
@@ -18,9 +26,13 @@ Reg4PruForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegm
 Reg4PruImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
+    "PhotographPrediction",
     "Reg4PruConfig",
     "Reg4PruForSemanticSegmentation",
     "Reg4PruImageProcessor",
+    "Reg4PruImageSegmentationPipeline",
     "Reg4PruPreTrainedModel",
     "Reg4PruSemanticSegmenterOutput",
+    "predict_photograph",
+    "predict_photographs",
 ]

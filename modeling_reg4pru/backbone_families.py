@@ -46,8 +46,8 @@ RENAMES: dict[str, dict[str, str]] = {
 # Fields of a DINOv3 ViT that a model of ours shares, or was trained with.
 _DINOV3_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
-    "patch_size", "num_channels", "num_register_tokens", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias",
-    "use_gated_mlp", "layerscale_value", "initializer_range",
+    "patch_size", "num_channels", "num_register_tokens", "query_bias", "key_bias", "value_bias", "proj_bias",
+    "mlp_bias", "use_gated_mlp", "layerscale_value", "initializer_range",
 )  # fmt: skip
 _VIT_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size",

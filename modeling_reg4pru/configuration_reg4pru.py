@@ -199,6 +199,9 @@ class Reg4PruConfig(EomtDinov3Config):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        # A pipeline that a repository names must be trusted; where this package is installed, its own is taken.
+        if not cls.__module__.startswith("transformers_modules."):
+            config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
         # An EoMT checkpoint stores only what differs from *its* defaults, which are not ours.
         if config_dict.get("model_type") == EomtDinov3Config.model_type:
             config_dict = {**EomtDinov3Config.from_dict(config_dict).to_dict(), "model_type": cls.model_type}

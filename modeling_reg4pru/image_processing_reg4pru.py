@@ -1,8 +1,10 @@
-"""Image processor of Reg4Pru models, without torchvision."""
+"""Image processor of Reg4Pru models, without torchvision: photographs to tiles, and predictions to maps."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -13,17 +15,75 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
-from transformers.utils import TensorType
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, logging
+
+from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
+from .photograph_reading import open_image, read_photograph
+from .photograph_tiles import (
+    PhotographBlender,
+    TiledPhotograph,
+    cut_tile,
+    split_photographs,
+    tile_grid,
+    tile_probabilities,
+)
+
+logger = logging.get_logger(__name__)
+
+
+class Reg4PruImageProcessorKwargs(ImagesKwargs, total=False):
+    """Fields of [`Reg4PruImageProcessor`] beside those that all image processors have."""
+
+    working_size: int | None
+    tile_overlap: int | None
+    do_split_image: bool
+    do_reduce_labels: bool
+    num_labels: int | None
 
 
 class Reg4PruImageProcessor(PilBackend):
-    """
-    Resizes photographs to the size that the model was trained at, scales them to [0, 1] and normalises them; label
-    maps go along with nearest interpolation.
+    r"""
+    Brings photographs of any size and shape to the scale that the model was trained at, cuts them into tiles that the
+    model is fed with, and makes maps of the photographs' own size from what it predicts.
 
-    Modifications: EoMT's processor turns label maps into lists of masks and offers panoptic and instance results,
-    which the `image-segmentation` pipeline would prefer; this one gives `labels` and semantic results only.
+    No photograph is stretched. One that is smaller than a tile is continued by its mirror image. Label maps go along;
+    beyond the photograph they have the label to be ignored, 255.
+
+    Modifications: EoMT's processor scales the shorter side of a photograph to a tile and cuts along the longer one
+    only; it turns label maps into lists of masks, and offers panoptic and instance results, which the
+    `image-segmentation` pipeline would prefer. This one gives `labels` and semantic results only.
+
+    Args:
+        size (`dict[str, int]`, *optional*, defaults to `{"height": 1024, "width": 1024}`):
+            Height and width of a tile in pixels, a square: what the model is fed with.
+        working_size (`int`, *optional*):
+            Longest side in pixels to which a photograph is brought before it is cut. Unset, it keeps its resolution,
+            or is made to fit one tile if `do_split_image=False`.
+        tile_overlap (`int`, *optional*):
+            Least number of pixels that neighbouring tiles share; defaults to a quarter of a tile.
+        do_split_image (`bool`, *optional*, defaults to `True`):
+            Whether to cut photographs that are larger than a tile.
+        do_resize (`bool`, *optional*, defaults to `True`):
+            Whether to bring photographs to their working size.
+        num_labels (`int`, *optional*):
+            Number of classes, by which masks are understood: with 2, those with white foreground become {0, 1}.
+        do_reduce_labels (`bool`, *optional*, defaults to `False`):
+            Whether 0 is no class in label maps, but stands for pixels to be ignored; 1 becomes class 0.
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std, resample (*optional*):
+            As in every image processor.
+
+    Example:
+
+    ```python
+    >>> processor = Reg4PruImageProcessor(size={"height": 1024, "width": 1024}, working_size=2048, num_labels=2)
+    >>> inputs = processor(photograph, return_tensors="pt")
+    >>> (vessels,) = processor.post_process_semantic_segmentation(model(**inputs))
+    ```
     """
+
+    valid_kwargs = Reg4PruImageProcessorKwargs
+    model_input_names = ["pixel_values", "patch_offsets"]  # noqa: RUF012
 
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
@@ -35,93 +95,279 @@ class Reg4PruImageProcessor(PilBackend):
     do_rescale = True
     rescale_factor = 1 / 255
     do_normalize = True
+    working_size = None
+    tile_overlap = None
+    do_split_image = True
+    do_reduce_labels = False
+    num_labels = None
 
-    def preprocess(self, images: ImageInput, segmentation_maps: ImageInput | None = None, **kwargs) -> BatchFeature:
+    def __init__(self, **kwargs: Unpack[Reg4PruImageProcessorKwargs]):
+        super().__init__(**kwargs)
+        if self.tile_overlap is None:
+            self.tile_overlap = (self.size.height or 0) // 4
+        self._validate_scale(self.size, self.working_size, self.tile_overlap, self.do_split_image)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict, **kwargs) -> "Reg4PruImageProcessor":
+        """[`~transformers.BaseImageProcessor.from_dict`]; a configuration without a scale is reported."""
+        if "working_size" not in image_processor_dict and "working_size" not in kwargs:
+            logger.warning(
+                "The image processor's configuration does not say at which scale the model saw photographs: they keep "
+                "their resolution. Say it with `from_pretrained(..., working_size=<longest side in pixels>)` "
+                "(`working_size=None` for their own resolution) and save the processor."
+            )
+        return super().from_dict(image_processor_dict, **kwargs)
+
+    def to_dict(self) -> dict:
+        """All fields; `working_size` is among them even if it is `None`, which is a scale, too."""
+        return {**super().to_dict(), "working_size": self.working_size}
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[Reg4PruImageProcessorKwargs],
+    ) -> BatchFeature:
         """
         Args:
-            images (`ImageInput`): One or several photographs.
-            segmentation_maps (`ImageInput`, *optional*): Their label maps, (height, width), a class per pixel.
+            images (`ImageInput`):
+                One or several photographs of any size, as images (their EXIF orientation is applied), arrays, tensors,
+                paths or URLs; see [`read_photograph`].
+            segmentation_maps (`ImageInput`, *optional*):
+                Their masks or label maps, of the same size; see [`read_label_map`].
+            kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:
-            `BatchFeature` with `pixel_values` `(batch, 3, height, width)` and, with label maps, `labels`
-            `(batch, height, width)`.
+            `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 8)`, `int64`,
+            which the model hands on to post-processing: index of the photograph, top and left of the tile, its side,
+            height and width of the photograph at its working size and of the photograph itself; and, with label maps,
+            `labels` `(num_tiles, tile, tile)`, `int64`.
+
+        Raises:
+            `ValueError`: if an image cannot be understood, or a label map does not belong to its photograph.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def cut_photograph(self, photograph: ImageInput, index: int = 0, **kwargs) -> TiledPhotograph:
+        """
+        The tiles of one photograph, one by one, so that a large one does not have to fit into memory as tiles.
+
+        Args:
+            photograph (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `str`): The photograph.
+            index (`int`, *optional*, defaults to 0): Its number among several, for `patch_offsets`.
+            kwargs: Fields of the processor that are to differ in this call.
+
+        Returns:
+            [`TiledPhotograph`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
+        """
+        settings = {**vars(self), "input_data_format": None, **kwargs}
+        size, resample = settings["size"], settings["resample"]
+        channels = settings["input_data_format"]
+        if isinstance(photograph, str):
+            photograph = open_image(photograph)
+        pixels = read_photograph(photograph, None if channels is None else channels == ChannelDimension.LAST)
+        own_size = pixels.shape[:2]
+        frame_size = self._frame_size(*own_size, **settings)
+        if frame_size != own_size:
+            pixels = np.asarray(Image.fromarray(pixels).resize(frame_size[::-1], resample))
+        corners = tile_grid(*frame_size, size.height, settings["tile_overlap"])
+        offsets = [(index, top, left, size.height, *frame_size, *own_size) for top, left in corners]
+
+        scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
+        if settings["do_rescale"]:
+            scale *= settings["rescale_factor"]
+        if settings["do_normalize"]:
+            mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))
+            scale, shift = (scale / std).astype(np.float32), (shift - mean / std).astype(np.float32)
+        return TiledPhotograph(pixels, torch.tensor(offsets), scale, shift)
 
     def _preprocess_image_like_inputs(
         self,
         images: ImageInput,
         segmentation_maps: ImageInput | None,
-        do_convert_rgb: bool,
-        input_data_format: ChannelDimension,
         return_tensors: str | TensorType | None,
         **kwargs,
     ) -> BatchFeature:
-        photographs = self._prepare_image_like_inputs(
-            images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format
-        )
-        data = {"pixel_values": self._preprocess(photographs, **kwargs)}
+        photographs = _flat_list(images)
+        tiled = [self.cut_photograph(photograph, index, **kwargs) for index, photograph in enumerate(photographs)]
+        if not tiled:
+            raise ValueError("There are no images to process.")
+        offsets = torch.cat([tiles.patch_offsets for tiles in tiled])
+        tile_size = kwargs["size"].height
+        pixel_values = np.empty((len(offsets), 3, tile_size, tile_size), dtype=np.float32)
+        for place, tile in zip(pixel_values, (tile for tiles in tiled for tile in tiles), strict=True):
+            place[:] = tile
+        data = {"pixel_values": pixel_values, "patch_offsets": offsets.numpy()}
         if segmentation_maps is not None:
-            maps = self._prepare_image_like_inputs(
-                images=segmentation_maps,
-                expected_ndims=2,
-                do_convert_rgb=False,
-                input_data_format=ChannelDimension.FIRST,
-            )
-            if len(maps) != len(photographs):
-                raise ValueError(f"Got {len(photographs)} images but {len(maps)} segmentation maps.")
-            map_kwargs = {**kwargs, "do_normalize": False, "do_rescale": False, "resample": PILImageResampling.NEAREST}
-            data["labels"] = [labels.squeeze(0).astype(np.int64) for labels in self._preprocess(maps, **map_kwargs)]
+            # Of one photograph, three sides are a mask with channels; of several, they are several maps.
+            maps = _flat_list(segmentation_maps, array_dims=3 if len(tiled) == 1 else 2)
+            if len(maps) != len(tiled):
+                raise ValueError(f"Got {len(tiled)} images but {len(maps)} segmentation maps.")
+            labels = np.empty((len(offsets), tile_size, tile_size), dtype=np.int64)
+            places = iter(labels)
+            for label_map, tiles in zip(maps, tiled, strict=True):
+                for tile in _label_tiles(
+                    label_map, tiles.patch_offsets, kwargs["num_labels"], kwargs["do_reduce_labels"]
+                ):
+                    next(places)[:] = tile
+            data["labels"] = labels
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def _preprocess(
+    def _frame_size(
         self,
-        images: list[np.ndarray],
-        do_resize: bool,
+        height: int,
+        width: int,
+        *,
         size: SizeDict,
-        resample: PILImageResampling | None,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float] | None,
-        image_std: float | list[float] | None,
+        working_size: int | None,
+        do_resize: bool,
+        do_split_image: bool,
         **kwargs,
-    ) -> list[np.ndarray]:
-        processed = []
-        for image in images:
-            if do_resize:
-                image = self.resize(image, size, resample)
-            if do_rescale:
-                image = self.rescale(image, rescale_factor)
-            if do_normalize:
-                image = self.normalize(image, image_mean, image_std)
-            processed.append(image)
-        return processed
+    ) -> tuple[int, int]:
+        """Height and width to which a photograph is brought before it is cut; its aspect is kept."""
+        longest = working_size
+        if longest is None and not do_split_image:
+            longest = size.height
+        if do_resize and longest is not None:
+            own = max(height, width)
+            height, width = (max(1, round(side * longest / own)) for side in (height, width))
+        if not do_split_image and max(height, width) > size.height:
+            raise ValueError(
+                f"A photograph of {height}x{width} pixels (height, width) does not fit a tile of {size.height}, and "
+                "`do_split_image=False` forbids to cut it: set `do_resize=True`."
+            )
+        return height, width
+
+    def _validate_preprocess_kwargs(self, **kwargs) -> None:
+        scale = {key: kwargs[key] for key in ("size", "working_size", "tile_overlap", "do_split_image")}
+        self._validate_scale(**scale)
+        super()._validate_preprocess_kwargs(**kwargs)
+
+    def _validate_scale(
+        self, size: SizeDict, working_size: int | None, tile_overlap: int, do_split_image: bool
+    ) -> None:
+        if size.height is None or size.height != size.width or size.height < 1:
+            raise ValueError(
+                f"`size` is {dict(size)}: tiles are squares, as in {{'height': 1024, 'width': 1024}}; a photograph's "
+                "longest side is `working_size`."
+            )
+        if working_size is not None and working_size < 1:
+            raise ValueError(f"`working_size` is {working_size}: it must be at least 1, or None.")
+        if not 0 <= tile_overlap < size.height:
+            raise ValueError(
+                f"`tile_overlap` is {tile_overlap}: tiles of side {size.height} (`size`) may share 0 to "
+                f"{size.height - 1} pixels."
+            )
+        if working_size is not None and working_size > size.height and not do_split_image:
+            raise ValueError(
+                f"`working_size` is {working_size} and `do_split_image=False`, but a tile has {size.height} pixels "
+                "(`size`): allow to split, or lower the working size."
+            )
 
     def post_process_semantic_segmentation(
         self, outputs, target_sizes: list[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
         """
+        Maps of classes from what the model predicted for tiles.
+
         Args:
-            outputs ([`Reg4PruSemanticSegmenterOutput`]): Output of the model.
-            target_sizes (`list[tuple[int, int]]`, *optional*): Height and width that each map is to have; unset, the
-                size of the logits, a quarter of the input.
+            outputs ([`Reg4PruSemanticSegmenterOutput`]):
+                Output of the model, with the `patch_offsets` that it was given.
+            target_sizes (`list[tuple[int, int]]`, *optional*):
+                Height and width that each map is to have; unset, those of the photographs. If the model was not given
+                `patch_offsets`, every input is taken for the only tile of a photograph of this size, and without
+                `target_sizes` the maps have the size of the logits.
 
         Returns:
-            `list[torch.Tensor]`: for every image a `(height, width)` map of classes.
+            `list[torch.Tensor]`: for every photograph a `(height, width)` map of classes, `int64`, on the CPU.
 
         Raises:
-            `ValueError`: if there are not as many sizes as images.
+            `ValueError`: if there are not as many sizes as photographs, or tiles are missing.
         """
-        logits = outputs.logits
-        if target_sizes is None:
-            return list(logits.argmax(dim=1))
-        if len(target_sizes) != len(logits):
-            raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {len(logits)} images.")
-        return [
-            F.interpolate(scores[None], size=tuple(int(side) for side in size), mode="bilinear")[0].argmax(dim=0)
-            for scores, size in zip(logits, target_sizes, strict=True)
-        ]
+        return [scores.argmax(dim=0) for scores in self.post_process_probabilities(outputs, target_sizes)]
+
+    def post_process_probabilities(
+        self, outputs, target_sizes: list[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """
+        Class scores from what the model predicted for tiles: with a single foreground query the probabilities of
+        background and foreground, with many queries EoMT's semantic scores.
+
+        Args:
+            outputs ([`Reg4PruSemanticSegmenterOutput`]): As in [`~post_process_semantic_segmentation`].
+            target_sizes (`list[tuple[int, int]]`, *optional*): As in [`~post_process_semantic_segmentation`].
+
+        Returns:
+            `list[torch.Tensor]`: for every photograph its scores `(num_labels, height, width)`, `float32`, on the CPU.
+
+        Raises:
+            `ValueError`: if there are not as many sizes as photographs, or tiles are missing.
+        """
+        offsets = outputs.patch_offsets
+        if offsets is None or not len(offsets):
+            logits = outputs.logits if outputs.class_queries_logits is None else outputs.masks_queries_logits
+            if target_sizes is None:
+                size = tuple(logits.shape[-2:])
+                return [tile_probabilities(outputs, index, size).cpu() for index in range(len(logits))]
+            offsets = self._single_tiles(target_sizes, len(logits))
+        photographs = list(split_photographs(torch.stack(list(offsets)).cpu()))
+        if target_sizes is not None and len(target_sizes) != len(photographs):
+            raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {len(photographs)} images.")
+        maps, index = [], 0
+        for number, rows in enumerate(photographs):
+            blender = PhotographBlender(rows)
+            for row in rows:
+                blender.add(row, tile_probabilities(outputs, index, (blender.tile_size, blender.tile_size)))
+                index += 1
+            maps.append(blender.result(None if target_sizes is None else target_sizes[number]))
+        return maps
+
+    def _single_tiles(self, target_sizes: list[tuple[int, int]], batch_size: int) -> torch.Tensor:
+        """`patch_offsets` of photographs of one tile each."""
+        if len(target_sizes) != batch_size:
+            raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {batch_size} images.")
+        rows = []
+        for index, size in enumerate(target_sizes):
+            own_size = tuple(int(side) for side in size)
+            frame_size = self._frame_size(*own_size, **vars(self))
+            if max(frame_size) > self.size.height:
+                raise ValueError(
+                    f"A photograph of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {self.size.height}: "
+                    "give the model the `patch_offsets` of its tiles, as in `model(**inputs)`."
+                )
+            rows.append((index, 0, 0, self.size.height, *frame_size, *own_size))
+        return torch.tensor(rows)
+
+
+def _flat_list(images: ImageInput, array_dims: int = 3) -> list:
+    """Images as a list; an array or tensor of more than `array_dims` sides is a batch."""
+    if isinstance(images, (list, tuple)):
+        return [one for image in images for one in _flat_list(image)]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim > array_dims else [images]
+    if isinstance(images, (str, Image.Image)):
+        return [images]
+    raise ValueError(
+        f"An image is of type {type(images).__name__}: it must be a PIL image, an array, a tensor, a path or a URL."
+    )
+
+
+def _label_tiles(
+    label_map, patch_offsets: torch.Tensor, num_labels: int | None, do_reduce_labels: bool
+) -> Iterator[np.ndarray]:
+    """A label map in the tiles of its photograph."""
+    labels = read_label_map(
+        open_image(label_map) if isinstance(label_map, str) else label_map, num_labels, do_reduce_labels
+    )
+    *_, height, width = patch_offsets[0].tolist()
+    if labels.shape != (height, width):
+        raise ValueError(
+            f"A photograph has {height}x{width} pixels (height, width), but its label map {labels.shape[0]}x"
+            f"{labels.shape[1]}: they must be of the same size."
+        )
+    labels = resize_label_map(labels, *patch_offsets[0, 4:6].tolist(), num_labels)
+    for _, top, left, tile_size, *_ in patch_offsets.tolist():
+        yield cut_tile(labels, top, left, tile_size, fill=IGNORE_INDEX)
 
 
 __all__ = ["Reg4PruImageProcessor"]

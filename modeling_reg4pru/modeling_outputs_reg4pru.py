@@ -21,7 +21,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         budget_loss (`torch.Tensor` of shape `()`, *optional*): Mean budget loss over the stages, unweighted; only in
             training with a policy.
         token_counts (`torch.Tensor` of shape `(num_layers,)`): Number of tokens that each layer ran on, prefix and
-            query tokens included; a tensor, as `nn.DataParallel` gathers nothing else (the devices' one after another).
+            query tokens included; a tensor, as `nn.DataParallel` gathers nothing else (device after device).
         token_ids (`tuple`, *optional*): For every layer the ids of the patch tokens that it ran on, `(batch,
             num_active)`, or `None` where it ran on all of them; with `output_token_ids=True`.
         keep_masks (`torch.Tensor` of shape `(batch, num_stages, height / patch, width / patch)`, *optional*): True
@@ -29,7 +29,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
-        patch_offsets (`torch.Tensor`, *optional*): What was given along.
+        patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*): As given to the model.
     """
 
     loss_parts: dict[str, torch.Tensor] | None = None

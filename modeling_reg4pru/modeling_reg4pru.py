@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, load_backbone, read_backbone
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
+from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
 from .segmentation_head import allowed_patches, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
@@ -121,6 +122,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             # transformers itself adds one only, the one that this model was loaded with last.
             self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForSemanticSegmentation"), reference)
+            self.config.custom_pipelines = CUSTOM_PIPELINES
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
@@ -183,9 +185,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
                 Whether to return which tokens were active after each stage.
             output_token_ids (`bool`, *optional*, defaults to `False`):
                 Whether to return the ids of the patch tokens that each layer ran on.
-            patch_offsets (`torch.Tensor`, *optional*):
-                Where the images lie in their photographs, from [`Reg4PruImageProcessor`]; handed on to the output,
-                from where its post-processing reads them.
+            patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
+                Where tiles lie in their photographs, as the image processor says it; handed on to post-processing.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo

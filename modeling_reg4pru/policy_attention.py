@@ -18,13 +18,13 @@ def append_policy_channels(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, policy: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    The attention of DynamicViT (arXiv 2106.02034, Eq. 10 and 11) for any fused kernel: the weight of key k for row i is
-    proportional to (pi_k + (1 - pi_k) [i = k]) exp(q_i.k_k), so that a dropped token still attends to itself.
+    The attention of DynamicViT (arXiv 2106.02034, Eq. 10 and 11) for any fused kernel: the weight of key k for row i
+    is proportional to (pi_k + (1 - pi_k) [i = k]) exp(q_i.k_k), so that a dropped token still attends to itself.
 
-    pi_k exp(q.k) = exp([q, 1].[k, log pi_k]): the policy is one more channel of queries and keys. The self-loop is one
-    more key, whose value is zero and whose score for row i is q_i.k_i + log(1 - pi_i): a second channel of the queries,
-    in which this key alone holds a 1. A spare channel of the values, 1 for this key alone, brings out its weight w_i;
-    [`policy_attention`] adds w_i v_i. No matrix of all pairs is ever made.
+    pi_k exp(q.k) = exp([q, 1].[k, log pi_k]): the policy is one more channel of queries and keys. The self-loop is
+    one more key, whose value is zero and whose score for row i is q_i.k_i + log(1 - pi_i): a second channel of the
+    queries, in which this key alone holds a 1. A spare channel of the values, 1 for this key alone, brings out its
+    weight w_i; [`policy_attention`] adds w_i v_i. No matrix of all pairs is ever made.
 
     Args:
         query, key, value (`torch.Tensor` of shape `(batch, heads, num_tokens, head_dim)`): As for plain attention.
@@ -32,8 +32,8 @@ def append_policy_channels(
         scaling (`float`): The factor by which the kernel multiplies q.k.
 
     Returns:
-        The three tensors with `head_dim + 2` channels, padded to a multiple of 8, and `num_tokens + 1` keys and values.
-        Channel `head_dim` of the values is the spare one.
+        The three tensors with `head_dim + 2` channels, padded to a multiple of 8, and `num_tokens + 1` keys and
+        values. Channel `head_dim` of the values is the spare one.
     """
     head_dim = query.shape[-1]
     policy = policy.to(torch.promote_types(policy.dtype, torch.float32))

@@ -109,8 +109,8 @@ class StageSelection:
 
     def _keep_by_gumbel(self, probability: torch.Tensor, count: int, pool_ids: torch.Tensor | None) -> torch.Tensor:
         """
-        Gumbel top-k: the tokens with the highest draws go on. In the layer of the stage, where all of the pool is still
-        there, the straight-through policy gates attention: by this way the task loss reaches the selector.
+        Gumbel top-k: the tokens with the highest draws go on. In the layer of the stage, where all of the pool is
+        still there, the straight-through policy gates attention: by this way the task loss reaches the selector.
         """
         chosen = probability.topk(count, dim=1, sorted=False).indices
         keeps = torch.zeros_like(probability, dtype=torch.bool).scatter(1, chosen, True)

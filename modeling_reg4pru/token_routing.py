@@ -50,7 +50,7 @@ class TokenBank:
         What belongs to the tokens goes where they go: positions, policies, masks.
 
         Args:
-            values (`torch.Tensor` of shape `(num_patches, channels)` or `(batch, num_patches, channels)`): Of the grid.
+            values (`torch.Tensor` of shape `(num_patches, channels)` or `(batch, num_patches, channels)`): Grid order.
 
         Returns:
             `torch.Tensor`: those of the active tokens, `(batch, num_active, channels)`; all of them as they are where

@@ -84,8 +84,9 @@ class TokenSelector(nn.Module):
     to know: its scores, what it learns from, and what it costs.
 
     Attributes:
-        learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the budget
-            loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`]; `None`: nothing.
+        learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the
+            budget loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`]; `None`:
+            nothing.
     """
 
     learns_from: str | None = None

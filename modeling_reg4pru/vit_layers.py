@@ -40,7 +40,7 @@ class Reg4PruEmbeddings(EomtDinov3Embeddings):
         return torch.cat((prefix, patches + self.positions(grid_size).to(patches.dtype)), dim=1)
 
     def positions(self, grid_size: tuple[int, int]) -> torch.Tensor:
-        """The table `(1, num_patches, hidden_size)` for a grid, by bicubic interpolation in float32 if it is another."""
+        """The table `(1, num_patches, hidden_size)` for a grid, interpolated (bicubic) if it is another one."""
         table = self.position_embeddings.weight
         if tuple(self.config.position_grid) == grid_size:
             return table[None]

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import modeling_reg4pru
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_photograph
 
 PACKAGE = Path(modeling_reg4pru.__file__).parent
 FILES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
@@ -128,13 +130,7 @@ def test_a_second_save_after_loading_by_auto_model_is_the_same(saved, tmp_path):
     assert first == second
 
 
-def test_the_saved_folder_needs_no_package(saved, tmp_path):
-    """In a process without the package; the outputs are the same, bit for bit, for every Auto class."""
-    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        expected = Reg4PruForSemanticSegmentation.from_pretrained(saved)(pixels).logits
-    torch.save((pixels, expected), tmp_path / "expected.pt")
-    code = """
+HIDE_THE_PACKAGE = """
 import sys
 
 class Hidden:
@@ -144,8 +140,28 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden)
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 torch.set_num_threads(1)
+"""
+
+
+def run_without_the_package(code: str, *arguments: Path, folder: Path) -> subprocess.CompletedProcess:
+    environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
+    command = [sys.executable, "-c", HIDE_THE_PACKAGE + code, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_saved_folder_needs_no_package(saved, tmp_path):
+    """In a process without the package; the outputs are the same, bit for bit, for every Auto class."""
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = Reg4PruForSemanticSegmentation.from_pretrained(saved)(pixels).logits
+    torch.save((pixels, expected), tmp_path / "expected.pt")
+    code = """
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 folder, kwargs = sys.argv[1], {"trust_remote_code": True}
 pixels, expected = torch.load(sys.argv[2])
 for auto in (AutoModel, AutoModelForSemanticSegmentation):
@@ -154,7 +170,39 @@ for auto in (AutoModel, AutoModelForSemanticSegmentation):
 assert AutoConfig.from_pretrained(folder, **kwargs).keep_rates == 0.7
 assert AutoImageProcessor.from_pretrained(folder, **kwargs).size == {"height": 64, "width": 64}
 """
-    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
-    command = [sys.executable, "-c", code, str(saved), str(tmp_path / "expected.pt")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_without_the_package(code, saved, tmp_path / "expected.pt", folder=tmp_path)
+
+
+def test_the_pipeline_needs_no_package(saved, tmp_path):
+    """It is that of the checkpoint, asks nothing, reports nothing, and segments tiles as the package does."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    model = Reg4PruForSemanticSegmentation.from_pretrained(saved)
+    prediction = predict_photograph(model, Reg4PruImageProcessor.from_pretrained(saved), pixels)
+    assert prediction.num_tiles > 1
+    torch.save(prediction.segmentation, tmp_path / "expected.pt")
+    code = """
+import numpy as np
+from transformers import pipeline
+folder, photograph, expected = sys.argv[1:]
+segmenter = pipeline("image-segmentation", model=folder, trust_remote_code=True, device="cpu")
+assert type(segmenter).__module__.startswith("transformers_modules."), type(segmenter)
+for results in segmenter([photograph] * 3, batch_size=2):
+    masks = {result["label"]: np.asarray(result["mask"]) == 255 for result in results}
+    assert np.array_equal(masks["LABEL_1"], torch.load(expected).numpy() == 1)
+repr(segmenter.model.config)
+segmenter.save_pretrained("again")
+pipeline("image-segmentation", model="again", trust_remote_code=True, device="cpu")(photograph)
+"""
+    done = run_without_the_package(code, saved, tmp_path / "photograph.png", tmp_path / "expected.pt", folder=tmp_path)
+    assert "not supported" not in done.stderr
+    assert "[y/N]" not in done.stdout
+
+
+def test_custom_pipelines_names_a_file_and_a_class(saved):
+    """Where the package is installed its own pipeline is taken, so that nobody must trust the checkpoint's."""
+    config = json.loads((saved / "config.json").read_text())
+    module, name = config["custom_pipelines"]["image-segmentation"]["impl"].split(".")
+    tree = ast.parse((saved / f"{module}.py").read_text())
+    assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert "custom_pipelines" not in vars(Reg4PruForSemanticSegmentation.from_pretrained(saved).config)

@@ -1,0 +1,147 @@
+"""Masks as they are found (grey, RGB, palette; {0, 255}, {0, 1}, antialiased, classes) as maps of classes."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from .photograph_reading import to_channels_last
+
+# Label of pixels that do not count: outside of the photograph, or marked so by who labelled it.
+IGNORE_INDEX = 255
+# What a drawn mask may be darker than white, or brighter than black, where it is antialiased or compressed.
+_NEARLY = 32
+# Share of pixels that may lie between black and white in a mask with antialiased edges.
+_MAX_BETWEEN = 0.05
+
+
+def read_label_map(
+    image: Image.Image | np.ndarray | torch.Tensor, num_labels: int | None = None, do_reduce_labels: bool = False
+) -> np.ndarray:
+    """
+    Turn a mask or label map into a class per pixel.
+
+    Colour channels must agree. A palette of greys is looked up, one of colours is not: there the indices are the
+    classes. With two classes a mask whose foreground is white, with antialiased edges or not, becomes {0, 1}.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            The mask. An alpha channel is ignored, the EXIF orientation applied.
+        num_labels (`int`, *optional*):
+            Number of classes. Unset, any label map is taken as it is.
+        do_reduce_labels (`bool`, *optional*, defaults to `False`):
+            Whether 0 stands for pixels to be ignored and the classes begin with 1.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `int32`: classes and [`IGNORE_INDEX`].
+
+    Raises:
+        `ValueError`: if the values are not those of such a mask, or do not say what they mean.
+    """
+    values = _brightness_or_class(image)
+    if do_reduce_labels:
+        values = np.where((values == 0) | (values == IGNORE_INDEX), IGNORE_INDEX, values - 1)
+    elif num_labels == 2:
+        values = _binary(values)
+    elif num_labels is None and set(np.unique(values)) == {0, IGNORE_INDEX}:
+        raise ValueError(
+            "A mask has the values 0 and 255 only, and 255 is also the label of pixels to be ignored: say how many "
+            "classes there are, as in `from_pretrained(..., num_labels=2)` for a mask with white foreground."
+        )
+    if num_labels is not None:
+        wrong = [int(value) for value in np.unique(values) if not 0 <= value < num_labels and value != IGNORE_INDEX]
+        if wrong:
+            raise ValueError(
+                f"A label map has the values {_some(wrong)}, but there are {num_labels} classes (`num_labels`): "
+                f"labels must be 0 to {num_labels - 1}, or {IGNORE_INDEX} where pixels are to be ignored."
+            )
+    return values
+
+
+def resize_label_map(labels: np.ndarray, height: int, width: int, num_labels: int | None = None) -> np.ndarray:
+    """
+    Resize a label map: area average with a threshold at one half for two classes, else the nearest label.
+
+    Args:
+        labels (`np.ndarray` of shape `(height, width)`): Classes and [`IGNORE_INDEX`].
+        height (`int`): Wanted height.
+        width (`int`): Wanted width.
+        num_labels (`int`, *optional*): Number of classes.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `int32`.
+    """
+    if labels.shape == (height, width):
+        return labels
+    if num_labels != 2:
+        return np.asarray(Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
+    foreground, ignored = (
+        np.asarray(
+            Image.fromarray((labels == value).astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+        )
+        for value in (1, IGNORE_INDEX)
+    )
+    resized = (foreground > 127).astype(np.int32)
+    resized[ignored > 127] = IGNORE_INDEX
+    return resized
+
+
+def _brightness_or_class(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
+    """One channel of integers, `int32`."""
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        indices = None
+        if image.mode == "P":
+            indices, image = np.asarray(image), image.convert("RGB")
+        elif image.mode == "PA":
+            image = image.convert("RGBA")
+        elif image.mode == "1":
+            image = image.convert("L")
+        values = np.asarray(image)
+        if indices is not None and not _channels_agree(values):
+            values = indices
+    else:
+        values = to_channels_last(image)
+    if values.ndim == 3:
+        channels = values.shape[-1]
+        colours = values[..., : 1 if channels < 3 else 3]
+        if channels > 4 or not _channels_agree(colours):
+            raise ValueError(
+                f"A mask has {channels} channels that disagree: it must be grey, or an image of a palette or an array "
+                "whose values are the classes."
+            )
+        values = colours[..., 0]
+    whole = values.astype(np.int32)
+    if not np.array_equal(whole, values):
+        raise ValueError(
+            f"A mask has values of type {values.dtype} that are no whole numbers, such as {values.max()}."
+        )
+    return whole
+
+
+def _channels_agree(colours: np.ndarray) -> bool:
+    first = colours[..., :1].astype(np.int32)
+    return bool(np.abs(colours.astype(np.int32) - first).max() <= 2)  # JPEG rounds
+
+
+def _binary(values: np.ndarray) -> np.ndarray:
+    """Foreground as 1, where it is that already or white; [`IGNORE_INDEX`] stays in label maps."""
+    seen = [int(value) for value in np.unique(values)]
+    labels = [value for value in seen if value != IGNORE_INDEX]
+    if max(labels, default=0) <= 1 and (1 in labels or IGNORE_INDEX not in seen):
+        return values  # {0, 1}, or {0, 1, 255}, where 255 is to be ignored
+    if seen[-1] > 255:
+        raise ValueError(f"A mask has values up to {seen[-1]}: it must be of 8 bits, or a label map.")
+    if seen[0] < 0 or seen[-1] < 255 - _NEARLY or 0 < max(labels, default=0) <= _NEARLY:
+        raise ValueError(
+            f"A mask has the values {_some(seen)}: for two classes it must be a label map of 0 and 1 (255 where "
+            "pixels are to be ignored), or have white foreground on black. Map other labels, such as those "
+            "of arteries and veins, to 0 and 1 first."
+        )
+    between = float(np.mean((values > _NEARLY) & (values < 255 - _NEARLY)))
+    if between > _MAX_BETWEEN:
+        raise ValueError(f"A mask has {between:.0%} of its pixels neither near black nor near white.")
+    return (values > 127).astype(np.int32)
+
+
+def _some(values: list[int]) -> str:
+    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")

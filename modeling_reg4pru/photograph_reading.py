@@ -1,0 +1,121 @@
+"""Photographs as they are found (any file, mode, bit depth and orientation) as upright RGB of 8 bits."""
+
+import base64
+import binascii
+import os
+from io import BytesIO
+from urllib.request import urlopen
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+_WHITE_16_BIT = 65535
+
+
+def open_image(source: str, timeout: float | None = None) -> Image.Image:
+    """
+    Open an image without converting it; [`~transformers.image_utils.load_image`] clips 16-bit images to white.
+
+    Args:
+        source (`str`): A path, a URL (http or https), or the image in base64, with or without `data:image/...,`.
+        timeout (`float`, *optional*): Seconds to wait for a URL.
+
+    Raises:
+        `ValueError`: if there is no image to be found.
+    """
+    if source.startswith(("http://", "https://")):
+        with urlopen(source, timeout=timeout) as response:
+            return Image.open(BytesIO(response.read()))
+    if os.path.isfile(source):  # unlike a `Path` it takes names that are too long to be one
+        return Image.open(source)
+    try:
+        return Image.open(BytesIO(base64.b64decode(source.rpartition(",")[2], validate=True)))
+    except (binascii.Error, ValueError, OSError) as error:
+        raise ValueError(
+            f"There is no image at {source[:200]!r}: give a path, a URL or an image in base64."
+        ) from error
+
+
+def read_photograph(
+    photograph: Image.Image | np.ndarray | torch.Tensor, channels_last: bool | None = None
+) -> np.ndarray:
+    """
+    Turn a photograph into upright RGB of 8 bits.
+
+    The EXIF orientation is applied, grey of 16 bits is divided by 65535, CMYK and palettes are converted, and an alpha
+    channel is left away.
+
+    Args:
+        photograph (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            The photograph. Arrays are `(height, width)` or have 1, 2 (grey, alpha), 3 or 4 channels, first or last;
+            `uint8`, `uint16`, other integers from 0 to 255, or floating point numbers from 0 to 1.
+        channels_last (`bool`, *optional*):
+            Where the channels of an array are; unset, where a side of 1, 3 or 4 is, and if both are that, last in a
+            NumPy array and first in a tensor.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`, `uint8`.
+
+    Raises:
+        `ValueError`: if an array has another shape, or values that do not say how bright white is.
+    """
+    if isinstance(photograph, Image.Image):
+        photograph = ImageOps.exif_transpose(photograph)
+        if photograph.mode[0] not in "IF":  # all modes of more than 8 bits
+            return np.asarray(photograph.convert("RGB"))
+        pixels = np.asarray(photograph)
+        if photograph.mode != "F":  # older versions of Pillow open 16 bits as 32
+            pixels = _check_range(pixels, 0, _WHITE_16_BIT).astype(np.uint16)
+    else:
+        pixels = to_channels_last(photograph, channels_last)
+    return _three_channels(_eight_bits(pixels))
+
+
+def to_channels_last(array: np.ndarray | torch.Tensor, channels_last: bool | None = None) -> np.ndarray:
+    """
+    An array `(height, width)` as it is, and one with channels as `(height, width, channels)`.
+
+    Raises:
+        `ValueError`: if it is neither, or empty.
+    """
+    pixels = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise ValueError(
+            f"An image has shape {pixels.shape}: it must be (height, width), (height, width, channels) or (channels, "
+            "height, width), and not empty."
+        )
+    if pixels.ndim == 2:
+        return pixels
+    if channels_last is None:
+        could_be_first, could_be_last = (pixels.shape[side] in (1, 3, 4) for side in (0, -1))
+        channels_last = not could_be_first or (could_be_last and isinstance(array, np.ndarray))
+    return pixels if channels_last else np.moveaxis(pixels, 0, -1)
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if np.issubdtype(pixels.dtype, np.floating):
+        return np.rint(_check_range(pixels, 0, 1) * 255).astype(np.uint8)
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either byte order
+        return np.rint(pixels * (255 / _WHITE_16_BIT)).astype(np.uint8)
+    return _check_range(pixels, 0, 255).astype(np.uint8)
+
+
+def _check_range(pixels: np.ndarray, low: int, high: int) -> np.ndarray:
+    if pixels.dtype == bool or not (pixels.min() >= low and pixels.max() <= high):  # not: NaN is refused, too
+        raise ValueError(
+            f"A photograph has values of type {pixels.dtype} from {pixels.min()} to {pixels.max()}: they must be 0 to "
+            "255 (integers), 0 to 65535 (`uint16`) or 0 to 1 (floating point)."
+        )
+    return pixels
+
+
+def _three_channels(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    channels = pixels.shape[-1]
+    if not 1 <= channels <= 4:
+        raise ValueError(f"A photograph has {channels} channels: it must have 1 to 4.")
+    return np.repeat(pixels[..., :1], 3, axis=-1) if channels < 3 else pixels[..., :3]

@@ -1,0 +1,183 @@
+"""Photographs of any size through the model, in batches of tiles: class scores, and where tokens were pruned."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.image_utils import ImageInput
+
+from .photograph_tiles import PhotographBlender, StageBlender, tile_probabilities
+
+
+@dataclass
+class PhotographPrediction:
+    """
+    What the model predicted for a photograph.
+
+    Args:
+        probabilities (`torch.Tensor` of shape `(num_labels, height, width)`, `float32`):
+            As [`Reg4PruImageProcessor.post_process_probabilities`] gives them, at the photograph's own size.
+        stages (`torch.Tensor` of shape `(height, width)`, `uint8`, *optional*):
+            The stage at which the token of each pixel was pruned, see [`pruning_stages`]. Where tiles overlap, the
+            stage is that of the tile in whose middle the pixel lies.
+        num_tiles (`int`): Number of tiles that the photograph was cut into.
+        num_tokens (`int`): Number of tokens that the layers ran on, summed over layers and tiles.
+    """
+
+    probabilities: torch.Tensor
+    stages: torch.Tensor | None
+    num_tiles: int
+    num_tokens: int
+
+    @property
+    def segmentation(self) -> torch.Tensor:
+        """The class of every pixel, `(height, width)`, `int64`."""
+        return self.probabilities.argmax(dim=0)
+
+
+def predict_photograph(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photograph: ImageInput,
+    keep_rates: float | Sequence[float] | None = None,
+    *,
+    batch_size: int = 4,
+    output_stages: bool = False,
+) -> PhotographPrediction:
+    """The prediction for one photograph, see [`predict_photographs`]."""
+    return next(
+        predict_photographs(
+            model, processor, [photograph], keep_rates, batch_size=batch_size, output_stages=output_stages
+        )
+    )
+
+
+def predict_photographs(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photographs: Iterable[ImageInput],
+    keep_rates: float | Sequence[float] | None = None,
+    *,
+    batch_size: int = 4,
+    output_stages: bool = False,
+) -> Iterator[PhotographPrediction]:
+    """
+    Predictions for photographs of any size, each as soon as its last tile has been through the model.
+
+    The same as processor, model and post-processing one after another, but no more than `batch_size` tiles are in
+    memory at a time, and the tiles of small photographs share a batch.
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
+        processor ([`Reg4PruImageProcessor`]): Its image processor.
+        photographs (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `str`): The photographs.
+        keep_rates (`float` or sequence of `float`, *optional*):
+            One rate for all stages or one per stage; by default those of the configuration.
+        batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
+        output_stages (`bool`, *optional*, defaults to `False`): Whether to return where tokens were pruned.
+
+    Yields:
+        [`PhotographPrediction`]: one per photograph, in their order.
+
+    Raises:
+        `ValueError`: if the batch size is not positive, or the image processor is that of another model.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}: it must be at least 1.")
+    # By name: a class whose code came with the checkpoint is another object than the same class from elsewhere.
+    if all(base.__name__ != "Reg4PruImageProcessor" for base in type(processor).__mro__):
+        raise ValueError(
+            f"The image processor is a {type(processor).__name__}, which cuts tiles of its own kind: use a "
+            "Reg4PruImageProcessor, as in `Reg4PruImageProcessor(size={'height': 640, 'width': 640}, "
+            "working_size=<longest side in pixels>, image_mean=..., image_std=...)`."
+        )
+    return _predict(model, processor, photographs, keep_rates, batch_size, output_stages)
+
+
+def _predict(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photographs: Iterable[ImageInput],
+    keep_rates: float | Sequence[float] | None,
+    batch_size: int,
+    output_stages: bool,
+) -> Iterator[PhotographPrediction]:
+    open_photographs: list[_Collector] = []  # those some of whose tiles are still to come, in their order
+    batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
+    for photograph in photographs:
+        tiled = processor.cut_photograph(photograph)
+        collector = _Collector(tiled.patch_offsets, output_stages)
+        open_photographs.append(collector)
+        for row, tile in zip(tiled.patch_offsets, tiled, strict=True):
+            batch.append((tile, collector, row))
+            if len(batch) == batch_size:
+                _run(model, batch, keep_rates, output_stages)
+                batch = []
+                while open_photographs and not open_photographs[0].num_missing:
+                    yield open_photographs.pop(0).result()
+    if batch:
+        _run(model, batch, keep_rates, output_stages)
+    for collector in open_photographs:
+        yield collector.result()
+
+
+class _Collector:
+    """What has been predicted so far for the tiles of one photograph."""
+
+    def __init__(self, patch_offsets: torch.Tensor, output_stages: bool):
+        self.blender = PhotographBlender(patch_offsets)
+        self.stages = StageBlender(patch_offsets) if output_stages else None
+        self.num_tiles = self.num_missing = len(patch_offsets)
+        self.num_tokens = 0
+
+    def result(self) -> PhotographPrediction:
+        stages = None if self.stages is None else self.stages.result()
+        return PhotographPrediction(self.blender.result(), stages, self.num_tiles, self.num_tokens)
+
+
+@torch.inference_mode()
+def _run(
+    model: PreTrainedModel,
+    batch: list[tuple[np.ndarray, _Collector, torch.Tensor]],
+    keep_rates: float | Sequence[float] | None,
+    output_stages: bool,
+) -> None:
+    """A batch of tiles through the model, and what comes out to the photographs that they belong to."""
+    pixel_values = torch.from_numpy(np.stack([tile for tile, _, _ in batch]))
+    was_training = model.training
+    model.eval()
+    try:
+        outputs = model(
+            pixel_values=pixel_values.to(model.device, model.dtype),
+            keep_rates=keep_rates,
+            output_keep_masks=output_stages,
+        )
+    finally:
+        model.train(was_training)
+    num_tokens = sum(int(count) for count in outputs.token_counts)
+    for index, (tile, collector, row) in enumerate(batch):
+        collector.blender.add(row, tile_probabilities(outputs, index, tile.shape[-2:]))
+        if output_stages and outputs.keep_masks is not None:  # None: a model without pruning stages
+            collector.stages.add(row, pruning_stages(outputs.keep_masks[index]))
+        collector.num_missing -= 1
+        collector.num_tokens += num_tokens
+
+
+def pruning_stages(keep_masks: torch.Tensor) -> torch.Tensor:
+    """
+    The stage at which each token was pruned, counted from 0, and `num_stages` where it is active after the last one.
+    With the selection pool `all` a token can come back; then the stage is the one at which it left for good.
+
+    Args:
+        keep_masks (`torch.Tensor` of shape `(num_stages, rows, columns)`, `bool`): True for active tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(rows, columns)`, `int64`.
+    """
+    after = torch.arange(1, keep_masks.shape[0] + 1, device=keep_masks.device)[:, None, None]
+    return (keep_masks * after).amax(dim=0)
+
+
+__all__ = ["PhotographPrediction", "predict_photograph", "predict_photographs", "pruning_stages"]

@@ -1,0 +1,203 @@
+"""Photographs of any size through the model: seams, stages, memory, and the same result as the steps one by one."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
+
+from modeling_reg4pru import (
+    Reg4PruForSemanticSegmentation,
+    Reg4PruImageProcessor,
+    Reg4PruSemanticSegmenterOutput,
+    predict_photograph,
+    predict_photographs,
+)
+from modeling_reg4pru.tiled_inference import pruning_stages
+
+
+class LocalModel(Reg4PruForSemanticSegmentation):
+    """Each logit and each keep decision depends on the pixels right there, so that tiles must not change anything."""
+
+    def forward(self, pixel_values, keep_rates=None, output_keep_masks=False):
+        brightness = pixel_values.mean(dim=1, keepdim=True)
+        logit = F.avg_pool2d(brightness, 4)
+        token = F.avg_pool2d(brightness, self.config.patch_size)[:, 0]
+        return Reg4PruSemanticSegmenterOutput(
+            logits=torch.cat((torch.zeros_like(logit), logit), dim=1),
+            keep_masks=torch.stack([token > level for level in (-1.0, 0.0, 1.0)], dim=1),
+            token_counts=(64,),
+        )
+
+
+class TileModel(LocalModel):
+    """A prediction that ignores the pixels and grows from 0 to 1 over each tile: the worst case for seams."""
+
+    def forward(self, pixel_values, keep_rates=None, output_keep_masks=False):
+        side = pixel_values.shape[-1] // 4
+        ramp = torch.linspace(-4, 4, side).expand(pixel_values.shape[0], 1, side, side)
+        return Reg4PruSemanticSegmenterOutput(
+            logits=torch.cat((torch.zeros_like(ramp), ramp), dim=1), token_counts=(64,)
+        )
+
+
+def make_processor(tile: int = 64, **fields) -> Reg4PruImageProcessor:
+    return Reg4PruImageProcessor(size={"height": tile, "width": tile}, **fields)
+
+
+def smooth_photograph(height: int, width: int, seed: int = 0) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("height", "width"), [(152, 168), (150, 170)])
+@pytest.mark.parametrize("working_size", [None, 136])
+def test_tiles_give_what_the_whole_photograph_gives(tiny_config, height, width, working_size):
+    model, photograph = LocalModel(tiny_config()).eval(), smooth_photograph(height, width)
+    one_tile = make_processor(176, working_size=working_size)
+    many_tiles = make_processor(64, working_size=working_size, tile_overlap=32)
+
+    whole = predict_photograph(model, one_tile, photograph, output_stages=True)
+    tiled = predict_photograph(model, many_tiles, photograph, output_stages=True)
+
+    assert whole.num_tiles == 1 < tiled.num_tiles
+    assert whole.probabilities.shape == tiled.probabilities.shape == (2, height, width)
+    assert whole.probabilities[1].max() - whole.probabilities[1].min() > 0.5
+    # Not to the last digit: logits of 4 x 4 pixels lie elsewhere, and have no neighbour at the edge of a tile.
+    torch.testing.assert_close(tiled.probabilities, whole.probabilities, rtol=0, atol=0.02)
+    assert whole.stages.shape == (height, width)
+    assert set(whole.stages.unique().tolist()) == {0, 1, 2, 3}
+    # Tokens are 8 pixels wide and lie elsewhere.
+    assert (tiled.stages != whole.stages).float().mean() < 0.25
+    assert (tiled.stages.int() - whole.stages.int()).abs().max() <= 1
+
+
+def test_overlap_leaves_no_seams(tiny_config):
+    model, photograph = TileModel(tiny_config()).eval(), smooth_photograph(192, 192)
+
+    seams = [
+        predict_photograph(model, make_processor(tile_overlap=overlap), photograph)
+        .probabilities.diff(dim=-1)
+        .abs()
+        .max()
+        for overlap in (0, 32)
+    ]
+
+    assert seams[0] > 0.9
+    assert seams[1] < 0.1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (20, 37), (100, 150)])
+@pytest.mark.parametrize("num_labels", [2, 4])
+@pytest.mark.parametrize("do_split_image", [True, False])
+def test_the_same_as_processor_model_and_post_processing(tiny_model, size, num_labels, do_split_image):
+    model = tiny_model(num_labels=num_labels, num_queries=num_labels - 1)
+    processor, photograph = make_processor(do_split_image=do_split_image), smooth_photograph(*size)
+
+    prediction = predict_photograph(model, processor, photograph, batch_size=64)
+
+    with torch.no_grad():
+        outputs = model(**processor(photograph, return_tensors="pt"))
+    assert torch.equal(prediction.probabilities, processor.post_process_probabilities(outputs)[0])
+    assert torch.equal(prediction.segmentation, processor.post_process_semantic_segmentation(outputs)[0])
+    assert prediction.num_tokens == prediction.num_tiles * sum(int(count) for count in outputs.token_counts)
+
+
+def test_batches_and_training_mode_change_nothing(tiny_model):
+    model, processor = tiny_model(), make_processor()
+    photographs = [smooth_photograph(100, 130, 0), smooth_photograph(30, 40, 1), smooth_photograph(64, 200, 2)]
+    single = [predict_photograph(model, processor, one, 0.5, batch_size=1, output_stages=True) for one in photographs]
+    model.train()
+
+    for batch_size in (3, 64):
+        together = predict_photographs(model, processor, photographs, 0.5, batch_size=batch_size, output_stages=True)
+        for found, wanted in zip(together, single, strict=True):
+            torch.testing.assert_close(found.probabilities, wanted.probabilities, rtol=0, atol=1e-5)
+            assert torch.equal(found.stages, wanted.stages)
+            assert (found.num_tiles, found.num_tokens) == (wanted.num_tiles, wanted.num_tokens)
+    assert model.training
+
+
+def test_unpruned_is_dense_and_prunes_nothing(tiny_model):
+    model, processor, photograph = tiny_model(), make_processor(), smooth_photograph(100, 100)
+    dense = tiny_model(pruning_layers=[], keep_rates=[])
+    dense.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("selectors.")})
+
+    unpruned = predict_photograph(model, processor, photograph, 1.0, output_stages=True)
+    expected = predict_photograph(dense, processor, photograph, output_stages=True)
+    pruned = predict_photograph(model, processor, photograph, 0.3)
+
+    assert torch.equal(unpruned.probabilities, expected.probabilities)
+    assert (unpruned.stages == 3).all()
+    assert (expected.stages == 0).all()
+    assert pruned.stages is None
+    assert (pruned.probabilities - unpruned.probabilities).abs().max() > 1e-3
+    assert pruned.num_tokens < unpruned.num_tokens
+
+
+def test_pruning_stage_is_the_last_departure():
+    kept_after = {  # of three stages
+        (0, 0, 0): 0,
+        (1, 0, 0): 1,
+        (1, 1, 0): 2,
+        (1, 1, 1): 3,
+        (0, 1, 0): 2,  # came back, as it may with the pool "all", and left again
+        (0, 0, 1): 3,
+    }
+    keep_masks = torch.tensor(list(kept_after)).bool().T[:, None]
+
+    assert pruning_stages(keep_masks).tolist() == [list(kept_after.values())]
+
+
+def test_stage_counts_follow_the_keep_masks(tiny_model):
+    model, processor, photograph = tiny_model(), make_processor(), smooth_photograph(64, 64)
+
+    stages = predict_photograph(model, processor, photograph, 0.5, output_stages=True).stages
+
+    with torch.no_grad():
+        pixel_values = processor(photograph, return_tensors="pt")["pixel_values"]
+        keep_masks = model(pixel_values, keep_rates=0.5, output_keep_masks=True).keep_masks
+    pruned = [int((~kept).sum()) for kept in keep_masks[0]]
+    assert [int((stages <= stage).sum()) // 64 for stage in range(3)] == pruned  # a token has 8 x 8 pixels
+
+
+def test_memory_does_not_grow_with_photographs_or_tiles(tiny_config):
+    """Of one float32 tile, 64 x 64 x 3, there may be a handful; of photographs, one and its maps."""
+    model, processor = LocalModel(tiny_config()).eval(), make_processor(tile_overlap=0)
+    photograph = np.zeros((64 * 16, 64 * 16, 3), np.uint8)
+    tiles_in_bytes = 256 * 3 * 64 * 64 * 4
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        for _ in predict_photographs(model, processor, (photograph for _ in range(count)), batch_size=4):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1)
+    once = peak(1)
+    assert once < tiles_in_bytes / 4  # NumPy's memory is traced: it holds the tiles, the frame and no more
+    assert peak(5) < 1.2 * once
+
+
+def test_what_does_not_fit_is_refused_at_once(tiny_model):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="`batch_size` is 0"):
+        predict_photographs(model, make_processor(), [], batch_size=0)
+    with pytest.raises(ValueError, match=r"EomtImageProcessorPil.*use a Reg4PruImageProcessor"):
+        predict_photographs(model, EomtImageProcessorPil(do_split_image=True), [])
+    with pytest.raises(ValueError, match=r"1\.5"):
+        predict_photograph(model, make_processor(), smooth_photograph(64, 64), 1.5)
+    assert list(predict_photographs(model, make_processor(), [])) == []
+
+
+def test_bfloat16_stays_close(tiny_model):
+    photograph, processor = smooth_photograph(64, 64), make_processor()
+    whole = predict_photograph(tiny_model(), processor, photograph, 1.0).probabilities
+    half = predict_photograph(tiny_model().to(torch.bfloat16), processor, photograph, 1.0).probabilities
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole).abs().max() < 0.1
