@@ -22,13 +22,13 @@ from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import VesselMetrics
 from datasets_fives.splits import read_split
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.tiled_inference import predict_photograph
 
 from ..console import set_up_logging
 from ..provenance import provenance
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
 from .loading import load_checkpoint, select_at_random
 from .panels import prediction_panels, save_prediction_figure
-from .prediction import predict_with_stages
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +94,14 @@ def draw_figure(
     for index in np.linspace(0, len(dataset) - 1, min(len(dataset), FIGURE_ROWS)).round().astype(int).tolist():
         row = dataset[index]
         with fixed_draws(model, seed + index):  # as it was measured
-            probability, stages = predict_with_stages(model, processor, row["image"], keep_rate, batch_size=batch_size)
+            prediction = predict_photograph(
+                model, processor, row["image"], keep_rate, batch_size=batch_size, output_stages=True
+            )
+        probability = prediction.probabilities[1].numpy()
+        stages = np.zeros_like(probability, dtype=np.uint8) if prediction.stages is None else prediction.stages.numpy()
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"]).astype(bool)
         inside = field_of_view(image)
-        patch_size = model.config.patch_size
-        rows.append(
-            prediction_panels(row["name"], image, mask, probability, stages, num_stages, patch_size, inside, threshold)
-        )
+        rows.append(prediction_panels(row["name"], image, mask, probability, stages, num_stages, inside, threshold))
     title = f"keep rate {rate_name(keep_rate)} at each of {num_stages} stages" if num_stages else "no pruning stages"
     save_prediction_figure(path, rows, num_stages, title)
 

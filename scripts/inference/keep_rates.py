@@ -9,8 +9,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-
-from .prediction import predict_probability
+from modeling_reg4pru.tiled_inference import predict_photograph
 
 
 def rate_name(rate: float) -> str:
@@ -58,7 +57,8 @@ def predictors(
     def at(rate: float) -> Callable[[Image.Image, int], np.ndarray]:
         def predict(photograph: Image.Image, index: int) -> np.ndarray:
             with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
-                return predict_probability(model, processor, photograph, rate, batch_size=batch_size)
+                prediction = predict_photograph(model, processor, photograph, rate, batch_size=batch_size)
+            return prediction.probabilities[1].numpy()
 
         return predict
 

@@ -41,7 +41,6 @@ def prediction_panels(
     probability: np.ndarray,
     stages: np.ndarray,
     num_stages: int,
-    patch_size: int,
     inside: np.ndarray,
     threshold: float = 0.5,
 ) -> PredictionPanels:
@@ -53,9 +52,9 @@ def prediction_panels(
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph.
         mask (`np.ndarray` of shape `(height, width)`, `bool`): The true vessels.
         probability (`np.ndarray` of shape `(height, width)`): Predicted probability of vessel.
-        stages (`np.ndarray` of shape `(rows, columns)`): Stage at which each token was pruned, `num_stages` for never.
+        stages (`np.ndarray` of shape `(height, width)`): Stage at which the token of each pixel was pruned,
+            `num_stages` for never.
         num_stages (`int`): Number of pruning stages.
-        patch_size (`int`): Side of a token in pixels.
         inside (`np.ndarray` of shape `(height, width)`, `bool`): The field of view.
         threshold (`float`, *optional*, defaults to 0.5): A pixel is predicted to be vessel above it.
     """
@@ -64,7 +63,7 @@ def prediction_panels(
         mask_panel(mask),
         probability_panel(probability),
         error_panel(probability > threshold, mask),
-        stage_panel(image, stages, num_stages, patch_size),
+        stage_panel(image, stages, num_stages),
     )
     return PredictionPanels(name, tuple(reduce_panel(blank_outside(panel, inside)) for panel in panels))
 
@@ -107,10 +106,9 @@ def stage_colours(num_stages: int) -> np.ndarray:
     return np.round(255 * colormaps["viridis"](places)[:, :3]).astype(np.uint8)
 
 
-def stage_panel(image: np.ndarray, stages: np.ndarray, num_stages: int, patch_size: int) -> np.ndarray:
+def stage_panel(image: np.ndarray, stages: np.ndarray, num_stages: int) -> np.ndarray:
     """The colour of each token's stage over the photograph, of which a faint shading is left to find one's way."""
-    tokens = np.repeat(np.repeat(stages, patch_size, axis=0), patch_size, axis=1)
-    colours = stage_colours(num_stages)[tokens[: image.shape[0], : image.shape[1]]]
+    colours = stage_colours(num_stages)[stages]
     green = image[..., 1:2].astype(np.float32)  # the channel in which vessels stand out
     shade = 0.7 + 0.3 * np.clip(green / max(float(np.percentile(green, 98)), 1.0), 0, 1)
     return np.round(colours * shade).astype(np.uint8)

@@ -21,12 +21,12 @@ from sklearn.metrics import average_precision_score
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.tiling import cut_into_tiles
 from datasets_fives.transforms import EvalTransform
+from modeling_reg4pru.tiled_inference import predict_photograph
 
 from ..inference.drift import measure_drift, trace_grid
 from ..inference.keep_rates import rate_name
 from ..inference.loading import load_checkpoint, training_size
 from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
-from ..inference.prediction import predict_with_stages
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
 from .plan import AS_TRAINED, Study
@@ -157,7 +157,7 @@ def draw_figure1(
         inside = field_of_view(image)
         panels = [image, mask_panel(mask)]
         for model, processor in models:
-            probability, _ = predict_with_stages(model, processor, row["image"], rate)
+            probability = predict_photograph(model, processor, row["image"], rate).probabilities[1].numpy()
             panels.append(_heat_map(probability))
         for axis, panel in zip(column, panels, strict=True):
             axis.imshow(_crop(panel, inside))
@@ -209,8 +209,8 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
         model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
-            _, stages = predict_with_stages(model, processor, row["image"], rate)
-            panel = stage_panel(image, stages, model.config.num_stages, model.config.patch_size)
+            stages = predict_photograph(model, processor, row["image"], rate, output_stages=True).stages.numpy()
+            panel = stage_panel(image, stages, model.config.num_stages)
             axis.imshow(_crop(panel, inside))
     for axis in axes.flat:
         _bare(axis)

@@ -1,10 +1,10 @@
-"""The model that a training starts with."""
+"""The model that a training starts with, and the image processor that tells others how it sees photographs."""
 
 import warnings
 
-from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from .arguments import ModelArguments, config_fields
+from .arguments import DataArguments, ModelArguments, config_fields
 
 
 def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
@@ -32,3 +32,26 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable()
     return model
+
+
+def make_processor(
+    config: Reg4PruConfig, data: DataArguments, start: Reg4PruImageProcessor | None = None
+) -> Reg4PruImageProcessor:
+    """
+    The image processor of the trained model: tiles as large as its input, of photographs at the scale that it saw.
+
+    Args:
+        config ([`Reg4PruConfig`]): Of the model.
+        data (`DataArguments`): Whole photographs are brought to the model's input; crops and tiles are cut from
+            photographs of `photograph_size`, or as they are.
+        start ([`Reg4PruImageProcessor`], *optional*): Of the checkpoint that training begins with, for its colours.
+    """
+    height, width = config.input_size
+    whole = not (data.random_crop or data.tile_size)
+    colours = {} if start is None else {"image_mean": start.image_mean, "image_std": start.image_std}
+    return Reg4PruImageProcessor(
+        size={"height": height, "width": width},
+        working_size=max(height, width) if whole else data.photograph_size,
+        num_labels=config.num_labels,
+        **colours,
+    )

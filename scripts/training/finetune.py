@@ -32,6 +32,7 @@ from ..hub.push import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
 from ..provenance import provenance
 from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
+from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
 from .data import load_data
 from .loop import collate
@@ -165,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         folder = fetch_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
-        processor = Reg4PruImageProcessor.from_pretrained(folder)
+        start = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
+        processor = make_processor(model.config, data_arguments, start)
         data = load_data(data_arguments, model.config.image_size, training.seed)
     except ValueError as error:
         parser.error(str(error))

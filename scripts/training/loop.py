@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamples, count_rows
 from datasets_fives.transforms import EvalTransform, TrainTransform
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..provenance import provenance
 from .arguments import DataArguments, ModelArguments, TrainArguments
+from .building import make_processor
 from .checkpoints import save_checkpoint
 from .optimization import make_average, make_optimizer
 from .schedule import begin_step
@@ -53,7 +54,7 @@ class TrainingRun:
         self.accelerator, self.data = accelerator, data
         self.output_dir = Path(arguments.output_dir)
         size = model.config.image_size
-        self.processor = Reg4PruImageProcessor(size={"height": size, "width": size})
+        self.processor = make_processor(model.config, data_arguments)
         self._count_steps()
         # `sums` are the losses since the last line of the log.
         self.progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
