@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from .pixels import binary_mask, encode_png
+from .pixels import encode_png
 
 # Weight of a tile at its very edge, where it has seen least of the surroundings; in its middle the weight is 1.
 _EDGE_WEIGHT = 1e-3
@@ -42,18 +42,20 @@ def cut_into_tiles(dataset: Dataset, tile_size: int, stride: int | None = None) 
 
 
 def _cut(batch: dict[str, list], tile_size: int, stride: int) -> dict[str, list]:
-    (image,), (mask,), (name,), (condition,) = (batch[key] for key in ("image", "mask", "name", "condition"))
+    (image,), (name,) = batch["image"], batch["name"]
     if min(image.size) < tile_size:
         raise ValueError(f"{name} has {image.size} pixels (width, height), less than a tile of {tile_size}.")
-    pixels = binary_mask(mask)
-    tops, lefts = (_starts(length, tile_size, stride) for length in pixels.shape)
-    rows = {"image": [], "mask": [], "name": [], "condition": []}
+    masks = {key: np.asarray(batch[key][0]) for key in ("mask", "field_of_view") if key in batch}
+    tops, lefts = (_starts(length, tile_size, stride) for length in masks["mask"].shape)
+    rows: dict[str, list] = {key: [] for key in batch}
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
             rows["image"].append(encode_png(image.crop((left, top, left + tile_size, top + tile_size))))
-            rows["mask"].append(encode_png(pixels[top : top + tile_size, left : left + tile_size]))
+            for key, pixels in masks.items():
+                rows[key].append(encode_png(pixels[top : top + tile_size, left : left + tile_size]))
             rows["name"].append(f"{name}#{row}-{column}")
-            rows["condition"].append(condition)
+            for key in batch.keys() - {"image", "name", *masks}:
+                rows[key] += batch[key]
     return rows
 
 

@@ -12,7 +12,7 @@ from datasets_fives.tiling import TileBlender, blend_tiles, cut_into_tiles, pad_
 
 @pytest.fixture
 def rows(tmp_path):
-    return load_fives("synthetic", image_size=64, synthetic_counts=(3, 0, 1), cache_dir=tmp_path)["train"]
+    return load_fives("synthetic", photograph_size=64, synthetic_counts=(3, 0, 1), cache_dir=tmp_path)["train"]
 
 
 def test_quadrants_put_together_are_the_photograph(rows):

@@ -70,11 +70,11 @@ def test_the_scale_of_the_crop_is_085_to_1():
     torch.manual_seed(0)
     transform = TrainTransform(64, crop_size=100)
     boxes = [transform._draw_box(200, 300) for _ in range(300)]
-    sides = [right - left for left, _, right, _ in boxes]
+    sides = [side for *_, side in boxes]
     assert min(sides) == 85
     assert max(sides) == 100
-    assert all(left >= 0 and right <= 200 and top >= 0 and bottom <= 300 for left, top, right, bottom in boxes)
-    assert max(bottom for *_, bottom in boxes) > 290
+    assert all(left >= 0 and left + side <= 200 and top >= 0 and top + side <= 300 for left, top, side in boxes)
+    assert max(top + side for _, top, side in boxes) > 290
 
 
 def test_the_seed_of_torch_decides_everything(batch):
@@ -126,7 +126,7 @@ def test_evaluation_changes_nothing(batch):
 
 
 def test_with_transform_feeds_a_data_loader_that_a_seed_repeats(tmp_path):
-    data = load_fives("synthetic", image_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
+    data = load_fives("synthetic", photograph_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
     rows = data["train"].with_transform(TrainTransform(32, crop_size=40))
 
     def run():
