@@ -36,7 +36,7 @@ _STORED_VERSION = 2
 _SYNTHETIC_VERSION = 2
 _OTHER_SOURCES = (
     'a folder in the published layout of FIVES ("<split>/Original/*.png", "<split>/Ground truth/*.png"), '
-    f'{TWO_FOLDERS}, or "synthetic"'
+    f"{TWO_FOLDERS}"
 )
 
 

@@ -35,7 +35,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # FIVES as others have put it on the Hub: "train_100_A".
 _FIVES_ID = re.compile(r"(train|test)_(\d+_[ADGN])")
 DESCRIPTION = (
-    'a directory written by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name"'
+    'a directory written by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name", '
+    'or "synthetic"'
 )
 
 
@@ -87,14 +88,14 @@ def open_stored(
     elif files := parquet_files(folder):
         sides = load_dataset("parquet", data_files=files, **kwargs)
     elif folder.exists() or not _HUB_ID.fullmatch(str(source)):
-        raise ValueError(f"{str(source)!r} is no data set that is known here. Known are {DESCRIPTION}, {others}.")
+        raise ValueError(f"{str(source)!r} is no data set that is known here. Known are {others}, {DESCRIPTION}.")
     else:
         try:
             sides = load_dataset(str(source), revision=revision, **kwargs)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
-                f"{str(source)!r} is no folder here and was not found on the Hub ({error}). Known are {DESCRIPTION}, "
-                f"{others}."
+                f"{str(source)!r} is no folder here and was not found on the Hub ({error}). Known are {others}, "
+                f"{DESCRIPTION}."
             ) from error
     unknown = sorted(set(sides) - set(SIDES))
     if unknown:
