@@ -111,6 +111,8 @@ def _one_channel(mask: Image.Image) -> np.ndarray:
     if mask.mode in ("P", "PA"):
         indices, mask = np.asarray(mask), mask.convert("RGB")
         indices = indices if indices.ndim == 2 else indices[..., 0]
+    elif mask.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # where white is not the highest value of each channel
+        mask = mask.convert("RGB")
     pixels = np.asarray(mask)
     if pixels.ndim == 3:
         colours = pixels[..., :1] if pixels.shape[-1] == 2 else pixels[..., :3]
