@@ -1,6 +1,7 @@
-"""FIVES, the vessel segmentation benchmark: data, splits, augmentation and tiles (metrics: in their modules)."""
+"""Vessel segmentation benchmarks, FIVES first: data, splits, augmentation and tiles (metrics: in their modules)."""
 
-from .loading import FEATURES, load_fives
+from .loading import load_fives, load_vessels
+from .rows import FEATURES
 from .splits import SAMPLE_SPLIT
 
-__all__ = ["FEATURES", "SAMPLE_SPLIT", "load_fives"]
+__all__ = ["FEATURES", "SAMPLE_SPLIT", "load_fives", "load_vessels"]

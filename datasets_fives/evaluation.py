@@ -11,7 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from .field_of_view import field_of_view
+from .masks import counted_pixels
 from .metrics import METRICS, VesselMetrics
+from .rows import QUALITY
 
 HEADINGS = {
     "average_precision": "AP",
@@ -23,6 +25,10 @@ HEADINGS = {
     "cldice": "clDice",
     "boundary_iou": "boundary IoU",
     "centerline_recall": "centre-line recall",
+    "mcc": "MCC",
+    "betti0_error": "β0 error",
+    "betti1_error": "β1 error",
+    "calibration_error": "calibration error",
 }
 
 
@@ -55,17 +61,40 @@ def measure(
         raise ValueError("There are no photographs to measure.")
     measured = {name: VesselMetrics(threshold=threshold) for name in predictors}
     conditions = dataset.features["condition"]
+    grades = [grade for grade in QUALITY if grade in dataset.features]
     for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="photograph")):
-        mask = np.asarray(row["mask"])
-        inside = field_of_view(np.asarray(row["image"])) if inside_field_of_view else None
+        vessels, counts = counted_pixels(np.asarray(row["mask"]))
+        if inside_field_of_view:
+            counts &= photographed_area(row)
+        groups = {grade: row[grade] for grade in grades}
         for name, predict in predictors.items():
             probability = predict(row["image"], index)
-            measured[name].update(row["name"], conditions.int2str(row["condition"]), probability, mask, inside)
+            measured[name].update(
+                row["name"], conditions.int2str(row["condition"]), probability, vessels, counts, groups=groups
+            )
     return measured
 
 
-def results_table(measured: dict[str, VesselMetrics]) -> str:
-    """All metrics by keep rate, pooled, per image and by condition, as Markdown that also reads well on a terminal."""
+def photographed_area(row: dict) -> np.ndarray:
+    """
+    The field of view of a photograph, `(height, width)` `bool`: the source's own where it has one, else found.
+
+    Args:
+        row (`dict`): A row of [`~datasets_fives.load_vessels`].
+    """
+    if row.get("field_of_view") is not None:
+        return np.asarray(row["field_of_view"]) == 1
+    return field_of_view(np.asarray(row["image"]))
+
+
+def results_table(measured: dict[str, VesselMetrics], size: str = "their own size") -> str:
+    """
+    All metrics by keep rate, pooled, per image and by group, as Markdown that also reads well on a terminal.
+
+    Args:
+        measured (`dict[str, VesselMetrics]`): From [`measure`], by keep rate.
+        size (`str`, *optional*, defaults to `"their own size"`): The size of photographs at which it was measured.
+    """
     results = {rate: metrics.compute() for rate, metrics in measured.items()}
     num_images = next(iter(results.values()))["num_images"]
     headings = ["keep rate", *HEADINGS.values()]
@@ -73,23 +102,29 @@ def results_table(measured: dict[str, VesselMetrics]) -> str:
     def pooled(result: dict) -> list[str]:
         return [f"{result['pooled'][metric]:.3f}" for metric in METRICS]
 
+    def with_best(result: dict) -> list[str]:
+        return [*pooled(result), f"{result['best_threshold']:.2f} ({result['best_dice']:.3f})"]
+
     def per_image(result: dict) -> list[str]:
         values = (result["per_image"][metric] for metric in METRICS)
         return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
 
-    parts = [f"Pooled over all pixels (photographs: {num_images}):\n"]
-    parts.append(_markdown([headings, *([rate, *pooled(result)] for rate, result in results.items())]))
+    parts = [f"Pooled over all pixels (photographs: {num_images}, at {size}):\n"]
+    rows = [[rate, *with_best(result)] for rate, result in results.items()]
+    parts.append(_markdown([[*headings, "best threshold (its Dice)"], *rows]))
     if num_images > 1:
         parts.append("\nPer photograph, mean ± sd:\n")
         parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
-    rows = [
-        [condition, rate, *pooled(part)]
-        for rate, result in results.items()
-        for condition, part in result["per_condition"].items()
-    ]
-    if len({row[0] for row in rows}) > 1:
-        parts.append("\nPooled by condition:\n")
-        parts.append(_markdown([["condition", *headings], *sorted(rows, key=lambda row: row[0])]))
+    first = next(iter(results.values()))
+    for kind in ("condition", *first["per_group"]):
+        rows = [
+            [value, rate, *pooled(part)]
+            for rate, result in results.items()
+            for value, part in (result["per_condition"] if kind == "condition" else result["per_group"][kind]).items()
+        ]
+        if len({row[0] for row in rows}) > 1:
+            parts.append(f"\nPooled by {kind}:\n")
+            parts.append(_markdown([[kind, *headings], *sorted(rows, key=lambda row: row[0])]))
     return "\n".join(parts) + "\n"
 
 
@@ -101,7 +136,9 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def write_results(output_dir: Path, measured: dict[str, VesselMetrics], **context: dict) -> None:
+def write_results(
+    output_dir: Path, measured: dict[str, VesselMetrics], size: str = "their own size", **context: dict
+) -> None:
     """
     Write `metrics.json` (the context, such as provenance, then `results` by keep rate), `per_image.csv` (a row per
     photograph and keep rate) and `table.md`.
@@ -116,4 +153,4 @@ def write_results(output_dir: Path, measured: dict[str, VesselMetrics], **contex
         writer.writeheader()
         for rate, metrics in measured.items():
             writer.writerows({"keep_rate": rate, **row} for row in metrics.rows)
-    (output_dir / "table.md").write_text(results_table(measured))
+    (output_dir / "table.md").write_text(results_table(measured, size))

@@ -1,5 +1,6 @@
 """The published layout on disk: find the pairs of photograph and mask, and refuse what is broken."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,28 +8,37 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from .pixels import binary_mask, encode_png, fingerprint_image, fingerprint_mask, resize_image, resize_mask
+from .quality import read_quality
+from .reading import SUFFIXES
+from .rows import QUALITY, prepare_pixels, raise_problems
 
-CONDITIONS = ("A", "D", "G", "N")
-PHOTOGRAPHS, MASKS = "Original", "Ground truth"
+logger = logging.getLogger(__name__)
+
+PHOTOGRAPHS, MASKS, QUALITY_FILE = "Original", "Ground truth", "Quality Assessment.xlsx"
 _NAME = re.compile(r"(\d+)_([ADGN])\.png", re.IGNORECASE)
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 class Photograph(NamedTuple):
-    """One pair of the published layout; size and time of the files tell a cache when they change."""
+    """A photograph on disk and what belongs to it; size and time of the files tell a cache when they change."""
 
     name: str
-    published: str
+    published: str  # side of the official split, "" where there is none
     condition: str
     image_path: str
     mask_path: str
-    stamp: tuple[int, int, int, int]
+    stamp: tuple[int, ...]
+    field_of_view_path: str | None = None
+    quality: tuple[str, ...] | None = None  # the grades of `QUALITY`
 
 
 def is_published_layout(folder: Path) -> bool:
-    """Whether `folder` holds `train` or `test` with `Original` or `Ground truth` inside."""
-    return any((folder / split / kind).is_dir() for split in ("train", "test") for kind in (PHOTOGRAPHS, MASKS))
+    """Whether `folder` holds `<split>/Original` or `<split>/Ground truth`, and not only pictures of other names."""
+    places = [folder / split / kind for split in ("train", "test") for kind in (PHOTOGRAPHS, MASKS)]
+    names = [path.name for place in places if place.is_dir() for path in place.iterdir()]
+    named = any(_NAME.fullmatch(name) for name in names)
+    others = any(name.lower().endswith(SUFFIXES) for name in names)
+    return any(place.is_dir() for place in places) and (named or not others)
 
 
 def list_photographs(folder: Path) -> list[Photograph]:
@@ -37,7 +47,8 @@ def list_photographs(folder: Path) -> list[Photograph]:
 
     Args:
         folder (`Path`): Holds `<split>/Original/<n>_<condition>.png` and `<split>/Ground truth/<n>_<condition>.png`
-            for split `train`, `test` or both. Files that are not PNG (`Thumbs.db`, spreadsheets) are ignored.
+            for split `train`, `test` or both. Files that are not PNG (`Thumbs.db`) are ignored, but the grades of
+            `Quality Assessment.xlsx` are read.
 
     Returns:
         `list[Photograph]`: Sorted by split (train first) and number.
@@ -48,6 +59,7 @@ def list_photographs(folder: Path) -> list[Photograph]:
             by name.
     """
     photographs, problems = [], []
+    quality = read_quality(folder / QUALITY_FILE) if (folder / QUALITY_FILE).is_file() else {}
     for published in ("train", "test"):
         if not (folder / published).is_dir():
             continue
@@ -61,23 +73,35 @@ def list_photographs(folder: Path) -> list[Photograph]:
             if problem:
                 problems.append(f"{name}: {problem}")
                 continue
-            stats = [path.stat() for path in (images[stem], masks[stem])]
-            stamp = tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))
-            photographs.append(Photograph(name, published, stem[-1], str(images[stem]), str(masks[stem]), stamp))
+            stamp = stamp_files(images[stem], masks[stem])
+            photograph = Photograph(name, published, stem[-1], str(images[stem]), str(masks[stem]), stamp)
+            photographs.append(photograph._replace(quality=quality.get(name)))
     raise_problems(folder, problems)
     if not photographs:
         raise ValueError(f"No photographs in {folder}: expected <split>/{PHOTOGRAPHS}/<n>_<A|D|G|N>.png.")
+    ungraded = [photograph.name for photograph in photographs if photograph.quality is None]
+    if quality and ungraded:
+        # A column is there for all or for none.
+        logger.warning("%s grades not all photographs, and is left out: %s", QUALITY_FILE, ", ".join(ungraded[:10]))
+        return [photograph._replace(quality=None) for photograph in photographs]
     return photographs
 
 
-def read_photographs(photographs: tuple[Photograph, ...], image_size: int | None, version: int) -> Iterator[dict]:
+def read_photographs(
+    photographs: tuple[Photograph, ...],
+    photograph_size: int | None,
+    version: int,
+    vessel_labels: tuple[int, ...] | None = None,
+) -> Iterator[dict]:
     """
-    Decode, check, and if asked for resize, the listed pairs.
+    Decode, check, and if asked for resize, the listed photographs.
 
     Args:
-        photographs (`tuple[Photograph, ...]`): From [`list_photographs`].
-        image_size (`int`, *optional*): Side of the square that photographs and masks are resized to.
+        photographs (`tuple[Photograph, ...]`): From [`list_photographs`] or
+            [`~datasets_fives.two_folders.list_pairs`].
+        photograph_size (`int`, *optional*): Longer side that photographs and masks are brought to.
         version (`int`): Unused here; part of the cache key, so that old caches are left when this code changes.
+        vessel_labels (`tuple[int, ...]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
 
     Yields:
         `dict`: A row, with `image_hash` and `mask_hash` beside the public columns.
@@ -88,38 +112,26 @@ def read_photographs(photographs: tuple[Photograph, ...], image_size: int | None
     problems = []
     for photograph in photographs:
         try:
-            with Image.open(photograph.image_path) as opened:
-                image = opened.convert("RGB")
-            with Image.open(photograph.mask_path) as opened:
-                opened.load()
-                mask = binary_mask(opened)
-        except (OSError, SyntaxError, ValueError) as error:
+            pixels = prepare_pixels(
+                photograph.image_path,
+                photograph.mask_path,
+                photograph.field_of_view_path,
+                photograph_size=photograph_size,
+                vessel_labels=vessel_labels,
+            )
+        except ValueError as error:
             problems.append(f"{photograph.name}: {error}")
             continue
         if problems:
             continue  # nothing will be kept: only look for further problems
-        row = {
-            "name": photograph.name,
-            "condition": photograph.condition,
-            "image_hash": fingerprint_image(image),
-            "mask_hash": fingerprint_mask(mask),
-        }
-        if image_size is None:
-            # The untouched file is pointed to, not copied: the full data set has gigabytes of them.
-            yield row | {"image": {"path": photograph.image_path, "bytes": None}, "mask": encode_png(mask)}
-        else:
-            yield row | {
-                "image": encode_png(resize_image(image, image_size)),
-                "mask": encode_png(resize_mask(mask, image_size)),
-            }
-    raise_problems(Path(photographs[0].image_path).parents[2], problems)
+        grades = dict(zip(QUALITY, photograph.quality or (), strict=False))
+        yield pixels | grades | {"name": photograph.name, "condition": photograph.condition}
+    raise_problems("the photographs", problems)
 
 
-def raise_problems(where: Path | str, problems: list[str]) -> None:
-    """Raise one `ValueError` for all problems (first ten by name), or return when there is none."""
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{len(problems)} problems in {where}: {'; '.join(problems[:10])}{more}")
+def stamp_files(*paths: Path) -> tuple[int, ...]:
+    """Size and time of each file."""
+    return tuple(value for stat in (path.stat() for path in paths) for value in (stat.st_size, stat.st_mtime_ns))
 
 
 def _numbered_files(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -142,12 +154,14 @@ def _cheap_problem(image_path: Path, mask_path: Path) -> str | None:
     """What the header and the last bytes of the two files tell, without decoding pixels."""
     sizes = []
     for kind, path in (("photograph", image_path), ("mask", mask_path)):
+        if not path.is_file():
+            return f"{kind} cannot be read (no such file)"
         try:
             with Image.open(path) as opened:
                 sizes.append(opened.size)
                 if opened.format != "PNG":
                     return f"{kind} is not a PNG file but {opened.format}"
-        except (OSError, SyntaxError) as error:
+        except Exception as error:  # whatever a damaged header makes Pillow stumble over
             return f"{kind} cannot be read ({error})"
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))

@@ -1,97 +1,101 @@
-"""load_fives: one call for a folder, a Hub repository, a saved data set or synthetic photographs."""
+"""load_vessels: one call for photographs in folders, on the Hub, in a saved data set, or synthetic ones."""
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import (
-    ClassLabel,
     Dataset,
     DatasetDict,
-    Features,
-    Image,
     IterableDataset,
     IterableDatasetDict,
     SplitDict,
     SplitInfo,
-    Value,
     concatenate_datasets,
     config,
     load_dataset,
-    load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 
-from .folder import CONDITIONS, is_published_layout, list_photographs, raise_problems, read_photographs
-from .pixels import binary_mask, encode_png, fingerprint_image, fingerprint_mask, resize_image, resize_mask
-from .splits import SIDES, check_split_request, split_photographs, twin_groups
+from .conditions import compile_pattern, condition_names
+from .folder import Photograph, is_published_layout, list_photographs, read_photographs
+from .masks import check_foreground, check_vessel_labels
+from .rows import CONDITIONS, FEATURES, FINGERPRINTS, row_features
+from .splits import SIDES, check_split_request, read_split, split_photographs, twin_groups
+from .stored import find_columns, open_stored, parquet_files, prepare_row, read_labels, read_rows, undecoded
 from .synthetic import synthetic_photographs
+from .two_folders import DESCRIPTION as TWO_FOLDERS
+from .two_folders import is_two_folders, list_pairs
 
 logger = logging.getLogger(__name__)
 
-FEATURES = Features(
-    {
-        "image": Image(mode="RGB"),
-        "mask": Image(mode="L"),
-        "name": Value("string"),
-        "condition": ClassLabel(names=list(CONDITIONS)),
-    }
-)
-_HASHED = Features({**FEATURES, "image_hash": Value("string"), "mask_hash": Value("string")})
-
 # Part of every cache key: raise it when the rows change that the same input gives.
-_FOLDER_VERSION = 1
-_STORED_VERSION = 1
+_FILES_VERSION = 2
+_STORED_VERSION = 2
 _SYNTHETIC_VERSION = 2
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SOURCES = (
-    'a folder in the published layout ("<split>/Original/*.png", "<split>/Ground truth/*.png"), a directory written '
-    'by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name", or "synthetic"'
+_OTHER_SOURCES = (
+    'a folder in the published layout of FIVES ("<split>/Original/*.png", "<split>/Ground truth/*.png"), '
+    f"{TWO_FOLDERS}"
 )
 
 
-def load_fives(
-    source: str | Path,
+def load_vessels(
+    source: str | Path | Mapping,
     *,
-    split: str | Mapping[str, list[str]] = "official",
+    split: str | Path | Mapping[str, list[str]] = "official",
     seed: int = 0,
     validation_fraction: float = 0.1,
-    image_size: int | None = None,
+    photograph_size: int | None = None,
+    condition_pattern: str | None = None,
+    vessel_labels: Sequence[int] | None = None,
     revision: str | None = None,
     streaming: bool = False,
     cache_dir: str | Path | None = None,
     synthetic_counts: tuple[int, int, int] = (64, 8, 16),
 ) -> DatasetDict | IterableDatasetDict:
     """
-    Load FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3) or something of its form.
+    Load photographs with vessel masks.
 
-    The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel), `name` (`"<published split>/<n>_<condition>"`)
-    and `condition` (A age-related macular degeneration, D diabetic retinopathy, G glaucoma, N normal). Photographs
-    with the same pixels or the same mask (twins) never land on two sides.
+    The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel; in label maps with an ignore value also 255, see
+    [`~datasets_fives.masks.counted_pixels`]), `name` and `condition` (a class label, `"unknown"` where none is known).
+    Where the source has masks of the field of view there is also `field_of_view` (grey, {0, 1}), and where it grades
+    its photographs `illumination`, `blur` and `contrast` (text). Photographs with the same pixels or the same mask
+    (twins) never land on two sides.
 
     Args:
-        source (`str` or `Path`):
-            A folder in the published layout (train, test or both), a directory written by
-            `DatasetDict.save_to_disk`, a folder with `data/<split>-*.parquet`, a Hub id `"user/name"`, or
-            `"synthetic"`.
-        split (`str` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):
+        source (`str`, `Path` or `Mapping`):
+            One of: the folder of the FIVES archive, train, test or both (Jin et al., Scientific Data 2022,
+            doi:10.1038/s41597-022-01564-3); folders of photographs and masks, or a mapping or YAML file that names
+            them, see [`~datasets_fives.two_folders.list_pairs`]; a directory written by `save_to_disk`, a folder with
+            Parquet files, or a Hub id `"user/name"`, with a column of photographs (`image` or `pixel_values`), one
+            of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and if wanted `name`, `condition`,
+            `field_of_view`; `"synthetic"`.
+        split (`str`, `Path` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):
             `"official"`: train and test as published, a validation part taken out of train, stratified by condition,
             unless the source has one already; a training photograph whose twin tests is left out with a warning.
-            `"resplit"`: everything split anew, 70:20:10 for train, test and validation. `"sample"`: the split of the
-            14-photograph sample, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or the names of each side.
+            `"resplit"`: everything split anew, 70:20:10 for train, test and validation, stratified by condition.
+            `"sample"`: the split of the 14-photograph sample of FIVES, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or
+            the names of each side, or a YAML or JSON file of them.
         seed (`int`, *optional*, defaults to 0): Seed of the draws and of the synthetic photographs.
         validation_fraction (`float`, *optional*, defaults to 0.1):
             Fraction of train that validates under `"official"`; 0 for none. Not for synthetic photographs, whose
             counts say it.
-        image_size (`int`, *optional*):
-            Side that photographs (antialiased) and masks (area average, threshold one half) are resized to. By
-            default they keep their size; synthetic photographs are drawn at 256.
+        photograph_size (`int`, *optional*):
+            Longer side in pixels to which photographs (bilinear, antialiased) and masks (area average, threshold one
+            half) are brought, their aspect kept; smaller ones are enlarged, for a model sees photographs at one
+            scale. By default they keep their size; synthetic photographs are drawn at 256.
+        condition_pattern (`str`, *optional*):
+            Regular expression with one group that finds the condition in a name. By default the column `condition`,
+            or what follows the number in names that are all like `01_dr`.
+        vessel_labels (`Sequence[int]`, *optional*):
+            Values of a label map that are vessels, such as `[1, 2]` for arteries and veins; without it, such masks
+            are refused.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
         streaming (`bool`, *optional*, defaults to `False`):
-            Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so twins cannot be
-            looked for: names alone decide. `info.splits[side].num_examples` tells how many rows a side has.
+            Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so twins and empty
+            masks cannot be looked for: names alone decide, and there must be a column of them.
+            `info.splits[side].num_examples` tells how many rows a side has.
         cache_dir (`str` or `Path`, *optional*): Where prepared rows are kept; default the cache of `datasets`.
         synthetic_counts (`tuple[int, int, int]`, *optional*, defaults to `(64, 8, 16)`):
             Number of synthetic photographs for train, validation and test.
@@ -101,129 +105,138 @@ def load_fives(
         ones.
 
     Raises:
-        ValueError: If an argument is wrong, the source is none of the above, its files are broken, or the split
-            cannot be made.
+        ValueError: If an argument is wrong, the source is none of the above, its files are broken, no mask shows a
+            vessel, or the split cannot be made.
     """
+    split = read_split(split)
     check_split_request(split, validation_fraction)
-    if image_size is not None and image_size < 16:
-        raise ValueError(f"image_size must be at least 16, got {image_size}.")
+    if photograph_size is not None and photograph_size < 16:
+        raise ValueError(f"photograph_size must be at least 16, got {photograph_size}.")
+    check_vessel_labels(vessel_labels)
+    compile_pattern(condition_pattern)
     cache = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE)
+    # As part of cache keys: equal requests in equal form.
+    reading = {"photograph_size": photograph_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
 
     if source == "synthetic":
-        sides = _load_synthetic(synthetic_counts, seed, image_size or 256, cache)
+        rows, published = _load_synthetic(synthetic_counts, seed, photograph_size or 256, cache)
         validation_fraction = 0.0  # the counts say how many validate
-    elif Path(source).is_dir() and is_published_layout(Path(source)):
-        sides = _load_folder(Path(source), split, seed, validation_fraction, image_size, cache)
+    elif not isinstance(source, Mapping) and is_published_layout(Path(source)):
+        photographs = list_photographs(Path(source).resolve())
+        rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
+    elif is_two_folders(source):
+        photographs = list_pairs(source, condition_pattern)
+        rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
     else:
-        opened = _open(source, revision, streaming, cache_dir)
+        opened = open_stored(source, revision, streaming, cache_dir, _OTHER_SOURCES)
         if streaming and isinstance(opened, IterableDatasetDict):
-            return _stream(opened, source, revision, split, seed, validation_fraction, image_size)
-        kwargs = {"image_size": image_size, "version": _STORED_VERSION}
-        sides = {
-            side: _generate(_read_rows, kwargs | {"rows": rows}, _HASHED, cache / "reg4pru_stored")
-            for side, rows in opened.items()
-        }
-    result = _split(sides, split, seed, validation_fraction)
+            return _stream(opened, source, revision, condition_pattern, split, seed, validation_fraction, reading)
+        rows, published = _load_stored(opened, source, condition_pattern, reading, cache)
+    result = _split(rows, published, source, split, seed, validation_fraction)
     if streaming:
         return IterableDatasetDict(
-            {side: _counted(rows.to_iterable_dataset(), side, len(rows)) for side, rows in result.items()}
+            {side: _counted(part.to_iterable_dataset(), side, len(part)) for side, part in result.items()}
         )
     return result
 
 
-def _load_synthetic(counts, seed, size, cache) -> dict[str, Dataset]:
+def load_fives(
+    source: str | Path,
+    *,
+    split: str | Path | Mapping[str, list[str]] = "official",
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    photograph_size: int | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+    synthetic_counts: tuple[int, int, int] = (64, 8, 16),
+) -> DatasetDict | IterableDatasetDict:
+    """
+    [`load_vessels`] for FIVES, as its archive, as it lies on the Hub, as this project stores it, or in its likeness.
+
+    `name` is `"<published split>/<n>_<condition>"`, and `condition` A (age-related macular degeneration), D (diabetic
+    retinopathy), G (glaucoma) or N (normal).
+
+    Args:
+        source (`str` or `Path`): See [`load_vessels`], as for all others.
+
+    Returns:
+        `DatasetDict`, or `IterableDatasetDict` when streaming.
+
+    Raises:
+        ValueError: See [`load_vessels`]; also if the source has other conditions than FIVES.
+    """
+    sides = load_vessels(
+        source,
+        split=split,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        photograph_size=photograph_size,
+        revision=revision,
+        streaming=streaming,
+        cache_dir=cache_dir,
+        synthetic_counts=synthetic_counts,
+    )
+    names = next(iter(sides.values())).features["condition"].names
+    if names != list(CONDITIONS):
+        raise ValueError(f"{source} has the conditions {', '.join(names)}, so it is not FIVES: use load_vessels.")
+    return sides
+
+
+def _load_synthetic(counts, seed, size, cache) -> tuple[Dataset, list[str]]:
     if len(counts) != 3 or any(count < 0 for count in counts) or counts[0] < 1:
         raise ValueError(
             f"synthetic_counts are how many photographs train (at least 1), validation and test get; got {counts}."
         )
-    sides, start = {}, 0
-    for side, count in zip(SIDES, counts, strict=True):
+    parts, start = [], 0
+    for count in counts:
         if count:
             kwargs = {"size": size, "seed": seed, "start": start, "count": count, "version": _SYNTHETIC_VERSION}
-            sides[side] = _generate(synthetic_photographs, kwargs, FEATURES, cache / "reg4pru_synthetic")
+            parts.append(_generate(synthetic_photographs, kwargs, FEATURES, cache / "reg4pru_synthetic"))
         start += count
-    return sides
+    published = [side for side, count in zip(SIDES, counts, strict=True) for _ in range(count)]
+    return concatenate_datasets(parts), published
 
 
-def _load_folder(folder, split, seed, validation_fraction, image_size, cache) -> dict[str, Dataset]:
-    photographs = list_photographs(folder.resolve())
+def _load_files(
+    photographs: list[Photograph], split, seed, validation_fraction, reading, cache
+) -> tuple[Dataset, list[str]]:
+    names = [photograph.name for photograph in photographs]
+    conditions = [photograph.condition for photograph in photographs]
+    published = [photograph.published for photograph in photographs]
     # A split that cannot be made is refused before gigabytes are decoded; twins are known only afterwards.
-    split_photographs(
-        [p.name for p in photographs],
-        [CONDITIONS.index(p.condition) for p in photographs],
-        [p.published for p in photographs],
-        range(len(photographs)),
-        split,
-        seed,
-        validation_fraction,
+    apart = range(len(photographs))
+    split_photographs(names, conditions, published, apart, split, seed, validation_fraction)
+    features = row_features(
+        condition_names(conditions),
+        field_of_view=photographs[0].field_of_view_path is not None,
+        quality=photographs[0].quality is not None,
+        fingerprints=True,
     )
-    kwargs = {"photographs": tuple(photographs), "image_size": image_size, "version": _FOLDER_VERSION}
-    rows = _generate(read_photographs, kwargs, _HASHED, cache / "reg4pru_folder")
-    members = {side: [i for i, p in enumerate(photographs) if p.published == side] for side in ("train", "test")}
-    return {side: rows.select(indices) for side, indices in members.items() if indices}
+    kwargs = {"photographs": tuple(photographs), "version": _FILES_VERSION, **reading}
+    return _generate(read_photographs, kwargs, features, cache / "reg4pru_folder"), published
 
 
-def _open(source, revision, streaming, cache_dir) -> DatasetDict | IterableDatasetDict:
-    """Open what is stored as a data set already: saved to disk, Parquet, or on the Hub."""
-    folder, kwargs = Path(source), {"streaming": streaming, "cache_dir": cache_dir and str(cache_dir)}
-    if (folder / "dataset_dict.json").is_file():
-        sides = load_from_disk(folder)
-    elif files := _parquet_files(folder):
-        sides = load_dataset("parquet", data_files=files, **kwargs)
-    elif folder.exists() or not _HUB_ID.fullmatch(str(source)):
-        raise ValueError(f"{str(source)!r} is no data set that load_fives knows. It takes {_SOURCES}.")
-    else:
-        try:
-            sides = load_dataset(str(source), revision=revision, **kwargs)
-        except (DatasetNotFoundError, ConnectionError) as error:
-            raise ValueError(
-                f"{str(source)!r} is no folder here and was not found on the Hub ({error}). It takes {_SOURCES}."
-            ) from error
-    unknown = sorted(set(sides) - set(SIDES))
-    if unknown:
-        raise ValueError(f"{source} has the splits {', '.join(sides)}; known are {', '.join(SIDES)}.")
-    for side, rows in sides.items():
-        columns = rows.column_names or list(next(iter(rows)))
-        missing = [column for column in FEATURES if column not in columns]
-        if missing:
-            raise ValueError(f"{source}: {side} has the columns {', '.join(columns)}; missing: {', '.join(missing)}.")
-    return sides
+def _load_stored(opened: DatasetDict, source, condition_pattern, reading, cache) -> tuple[Dataset, list[str]]:
+    columns = _same_columns(opened, source)
+    labels, names = read_labels(opened, columns, condition_pattern)
+    features = row_features(
+        names, field_of_view=columns.field_of_view is not None, quality=columns.quality, fingerprints=True
+    )
+    parts = []
+    for side, rows in opened.items():
+        members = tuple(label for label in labels if label.side == side)
+        kwargs = {"rows": rows, "columns": columns, "labels": members, "version": _STORED_VERSION, **reading}
+        parts.append(_generate(read_rows, kwargs, features, cache / "reg4pru_stored"))
+    return concatenate_datasets(parts), [label.published for label in labels]
 
 
-def _parquet_files(folder: Path) -> dict[str, list[str]]:
-    found = {side: sorted(str(path) for path in (folder / "data").glob(f"{side}-*.parquet")) for side in SIDES}
-    return {side: paths for side, paths in found.items() if paths}
-
-
-def _read_rows(rows: Dataset, image_size: int | None, version: int) -> Iterator[dict]:
-    """Check, and if asked for resize, rows of a stored data set; the counterpart of `read_photographs`."""
-    problems = []
-    # Decoded here, so that a broken file is reported with its name.
-    for row in (
-        rows.select_columns(list(FEATURES))
-        .cast_column("image", Image(decode=False))
-        .cast_column("mask", Image(decode=False))
-    ):
-        try:
-            ready = _prepare(row, image_size)
-        except (OSError, SyntaxError, ValueError) as error:
-            problems.append(f"{row['name']}: {error}")
-            continue
-        if not problems:
-            yield ready
-    raise_problems("the data set", problems)
-
-
-def _prepare(row: dict, image_size: int | None) -> dict:
-    image = FEATURES["image"].decode_example(row["image"])
-    mask = binary_mask(Image().decode_example(row["mask"]))
-    if image.size != mask.shape[::-1]:
-        raise ValueError(f"photograph is {image.size[0]}x{image.size[1]} but mask is {mask.shape[1]}x{mask.shape[0]}")
-    hashes = {"image_hash": fingerprint_image(image), "mask_hash": fingerprint_mask(mask)}
-    if image_size is not None:
-        resized = {"image": encode_png(resize_image(image, image_size))}
-        return row | hashes | resized | {"mask": encode_png(resize_mask(mask, image_size))}
-    return row | hashes | {"mask": encode_png(mask)}
+def _same_columns(opened, source):
+    columns = {find_columns(rows, f"{source}: {side}") for side, rows in opened.items()}
+    if len(columns) > 1:
+        raise ValueError(f"The sides of {source} have different columns: {', '.join(map(str, columns))}.")
+    return columns.pop()
 
 
 def _generate(generator, kwargs, features, cache) -> Dataset:
@@ -238,45 +251,74 @@ def _generate(generator, kwargs, features, cache) -> Dataset:
         raise
 
 
-def _split(sides: dict[str, Dataset], split, seed, validation_fraction) -> DatasetDict:
-    rows = concatenate_datasets(list(sides.values()))
+def _split(rows: Dataset, published, source, split, seed, validation_fraction) -> DatasetDict:
     names = rows["name"][:]
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"Names must be unique, but these are used more than once: {', '.join(repeated[:10])}.")
-    published = [side for side, part in sides.items() for _ in range(len(part))]
+    _check_unique(names)
     groups = list(range(len(rows)))
-    if "image_hash" in rows.column_names:
-        groups = twin_groups(rows["image_hash"][:], rows["mask_hash"][:])
-        rows = rows.remove_columns(["image_hash", "mask_hash"])
+    if FINGERPRINTS[0] in rows.column_names:
+        images, masks = (rows[fingerprint][:] for fingerprint in FINGERPRINTS)
+        rows = rows.remove_columns(list(FINGERPRINTS))
+        if not any(masks):
+            check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
+        groups = twin_groups(images, masks)
     members = split_photographs(names, rows["condition"][:], published, groups, split, seed, validation_fraction)
     return DatasetDict({side: rows.select(indices) for side, indices in members.items()})
 
 
-def _stream(sides, source, revision, split, seed, validation_fraction, image_size) -> IterableDatasetDict:
+def _check_unique(names: list[str]) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"Names must be unique, but these are used more than once: {', '.join(repeated[:10])}.")
+
+
+def _stream(
+    opened, source, revision, condition_pattern, split, seed, validation_fraction, reading
+) -> IterableDatasetDict:
     """Split by name alone: only the columns of names and conditions are read ahead, not the pixels."""
-    files = _parquet_files(Path(source))
-    keys = ["name", "condition"]
-    kwargs = {"data_files": files} if files else {"revision": revision}
-    table = load_dataset("parquet" if files else str(source), columns=keys, streaming=True, **kwargs)
-    labels = [
-        (side, row["name"], row["condition"]) for side, part in table.items() for row in part.select_columns(keys)
-    ]
-    published, names, conditions = map(list, zip(*labels, strict=True))
+    columns = _same_columns(opened, source)
+    if columns.name is None:
+        raise ValueError(f"{source} has no column of names to be split by: load it without streaming.")
+    labels, conditions = read_labels(_texts(opened, source, revision, columns), columns, condition_pattern)
+    names = [label.name for label in labels]
+    _check_unique(names)
     logger.warning("Streaming %s: pixels are not compared, so twins are not looked for.", source)
-    members = split_photographs(names, conditions, published, range(len(names)), split, seed, validation_fraction)
+    members = split_photographs(
+        names,
+        [label.condition for label in labels],
+        [label.published for label in labels],
+        range(len(labels)),
+        split,
+        seed,
+        validation_fraction,
+    )
+    features = row_features(conditions, field_of_view=columns.field_of_view is not None, quality=columns.quality)
     result = {}
     for side, indices in members.items():
-        wanted = {names[i] for i in indices}
-        parts = [
-            sides[origin].filter(lambda name, wanted=wanted: name in wanted, input_columns="name")
-            for origin in dict.fromkeys(published[i] for i in indices)
-        ]
-        rows = concatenate_datasets(parts).select_columns(list(FEATURES))
-        rows = rows.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
-        rows = rows.map(_prepare, fn_kwargs={"image_size": image_size})
-        result[side] = _counted(rows.select_columns(list(FEATURES)).cast(FEATURES), side, len(indices))
+        parts = []
+        for origin in dict.fromkeys(labels[i].side for i in indices):
+            wanted = {labels[i].stored_name: labels[i] for i in indices if labels[i].side == origin}
+            part = undecoded(opened[origin], columns).filter(
+                lambda name, wanted=wanted: str(name) in wanted, input_columns=columns.name
+            )
+            parts.append(part.map(_streamed_row, fn_kwargs={"columns": columns, "wanted": wanted, **reading}))
+        rows = concatenate_datasets(parts).select_columns(list(features))
+        result[side] = _counted(rows.cast(features), side, len(indices))
     return IterableDatasetDict(result)
+
+
+def _texts(opened, source, revision, columns) -> dict[str, IterableDataset]:
+    """The columns of names and conditions; of Parquet files nothing else is downloaded."""
+    keys = [column for column in (columns.name, columns.condition) if column is not None]
+    files = parquet_files(Path(source))
+    if files:
+        return load_dataset("parquet", data_files=files, columns=keys, streaming=True)
+    if all(rows.info.builder_name == "parquet" for rows in opened.values()):
+        return load_dataset(str(source), revision=revision, columns=keys, streaming=True)
+    return opened
+
+
+def _streamed_row(row, columns, wanted, photograph_size, vessel_labels) -> dict:
+    return prepare_row(row, columns, wanted[str(row[columns.name])], photograph_size, vessel_labels)
 
 
 def _counted(rows: IterableDataset, side: str, count: int) -> IterableDataset:

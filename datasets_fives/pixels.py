@@ -1,4 +1,4 @@
-"""Pixels of photographs and masks: binary masks, resizing, fingerprints, PNG bytes."""
+"""Pixels of photographs and masks: one way to resize, to continue beyond the edge, fingerprints, PNG bytes."""
 
 import hashlib
 from io import BytesIO
@@ -6,55 +6,83 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-# Share of pixels that may lie between black and white in a mask with antialiased edges.
-_MAX_BETWEEN = 0.05
+from .masks import IGNORED
 
 
-def binary_mask(mask: Image.Image) -> np.ndarray:
+def scaled_size(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side is brought to `longest`; the other side is rounded."""
+    return tuple(max(1, round(side * longest / max(width, height))) for side in (width, height))
+
+
+def resize_image(image: Image.Image, longest: int) -> Image.Image:
     """
-    Turn a mask as it is found (RGB, RGBA or grey; {0, 255}, antialiased, or {0, 1}) into zeros and ones.
+    Bring a photograph to a scale, its aspect kept.
 
     Args:
-        mask (`PIL.Image.Image`): The mask. An alpha channel is ignored.
+        image (`PIL.Image.Image`): RGB.
+        longest (`int`): Its longer side afterwards, in pixels; a smaller photograph is enlarged.
 
     Returns:
-        `np.ndarray` of shape (height, width): `uint8`, 1 where the mask is brighter than 127.
-
-    Raises:
-        ValueError: If the image is evidently no mask: colour channels that disagree, or more than 5% of the pixels
-            neither dark nor bright.
+        `PIL.Image.Image`: Bilinear, antialiased when it shrinks: the filter of the image processor.
     """
-    if mask.mode in ("P", "PA"):
-        mask = mask.convert("RGBA")
-    elif mask.mode == "1":
-        mask = mask.convert("L")
-    pixels = np.asarray(mask)
-    if pixels.ndim == 3:
-        colours = pixels[..., :1] if pixels.shape[-1] == 2 else pixels[..., :3]
-        if np.abs(colours.astype(np.int16) - colours[..., :1]).max() > 2:
-            raise ValueError("mask is not binary (its colour channels disagree)")
-        pixels = colours[..., 0]
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"mask is not binary (pixels of type {pixels.dtype}, mode {mask.mode})")
-    if pixels.max(initial=0) <= 1:
-        return pixels
-    between = np.mean((pixels > 32) & (pixels < 223))
-    if between > _MAX_BETWEEN:
-        raise ValueError(f"mask is not binary ({between:.0%} of its pixels are neither near 0 nor near 255)")
-    return (pixels > 127).astype(np.uint8)
+    size = scaled_size(*image.size, longest)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def resize_image(image: Image.Image, size: int) -> Image.Image:
-    """Resize a photograph to `size` by `size` pixels with an antialiasing (Lanczos) filter."""
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
+def resize_mask(mask: np.ndarray, longest: int) -> np.ndarray:
+    """
+    Bring a mask to a scale like its photograph: area average with a threshold at one half.
 
+    The area average equals the nearest pixel when enlarging, and keeps thin vessels best when shrinking.
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a mask of zeros and ones to `size` by `size` pixels: area average, threshold at one half."""
-    if mask.shape == (size, size):
+    Args:
+        mask (`np.ndarray` of shape (height, width)): `uint8` of {0, 1}, 255 where pixels do not count.
+        longest (`int`): Its longer side afterwards, in pixels.
+
+    Returns:
+        `np.ndarray`: `uint8` of {0, 1}, and 255 where most of the pixels did not count.
+    """
+    size = scaled_size(*mask.shape[::-1], longest)
+    if mask.shape[::-1] == size:
         return mask
-    shrunk = Image.fromarray(mask * np.uint8(255)).resize((size, size), Image.Resampling.BOX)
-    return (np.asarray(shrunk) > 127).astype(np.uint8)
+    resized = _most(mask == 1, size).astype(np.uint8)
+    if mask.max() == IGNORED:
+        resized[_most(mask == IGNORED, size)] = IGNORED
+    return resized
+
+
+def _most(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    average = Image.fromarray(region * np.uint8(255)).resize(size, Image.Resampling.BOX)
+    return np.asarray(average) > 127
+
+
+def cut_box(image: Image.Image, mask: np.ndarray, left: int, top: int, side: int) -> tuple[Image.Image, np.ndarray]:
+    """
+    Cut the same square out of a photograph and its mask, which may reach beyond them.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        mask (`np.ndarray` of shape (height, width)): Its mask.
+        left (`int`): First column, negative left of the photograph.
+        top (`int`): First row.
+        side (`int`): Side of the square.
+
+    Returns:
+        `tuple[PIL.Image.Image, np.ndarray]`: Beyond its edge the photograph is mirrored and the mask is 255.
+    """
+    height, width = mask.shape
+    right, bottom = left + side, top + side
+    inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    image, mask = image.crop(inside), mask[inside[1] : inside[3], inside[0] : inside[2]]
+    if mask.shape == (side, side):
+        return image, mask
+    margins = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]))
+    # Of indices, not of pixels: mirrors strips of less than half the square, too, and copies the pixels once.
+    rows, columns = (
+        np.pad(np.arange(length), margin, mode="reflect") for length, margin in zip(mask.shape, margins, strict=True)
+    )
+    mirrored = Image.fromarray(np.asarray(image)[rows[:, None], columns])
+    return mirrored, np.pad(mask, margins, constant_values=IGNORED)
 
 
 def fingerprint_image(image: Image.Image) -> str:
@@ -63,10 +91,11 @@ def fingerprint_image(image: Image.Image) -> str:
 
 
 def fingerprint_mask(mask: np.ndarray) -> str:
-    """Fingerprint of a mask of zeros and ones; `""` for an empty mask, which says nothing about twins."""
-    if not mask.any():
+    """Fingerprint of where a mask is 1; `""` for an empty mask, which says nothing about twins."""
+    vessels = mask == 1
+    if not vessels.any():
         return ""
-    return hashlib.blake2b(str(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(str(mask.shape).encode() + np.packbits(vessels).tobytes(), digest_size=16).hexdigest()
 
 
 def encode_png(pixels: Image.Image | np.ndarray) -> dict:

@@ -30,7 +30,7 @@ def derived_seed(seed: int, *key: int) -> int:
 
 def hold_in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
     """All photographs of a stream, as the files that they are."""
-    return datasets.Dataset.from_list(list(_undecoded(rows)), features=FEATURES)
+    return datasets.Dataset.from_list(list(_undecoded(rows)), features=rows.features)
 
 
 def _undecoded(rows: datasets.IterableDataset) -> datasets.IterableDataset:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from .mappings import SUFFIXES, read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +23,24 @@ SAMPLE_SPLIT: dict[str, list[str]] = {
 RESPLIT_FRACTIONS = {"train": 0.7, "test": 0.2, "validation": 0.1}
 
 
-def read_split(split: str) -> str | dict[str, list[str]]:
+def read_split(split: str | Path | Mapping[str, list[str]]) -> str | Mapping[str, list[str]]:
     """
-    What `--split` names: a way to split as it is, or the content of a file.
+    Read the names of each side from a file, if `split` is one.
 
     Args:
-        split (`str`): `"official"`, `"resplit"`, `"sample"`, or a YAML or JSON file with the names of each side.
+        split (`str`, `Path` or `Mapping[str, list[str]]`):
+            A YAML or JSON file that maps `train`, `validation` and `test` to names, as its ending tells; anything else
+            is returned as it is.
+
+    Returns:
+        `str` or `Mapping[str, list[str]]`
 
     Raises:
-        ValueError: If the file does not exist or cannot be read.
+        ValueError: If the file does not exist or holds something else.
     """
-    if not split.endswith((".yaml", ".yml", ".json")):
-        return split
-    try:
-        return yaml.safe_load(Path(split).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"The split {split} cannot be read: {error}") from error
+    if isinstance(split, (str, Path)) and str(split).endswith(SUFFIXES):
+        return read_mapping(split)
+    return split
 
 
 def check_split_request(split: str | Mapping[str, list[str]], validation_fraction: float) -> None:
@@ -64,12 +67,19 @@ def check_split_request(split: str | Mapping[str, list[str]], validation_fractio
     unknown = sorted(set(split) - set(SIDES))
     if unknown:
         raise ValueError(f"The sides of a split are {', '.join(SIDES)}; got {', '.join(map(repr, unknown))}.")
+    wrong = {side: names for side, names in split.items() if not _is_names(names)}
+    if wrong:
+        raise ValueError(f"The sides of a split are lists of names; got {wrong}.")
     if not any(split.values()):
         raise ValueError("The split mapping names no photograph.")
     used = [name for names in split.values() for name in names]
     twice = sorted({name for name in used if used.count(name) > 1})
     if twice:
         raise ValueError(f"Photographs named more than once in the split: {', '.join(twice[:10])}.")
+
+
+def _is_names(names: object) -> bool:
+    return isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
 
 
 def check_names_exist(split: Mapping[str, list[str]], names: Sequence[str]) -> None:
@@ -87,7 +97,7 @@ def check_names_exist(split: Mapping[str, list[str]], names: Sequence[str]) -> N
     if missing:
         raise ValueError(
             f"{len(missing)} photographs of the split are not in the source, first {', '.join(missing[:10])}; "
-            f'names look like {names[0]!r} ("<published split>/<number>_<condition>").'
+            f"names look like {names[0]!r}."
         )
 
 
@@ -117,7 +127,7 @@ def twin_groups(*fingerprints: Sequence[str]) -> list[int]:
 
 def split_photographs(
     names: Sequence[str],
-    conditions: Sequence[int],
+    conditions: Sequence[int] | Sequence[str],
     published: Sequence[str],
     groups: Sequence[int],
     split: str | Mapping[str, list[str]],
@@ -129,10 +139,10 @@ def split_photographs(
 
     Args:
         names (`Sequence[str]`): `"<published split>/<number>_<condition>"` of each photograph.
-        conditions (`Sequence[int]`): What the draw is stratified by.
-        published (`Sequence[str]`): The published split of each photograph.
+        conditions (`Sequence[int]` or `Sequence[str]`): What the draw is stratified by.
+        published (`Sequence[str]`): The published split of each photograph, `""` if there is none.
         groups (`Sequence[int]`): Twins share a number, see [`twin_groups`]; they never part.
-        split (`str` or `Mapping[str, list[str]]`): See [`load_fives`].
+        split (`str` or `Mapping[str, list[str]]`): See [`load_vessels`].
         seed (`int`): Seed of the draw.
         validation_fraction (`float`): Fraction of the training photographs that validate (`"official"` only).
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from .folder import CONDITIONS
 from .pixels import encode_png
+from .rows import CONDITIONS
 
 # Fraction of the side that the circular field of view reaches from the centre, measured on FIVES.
 FIELD_RADIUS = 0.49

@@ -1,5 +1,6 @@
 """Photographs to tensors: augmentation for training, joint on photograph and mask, and a plain way for evaluation."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ from kornia.color import rgb_to_grayscale
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 
-from .pixels import binary_mask
+from .masks import IGNORED
+from .pixels import cut_box, resize_image, resize_mask
+from .reading import as_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,23 +24,25 @@ class TrainTransform:
     Augment and normalise batches of a data set: `dataset.with_transform(TrainTransform(512))`.
 
     Flips, quarter turns and a crop of 0.85 to 1 of the side are joint on photograph and mask; colour, gamma, CLAHE,
-    blur and noise change the photograph only. The crop is cut before anything else is done. All draws come from
-    torch's global generator, so that a seeded `DataLoader` repeats them.
+    blur and noise change the photograph only. The crop is cut before anything else is done. It is always square, so
+    that nothing is stretched: where it reaches beyond a photograph that is not, pixels are mirrored and labels are
+    255. All draws come from torch's global generator, so that a seeded `DataLoader` repeats them.
 
     Args:
         size (`int`): Side of the tensors in pixels.
         crop_size (`int`, *optional*):
             Side of the square that is cut out of the photograph, before it is scaled by 0.85 to 1, and resized to
-            `size`. By default the whole photograph.
+            `size`. By default the longer side of the photograph.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
 
     Returns:
-        `dict` of lists: `pixel_values`, float tensors (3, size, size); `labels`, long tensors (size, size) of {0, 1}.
+        `dict` of lists: `pixel_values`, float tensors (3, size, size); `labels`, long tensors (size, size) of {0, 1},
+        and 255 where pixels do not count.
 
     Raises:
-        ValueError: If a size is not positive, or (when called) if the photograph is smaller than `crop_size` or
-            differs in size from its mask.
+        ValueError: If a size is not positive, or (when called) if both sides of the photograph are smaller than
+            `crop_size`, or it differs in size from its mask, or the mask holds anything but 0, 1 and 255.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class TrainTransform:
 
     def _augment(self, image: Image.Image, mask: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         _check_same_size(image, mask)
-        pixels, labels = _to_tensors(image, mask, self.size, self._draw_box(*image.size))
+        # Cut first: to resize or copy a whole photograph for one crop of it would take longer than all the rest.
+        image, labels = cut_box(as_rgb(image), _label_values(mask), *self._draw_box(*image.size))
+        pixels, labels = _to_tensors(resize_image(image, self.size), resize_mask(labels, self.size))
         turns, flip = int(torch.randint(4, ())), _chance(0.5)
         pixels, labels = torch.rot90(pixels, turns, (-2, -1)), torch.rot90(labels, turns, (-2, -1))
         if flip:
@@ -66,33 +73,36 @@ class TrainTransform:
         pixels = augment_colours(pixels[None])[0]
         return (pixels - self.mean) / self.std, labels.contiguous()
 
-    def _draw_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the part to keep."""
-        if self.crop_size is not None and self.crop_size > min(width, height):
+    def _draw_box(self, width: int, height: int) -> tuple[int, int, int]:
+        """Left, top and side of the square to keep; left and top are negative where it reaches beyond."""
+        longest = max(width, height)
+        if self.crop_size is not None and self.crop_size > longest:
             raise ValueError(f"crop_size is {self.crop_size}, but the photograph has only {width}x{height} pixels.")
-        scale = _uniform(*SCALES)
-        crop_width = max(1, round(scale * (self.crop_size or width)))
-        crop_height = max(1, round(scale * (self.crop_size or height)))
-        left = int(torch.randint(width - crop_width + 1, ()))
-        top = int(torch.randint(height - crop_height + 1, ()))
-        return left, top, left + crop_width, top + crop_height
+        side = max(1, round(_uniform(*SCALES) * (self.crop_size or longest)))
+        left, top = (
+            min(0, length - side) + int(torch.randint(abs(length - side) + 1, ())) for length in (width, height)
+        )
+        return left, top, side
 
 
 class EvalTransform:
     """
-    Normalise batches of a data set without changing them: `dataset.with_transform(EvalTransform())`.
+    Normalise batches of a data set without augmenting them: `dataset.with_transform(EvalTransform())`.
 
     Args:
-        size (`int`, *optional*): Side that photographs and masks are resized to. By default they keep their size.
+        size (`int`, *optional*):
+            Side of the square into which photographs and masks are fitted: their longer side is brought to it, the
+            rest at the bottom or right is mirrored pixels and labels of 255. By default they keep their size.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
 
     Returns:
         `dict` of lists: `pixel_values`, float tensors (3, height, width); `labels`, long tensors (height, width) of
-        {0, 1}; `name` and `condition` as they were.
+        {0, 1}, and 255 where pixels do not count; `name` and `condition` as they were.
 
     Raises:
-        ValueError: If the size is not positive, or (when called) a photograph differs in size from its mask.
+        ValueError: If the size is not positive, or (when called) a photograph differs in size from its mask, or the
+            mask holds anything but 0, 1 and 255.
     """
 
     def __init__(
@@ -117,7 +127,11 @@ class EvalTransform:
 
     def _prepare(self, image: Image.Image, mask: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         _check_same_size(image, mask)
-        pixels, labels = _to_tensors(image, mask, self.size, (0, 0, *image.size))
+        image, labels = as_rgb(image), _label_values(mask)
+        if self.size is not None:
+            image, labels = resize_image(image, self.size), resize_mask(labels, self.size)
+            image, labels = cut_box(image, labels, 0, 0, self.size)
+        pixels, labels = _to_tensors(image, labels)
         return (pixels - self.mean) / self.std, labels
 
 
@@ -159,19 +173,32 @@ def _equalise(pixels: torch.Tensor, clip_limit: float) -> torch.Tensor:
     return pixels * gain.clamp(max=3)
 
 
-def _to_tensors(image, mask, size, box) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut the box out of photograph and mask, resize both, and turn them into tensors."""
-    left, top, right, bottom = box
-    side = (size, size) if size is not None else (right - left, bottom - top)
-    image = image.convert("RGB").crop(box) if image.mode != "RGB" else image.crop(box)
-    cut = binary_mask(mask.crop(box))
-    if image.size != side:
-        image = image.resize(side, Image.Resampling.BILINEAR)
-        # The area average equals the nearest pixel when enlarging, and keeps thin vessels best when shrinking.
-        grown = Image.fromarray(cut * np.uint8(255)).resize(side, Image.Resampling.BOX)
-        cut = (np.asarray(grown) > 127).astype(np.uint8)
+def _label_values(mask: Image.Image) -> np.ndarray:
+    """The mask as `load_vessels` gives it: {0, 1}, and 255 where pixels do not count."""
+    labels = np.asarray(mask)
+    if labels.dtype == bool:
+        labels = labels.astype(np.uint8)
+    highest = labels.max(initial=0)
+    if labels.ndim == 2 and labels.dtype == np.uint8 and highest <= 1:
+        return labels
+    if labels.ndim != 2 or labels.dtype != np.uint8 or highest < IGNORED or np.any((labels > 1) & (labels < IGNORED)):
+        raise ValueError(
+            f"A mask of mode {mask.mode} has values up to {highest}; labels are 0, 1 and {IGNORED} (ignored), as "
+            "load_vessels and datasets_fives.reading.read_mask give them."
+        )
+    if not np.any(labels == 1):
+        # Right for a map of labels without a vessel, and a mistake for a mask that is drawn in white.
+        warnings.warn(
+            "A mask has pixels of 255, which are ignored, and none of 1. If its vessels are white, read it with "
+            "datasets_fives.reading.read_mask.",
+            stacklevel=1,
+        )
+    return labels
+
+
+def _to_tensors(image: Image.Image, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    return pixels.contiguous(), torch.from_numpy(cut.astype(np.int64))
+    return pixels.contiguous(), torch.from_numpy(labels.astype(np.int64))
 
 
 def _channels(values: Sequence[float]) -> torch.Tensor:

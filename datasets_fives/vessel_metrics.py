@@ -1,21 +1,23 @@
 """The vessel metrics as a module of the `evaluate` library.
 
-From a checkout: `evaluate.load("datasets_fives/vessel_metrics.py")`. From a Space, which holds this file and
-`metrics.py` side by side (see `vessel_metrics_space.py`): `evaluate.load("<user>/vessel_metrics")`. `evaluate` finds
-the second file by reading the import lines below, so the relative import has to stay on one line of its own.
+From a checkout: `evaluate.load("datasets_fives/vessel_metrics.py")`. From a Space, which holds this file beside
+those that it imports (see `vessel_metrics_space.py`): `evaluate.load("<user>/vessel_metrics")`. `evaluate` finds the
+other files by reading the import lines below, and no others, so all of them must be imported here, each on one line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import evaluate
 import numpy as np
 
+from .image_counts import CALIBRATION_BINS
 from .metrics import VesselMetrics
 
-_DESCRIPTION = """
-Metrics of binary vessel segmentation: average precision, AUROC, Dice, IoU, precision, recall, clDice, boundary IoU and
-recall on the vessel centre lines; pooled over pixels, per image (mean, sd), and per condition.
+_DESCRIPTION = f"""
+Metrics of binary vessel segmentation: average precision, AUROC, Dice, IoU, precision, recall, clDice, boundary IoU,
+recall on the vessel centre lines, MCC, errors of the Betti numbers 0 and 1, and calibration error ({CALIBRATION_BINS}
+bins); pooled over pixels, per image (mean, sd), per condition and per group; and the threshold with the highest Dice.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -25,9 +27,10 @@ Args:
     names (optional): one name per photograph, each used once; numbered from 0 if left out.
     conditions (optional): one group per photograph, for the results by condition.
     fields_of_view (optional): one binary image (height, width) per photograph; only the pixels inside count.
+    groups (optional): one dict per photograph of further groups it belongs to, such as {"blur": "0"}.
 Returns:
-    num_images, pooled {metric: value}, per_image {metric: {mean, sd, num_images}} and per_condition {condition: the
-    same three}.
+    num_images, pooled {metric: value}, per_image {metric: {mean, sd, num_images}}, best_threshold, best_dice,
+    per_condition {condition: the same five} and per_group {group: {value: the same five}}.
 """
 
 _CITATION = """
@@ -96,10 +99,11 @@ class VesselMetricsModule(evaluate.Metric):
         name: str | None = None,
         condition: str | None = None,
         field_of_view: np.ndarray | None = None,
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         """Measure one photograph."""
         name = str(len(self)) if name is None else name
-        self._metrics.update(name, condition, prediction, reference, field_of_view)
+        self._metrics.update(name, condition, prediction, reference, field_of_view, groups)
 
     def add_batch(
         self,
@@ -109,6 +113,7 @@ class VesselMetricsModule(evaluate.Metric):
         names: Sequence[str] | None = None,
         conditions: Sequence[str] | None = None,
         fields_of_view: Sequence[np.ndarray] | None = None,
+        groups: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         """Measure several photographs; if one of them cannot be measured, none is added."""
         count = len(predictions)
@@ -118,6 +123,7 @@ class VesselMetricsModule(evaluate.Metric):
             "predictions": predictions,
             "references": references,
             "fields_of_view": [None] * count if fields_of_view is None else fields_of_view,
+            "groups": [None] * count if groups is None else groups,
         }
         for key, column in columns.items():
             if len(column) != count:
@@ -135,6 +141,7 @@ class VesselMetricsModule(evaluate.Metric):
         names: Sequence[str] | None = None,
         conditions: Sequence[str] | None = None,
         fields_of_view: Sequence[np.ndarray] | None = None,
+        groups: Sequence[Mapping[str, str]] | None = None,
     ) -> dict:
         """Measure what is given, if anything, return the metrics of all that was added, and begin anew."""
         if (predictions is None) != (references is None):
@@ -147,6 +154,7 @@ class VesselMetricsModule(evaluate.Metric):
                 names=names,
                 conditions=conditions,
                 fields_of_view=fields_of_view,
+                groups=groups,
             )
         if not len(self):
             raise ValueError("No image was measured; call add or add_batch before compute, or pass predictions to it.")

@@ -37,7 +37,7 @@ def write_space(folder: str | Path, repo_id: str) -> Path:
     source = Path(__file__).parent
     card = (source / "vessel_metrics_card.md").read_text(encoding="utf-8").replace("<user>", user)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in ("vessel_metrics.py", "metrics.py"):
+    for file in ("vessel_metrics.py", "metrics.py", "image_counts.py"):
         shutil.copyfile(source / file, folder / file)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(_REQUIREMENTS) + "\n", encoding="utf-8")

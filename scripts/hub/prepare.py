@@ -28,7 +28,8 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 from datasets_fives import FEATURES
-from datasets_fives.folder import CONDITIONS, Photograph, list_photographs, read_photographs
+from datasets_fives.folder import Photograph, list_photographs, read_photographs
+from datasets_fives.rows import CONDITIONS, FINGERPRINTS
 from datasets_fives.splits import twin_groups
 
 from ..console import set_up_logging
@@ -119,7 +120,7 @@ def _rows(photographs: list[Photograph]) -> Iterator[dict]:
     for row in read_photographs(tuple(photographs), None, 1):
         with Image.open(by_name[row["name"]].mask_path) as mask:
             mode, grey = mask.mode, np.asarray(mask.convert("L"))
-        yield row | {
+        yield {column: row[column] for column in (*FEATURES, *FINGERPRINTS)} | {
             "vessel_fraction": float(np.mean(grey > 127)),
             "mask_mode": mode,
             "antialiased": bool(((grey > 0) & (grey < 255)).any() and grey.max() > 1),

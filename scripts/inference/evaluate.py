@@ -16,11 +16,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import BaseImageProcessor, HfArgumentParser
 
-from datasets_fives import load_fives
+from datasets_fives import load_vessels
 from datasets_fives.evaluation import measure, results_table, write_results
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import VesselMetrics
-from datasets_fives.splits import read_split
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_photograph
 
@@ -54,7 +53,10 @@ class EvaluationArguments:
         metadata={"help": "Synthetic photographs for train, validation and test; give what the training was given."},
     )
     photograph_size: int | None = field(
-        default=None, metadata={"help": "Side to which photographs and masks are reduced; default: as they are."}
+        default=None, metadata={"help": "Longer side at which it is measured; default: the photographs' own size."}
+    )
+    at_working_size: bool = field(
+        default=False, metadata={"help": "Measure at the size at which the model sees photographs."}
     )
     keep_rates: list[float] = field(
         default_factory=lambda: [1.0, 0.7, 0.5, 0.3],
@@ -117,6 +119,8 @@ def _check(arguments: EvaluationArguments) -> None:
             f"--output_dir is {output_dir}, which is not empty: choose another, or add --overwrite_output_dir to "
             "replace the results in it."
         )
+    if arguments.at_working_size and arguments.photograph_size:
+        raise ValueError("Give --at_working_size or --photograph_size, not both.")
     for name in ("batch_size", "limit"):
         value = vars(arguments)[name]
         if value is not None and value < 1:
@@ -125,11 +129,11 @@ def _check(arguments: EvaluationArguments) -> None:
 
 def load_photographs(arguments: EvaluationArguments) -> Dataset:
     """The photographs to measure; raises `ValueError` if there are none."""
-    sides = load_fives(
+    sides = load_vessels(
         arguments.dataset,
-        split=read_split(arguments.split),
+        split=arguments.split,
         seed=arguments.seed,
-        image_size=arguments.photograph_size,
+        photograph_size=arguments.photograph_size,
         revision=arguments.dataset_revision,
         synthetic_counts=tuple(arguments.synthetic_counts),
     )
@@ -151,6 +155,8 @@ def main(argv: list[str] | None = None) -> None:
         model, processor = load_checkpoint(
             arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
         )
+        if arguments.at_working_size:
+            arguments.photograph_size = processor.working_size
         photographs = load_photographs(arguments)
     except ValueError as error:
         parser.error(str(error))
@@ -167,11 +173,12 @@ def main(argv: list[str] | None = None) -> None:
         threshold=arguments.threshold,
     )
     output_dir = Path(arguments.output_dir)
+    size = f"{arguments.photograph_size} pixels" if arguments.photograph_size else "their own size"
     write_results(
-        output_dir, measured, provenance=provenance(model.device, arguments.seed), settings=asdict(arguments)
+        output_dir, measured, size, provenance=provenance(model.device, arguments.seed), settings=asdict(arguments)
     )
     shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
     figure = output_dir / "figure.png"
     draw_figure(figure, model, processor, photographs, shown, threshold=arguments.threshold, **common)
-    print(results_table(measured))
+    print(results_table(measured, size))
     logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)

@@ -1,10 +1,11 @@
 """The photographs of a training, by side, as its arguments want them."""
 
 import datasets
+import numpy as np
 
-from datasets_fives import load_fives
+from datasets_fives import load_vessels
+from datasets_fives.masks import check_foreground
 from datasets_fives.samples import hold_in_memory
-from datasets_fives.splits import read_split
 from datasets_fives.tiling import cut_into_tiles
 
 from .arguments import DataArguments
@@ -25,11 +26,11 @@ def load_data(
     Raises:
         `ValueError`: if the source or the split does not exist, or there is nothing to train on.
     """
-    sides = load_fives(
+    sides = load_vessels(
         arguments.dataset,
-        split=read_split(arguments.split),
+        split=arguments.split,
         seed=seed,
-        image_size=arguments.photograph_size,
+        photograph_size=arguments.photograph_size,
         revision=arguments.dataset_revision or None,
         streaming=arguments.streaming,
         synthetic_counts=tuple(arguments.synthetic_counts),
@@ -38,6 +39,8 @@ def load_data(
         raise ValueError(
             f"The data set {arguments.dataset} has no training photographs under split {arguments.split!r}."
         )
+    if not arguments.streaming:  # of a stream nothing is known ahead
+        check_foreground((np.asarray(mask) for mask in sides["train"]["mask"]), f"{arguments.dataset}, side train")
     if arguments.streaming:
         sides = {side: hold_in_memory(rows) if side == "validation" else rows for side, rows in sides.items()}
     # Validation sees what the model can take in at once: tiles where training sees tiles or crops.

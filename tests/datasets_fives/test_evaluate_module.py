@@ -43,13 +43,14 @@ def photographs() -> dict[str, list]:
         mask[:, 6:10] = 1
         columns["references"].append(mask)
         columns["predictions"].append(np.clip(rng.normal(0.3 + 0.4 * mask, 0.2), 0, 1).astype(np.float32))
+    columns["groups"] = [{"blur": "0"}, {"blur": "1"}, None]
     columns["fields_of_view"] = [np.arange(m.shape[0])[:, None] < np.full(m.shape, 20) for m in columns["references"]]
     return columns
 
 
 def direct(columns: dict[str, list], **settings) -> dict:
     metrics = VesselMetrics(**settings)
-    keys = ("names", "conditions", "predictions", "references", "fields_of_view")
+    keys = ("names", "conditions", "predictions", "references", "fields_of_view", "groups")
     for photograph in zip(*(columns[key] for key in keys), strict=True):
         metrics.update(*photograph)
     return metrics.compute()
@@ -65,8 +66,8 @@ def test_compute_add_and_add_batch_equal_vessel_metrics(load):
     assert_same(module.compute(**columns), direct(columns))
 
     module.add_batch(**{key: column[:2] for key, column in columns.items()})
-    singular = ("name", "condition", "prediction", "reference", "field_of_view")
-    keys = ("names", "conditions", "predictions", "references", "fields_of_view")
+    singular = ("name", "condition", "prediction", "reference", "field_of_view", "groups")
+    keys = ("names", "conditions", "predictions", "references", "fields_of_view", "groups")
     module.add(**{one: columns[many][2] for one, many in zip(singular, keys, strict=True)})
     assert len(module) == 3
     assert_same(module.compute(), direct(columns))
@@ -77,7 +78,13 @@ def test_plain_evaluate_use(load):
     """Only predictions and references, as arrays or as lists, in batches and in one call."""
     module, columns = load(), photographs()
     reference = direct(
-        {**columns, "names": ["0", "1", "2"], "conditions": [None] * 3, "fields_of_view": [None] * 3},
+        {
+            **columns,
+            "names": ["0", "1", "2"],
+            "conditions": [None] * 3,
+            "fields_of_view": [None] * 3,
+            "groups": [None] * 3,
+        },
     )
     module.add_batch(predictions=np.stack(columns["predictions"][:2]), references=np.stack(columns["references"][:2]))
     module.add_batch(predictions=columns["predictions"][2:], references=columns["references"][2:])
@@ -181,6 +188,7 @@ def test_space_has_a_card_and_overwrites_nothing(tmp_path):
     assert "<user>" not in card
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
+        "image_counts.py",
         "index.html",
         "metrics.py",
         "requirements.txt",

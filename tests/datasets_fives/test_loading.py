@@ -9,7 +9,8 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image
 
 from datasets_fives import FEATURES, SAMPLE_SPLIT, load_fives
-from datasets_fives.pixels import binary_mask, resize_mask
+from datasets_fives.masks import binary_mask
+from datasets_fives.pixels import resize_mask
 
 FIVES_DIR = os.environ.get("FIVES_DIR")
 needs_fives = pytest.mark.skipif(not FIVES_DIR, reason="FIVES_DIR is not set: no real photographs to read")
@@ -80,15 +81,15 @@ def test_masks_shrink_by_area():
 
 
 def test_resized_photographs_are_cached(folder, tmp_path):
-    data = load(folder, tmp_path, image_size=16)
+    data = load(folder, tmp_path, photograph_size=16)
     assert data["train"][0]["image"].size == data["train"][0]["mask"].size == (16, 16)
     assert set(np.unique(np.asarray(data["train"][0]["mask"]))) <= {0, 1}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
-    again = load(folder, tmp_path, image_size=16)
+    again = load(folder, tmp_path, photograph_size=16)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")} == before
     assert again["train"].to_dict() == data["train"].to_dict()
     write_pair(folder, "test/1_A", seed=99)
-    changed = load(folder, tmp_path, image_size=16)
+    changed = load(folder, tmp_path, photograph_size=16)
     assert changed["test"][0]["image"].tobytes() != data["test"][0]["image"].tobytes()
 
 
@@ -158,7 +159,7 @@ def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"image_size": 0}, "image_size must be at least 16, got 0"),
+        ({"photograph_size": 0}, "photograph_size must be at least 16, got 0"),
         ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
         ({"split": "random"}, "'random'"),
         ({"synthetic_counts": (0, 1, 1)}, r"synthetic_counts.*\(0, 1, 1\)"),
@@ -171,7 +172,7 @@ def test_wrong_arguments_are_refused(kwargs, message, tmp_path):
 
 @pytest.fixture
 def stored(tmp_path):
-    return load("synthetic", tmp_path, image_size=32, synthetic_counts=(6, 0, 3))
+    return load("synthetic", tmp_path, photograph_size=32, synthetic_counts=(6, 0, 3))
 
 
 def save_parquet(data: DatasetDict, root: Path) -> Path:
@@ -192,14 +193,14 @@ def test_saved_and_parquet_data_sets_load_like_their_origin(stored, tmp_path):
             for one, other in zip(data[side], stored[side], strict=True):
                 assert one["image"].tobytes() == other["image"].tobytes()
                 assert one["mask"].tobytes() == other["mask"].tobytes()
-        assert load(source, tmp_path, image_size=16)["train"][0]["mask"].size == (16, 16)
+        assert load(source, tmp_path, photograph_size=16)["train"][0]["mask"].size == (16, 16)
     assert not list((tmp_path / "saved").rglob("cache*"))  # nothing was written into the user's folder
 
 
 def test_streaming_gives_the_same_rows_as_loading(stored, tmp_path):
     (tmp_path / "parquet" / "data").mkdir(parents=True)
     for source in (save_parquet(stored, tmp_path / "parquet"), "synthetic"):
-        kwargs = {"split": "resplit", "image_size": 32, "synthetic_counts": (6, 0, 3)}
+        kwargs = {"split": "resplit", "photograph_size": 32, "synthetic_counts": (6, 0, 3)}
         streamed = load(source, tmp_path, streaming=True, **kwargs)
         loaded = load(source, tmp_path, **kwargs)
         assert isinstance(streamed, IterableDatasetDict)
@@ -213,7 +214,7 @@ def test_streaming_gives_the_same_rows_as_loading(stored, tmp_path):
 
 def test_stored_data_sets_of_another_form_are_refused(tmp_path):
     DatasetDict({"train": Dataset.from_dict({"image": [1], "name": ["a"]})}).save_to_disk(tmp_path / "columns")
-    with pytest.raises(ValueError, match="missing: mask, condition"):
+    with pytest.raises(ValueError, match="columns image, name; missing: image, mask"):
         load(tmp_path / "columns", tmp_path)
     DatasetDict({"trian": Dataset.from_dict({"name": ["a"]})}).save_to_disk(tmp_path / "sides")
     with pytest.raises(ValueError, match="splits trian; known are train, validation, test"):
@@ -222,7 +223,7 @@ def test_stored_data_sets_of_another_form_are_refused(tmp_path):
 
 @needs_fives
 def test_the_sample_of_fives_loads_whole(tmp_path):
-    data = load(FIVES_DIR, tmp_path, split="sample", image_size=64)
+    data = load(FIVES_DIR, tmp_path, split="sample", photograph_size=64)
     assert {side: len(rows) for side, rows in data.items()} == {"train": 11, "test": 3}
     assert data["test"]["name"][:] == SAMPLE_SPLIT["test"]
     for rows in data.values():
@@ -240,9 +241,9 @@ def test_the_sample_of_fives_loads_whole(tmp_path):
 @needs_fives
 def test_the_twins_of_fives_never_part(tmp_path):
     for seed in range(4):
-        data = load(FIVES_DIR, tmp_path, split="resplit", seed=seed, image_size=64)
+        data = load(FIVES_DIR, tmp_path, split="resplit", seed=seed, photograph_size=64)
         sides = [side for side, rows in data.items() for name in rows["name"] if name in ("test/22_A", "test/23_A")]
         assert len(sides) == 2
         assert len(set(sides)) == 1
     with pytest.raises(ValueError, match=r"twins.*test/22_A \(train\) and test/23_A \(test\)"):
-        load(FIVES_DIR, tmp_path, split={"train": ["test/22_A"], "test": ["test/23_A"]}, image_size=64)
+        load(FIVES_DIR, tmp_path, split={"train": ["test/22_A"], "test": ["test/23_A"]}, photograph_size=64)

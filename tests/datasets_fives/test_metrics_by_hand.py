@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from datasets_fives.metrics import METRICS, VesselMetrics
+from datasets_fives.metrics import ERRORS, METRICS, VesselMetrics
 
 
 def bar(rows: slice, columns: slice, shape: tuple[int, int] = (12, 24)) -> np.ndarray:
@@ -73,32 +73,91 @@ def test_threshold_itself_is_background():
     assert VesselMetrics().update("x", None, np.where(mask, np.nextafter(0.5, 1), 0.0), mask)["recall"] == 1
 
 
+def test_matthews_of_sixteen_pixels():
+    mask, prediction = bar(slice(0, 1), slice(0, 4), (4, 4)), bar(slice(0, 1), slice(1, 4), (4, 4))
+    prediction[3, 3] = True
+    # TP 3, FN 1, FP 1, TN 11: (3·11 - 1·1) / sqrt(4·4·12·12) = 32 / 48.
+    assert measure(prediction, mask)["mcc"] == pytest.approx(32 / 48)
+    assert measure(~mask, mask)["mcc"] == -1
+
+
+def test_pieces_and_holes_are_counted():
+    ring = bar(slice(2, 8), slice(2, 8)) & ~bar(slice(3, 7), slice(3, 7))
+    dots = bar(slice(2, 3), slice(12, 13)) | bar(slice(3, 4), slice(13, 14)) | bar(slice(8, 9), slice(20, 21))
+    row = measure(ring, dots)  # one piece with a hole; two dots that touch at a corner are one piece, so two
+    assert (row["betti0_error"], row["betti1_error"]) == (1, 1)
+    gap = ring.copy()
+    gap[2, 4] = False
+    assert measure(gap, ring)["betti1_error"] == 1
+    assert measure(gap, ring)["betti0_error"] == 0
+    corner = ring.copy()
+    corner[2, 2] = False  # the hole does not leak through a corner
+    assert measure(corner, ring)["betti1_error"] == 0
+    # What touches the border of the image encloses nothing; cut by the field, the ring does neither.
+    edge = bar(slice(0, 4), slice(0, 5)) & ~bar(slice(0, 3), slice(1, 4))
+    assert measure(edge, EMPTY)["betti1_error"] == 0
+    field = bar(slice(0, 12), slice(0, 5))
+    assert measure(ring, EMPTY, field)["betti1_error"] == 0
+    assert measure(ring, EMPTY, field)["betti0_error"] == 1
+
+
+def test_calibration_error_of_two_bins():
+    # 4 pixels of 0.9, 3 of them vessel: |0.9 - 0.75|; 4 of 0.1, 1 of them vessel: |0.1 - 0.25|.
+    probability = np.repeat([0.9, 0.1], 4).reshape(2, 4)
+    mask = np.array([[1, 1, 1, 0], [0, 0, 0, 1]], dtype=bool)
+    metrics = VesselMetrics()
+    assert metrics.update("x", None, probability, mask)["calibration_error"] == pytest.approx(0.15)
+    # The opposite faults of another image make up for them when pooled, and do not per image.
+    metrics.update("y", None, probability, np.array([[1, 1, 1, 1], [0, 0, 0, 0]], dtype=bool))
+    result = metrics.compute()
+    # Pooled: 7 of 8 at 0.9, 1 of 8 at 0.1.
+    assert result["pooled"]["calibration_error"] == pytest.approx(0.025)
+    assert result["per_image"]["calibration_error"]["mean"] == pytest.approx((0.15 + 0.1) / 2)
+
+
+def test_best_threshold_lies_between_what_it_parts():
+    metrics = VesselMetrics()
+    probability = np.array([[0.1, 0.2, 0.2, 0.3]])
+    metrics.update("x", None, probability, np.array([[0, 1, 0, 1]], dtype=bool))
+    result = metrics.compute()
+    assert result["best_dice"] == pytest.approx(4 / 5)  # 0.2 and above: three predicted, two of two found
+    assert 0.1 < result["best_threshold"] < 0.2
+    empty = VesselMetrics()
+    empty.update("x", None, probability, np.zeros((1, 4)))
+    assert math.isnan(empty.compute()["best_threshold"])
+
+
 EMPTY = np.zeros((12, 24), dtype=bool)
 VESSEL = bar(slice(4, 7), slice(2, 22))
 
 
 def test_nothing_there_and_nothing_predicted():
     row = measure(EMPTY, EMPTY)
-    assert all(math.isnan(row[key]) for key in METRICS)
+    assert all(row[key] == 0 for key in ERRORS)
+    assert all(math.isnan(row[key]) for key in set(METRICS) - set(ERRORS))
 
 
 def test_nothing_there_but_something_predicted():
     row = measure(VESSEL, EMPTY)
     undefined = {key for key in METRICS if math.isnan(row[key])}
     assert undefined == {"recall", "centerline_recall", "average_precision", "auroc"}
-    assert all(row[key] == 0 for key in set(METRICS) - undefined)
+    assert all(row[key] == 0 for key in set(METRICS) - undefined - set(ERRORS))
+    assert (row["betti0_error"], row["betti1_error"]) == (1, 0)
+    assert row["calibration_error"] == pytest.approx(60 / 288)  # the pixels that are certain, and wrong
 
 
 def test_something_there_but_nothing_predicted():
     row = VesselMetrics().update("x", None, np.where(VESSEL, 0.2, 0.1), VESSEL)
     assert row["average_precision"] == row["auroc"] == 1
-    assert all(row[key] == 0 for key in set(METRICS) - {"average_precision", "auroc"})
+    assert all(row[key] == 0 for key in set(METRICS) - {"average_precision", "auroc", *ERRORS})
+    assert row["betti0_error"] == 1
 
 
 def test_everything_is_vessel():
     row = measure(np.ones((12, 24)), np.ones((12, 24), dtype=bool))
     assert math.isnan(row["auroc"])
-    assert all(row[key] == 1 for key in set(METRICS) - {"auroc"})
+    assert math.isnan(row["mcc"])
+    assert all(row[key] == (0 if key in ERRORS else 1) for key in set(METRICS) - {"auroc", "mcc"})
 
 
 def test_undefined_images_are_left_out_of_the_means_and_counted():
@@ -107,7 +166,10 @@ def test_undefined_images_are_left_out_of_the_means_and_counted():
     metrics.update("1_G", "G", VESSEL.astype(np.float32), VESSEL)
     result = metrics.compute()
     assert result["num_images"] == 2
-    for key in METRICS:
+    for key in ERRORS:
+        assert result["pooled"][key] == result["per_image"][key]["mean"] == 0
+        assert result["per_image"][key]["num_images"] == 2
+    for key in set(METRICS) - set(ERRORS):
         assert result["pooled"][key] == 1
         assert result["per_image"][key]["mean"] == 1
         assert result["per_image"][key]["num_images"] == 1

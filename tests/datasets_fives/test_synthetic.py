@@ -17,7 +17,7 @@ def draw(size, index=0, seed=0):
 
 
 def load(tmp_path, **kwargs):
-    kwargs = {"image_size": 48, "synthetic_counts": (4, 2, 2)} | kwargs
+    kwargs = {"photograph_size": 48, "synthetic_counts": (4, 2, 2)} | kwargs
     return load_fives("synthetic", cache_dir=tmp_path, **kwargs)
 
 

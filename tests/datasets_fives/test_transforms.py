@@ -70,11 +70,11 @@ def test_the_scale_of_the_crop_is_085_to_1():
     torch.manual_seed(0)
     transform = TrainTransform(64, crop_size=100)
     boxes = [transform._draw_box(200, 300) for _ in range(300)]
-    sides = [right - left for left, _, right, _ in boxes]
+    sides = [side for *_, side in boxes]
     assert min(sides) == 85
     assert max(sides) == 100
-    assert all(left >= 0 and right <= 200 and top >= 0 and bottom <= 300 for left, top, right, bottom in boxes)
-    assert max(bottom for *_, bottom in boxes) > 290
+    assert all(left >= 0 and left + side <= 200 and top >= 0 and top + side <= 300 for left, top, side in boxes)
+    assert max(top + side for _, top, side in boxes) > 290
 
 
 def test_the_seed_of_torch_decides_everything(batch):
@@ -126,7 +126,7 @@ def test_evaluation_changes_nothing(batch):
 
 
 def test_with_transform_feeds_a_data_loader_that_a_seed_repeats(tmp_path):
-    data = load_fives("synthetic", image_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
+    data = load_fives("synthetic", photograph_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
     rows = data["train"].with_transform(TrainTransform(32, crop_size=40))
 
     def run():
@@ -140,6 +140,76 @@ def test_with_transform_feeds_a_data_loader_that_a_seed_repeats(tmp_path):
     row = data["test"].with_transform(EvalTransform())[0]
     assert row["name"] == "synthetic/7_G"
     assert row["pixel_values"].shape == (3, 48, 48)
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (20, 100)])
+def test_evaluation_fits_any_aspect_into_the_square(shape):
+    mask = np.zeros(shape, np.uint8)
+    mask[5:15, 10:18] = 1
+    image = Image.fromarray(mask * np.uint8(255)).convert("RGB")
+    batch = {"image": [image], "mask": [Image.fromarray(mask)], "name": ["a"], "condition": [0]}
+    out = EvalTransform(64, **PLAIN)(batch)
+    pixels, labels = out["pixel_values"][0], out["labels"][0]
+    assert pixels.shape == (3, 64, 64)
+    height, width = (round(side * 64 / max(shape)) for side in shape)
+    assert (labels[:height, :width] < 2).all()
+    assert (labels[height:] == 255).all()
+    assert (labels[:, width:] == 255).all()
+    # Nothing is stretched: what was 10 high and 8 wide has the same shape.
+    rows, columns = torch.where(labels == 1)
+    scale = 64 / max(shape)
+    assert abs(rows.max() - rows.min() + 1 - 10 * scale) <= 1
+    assert abs(columns.max() - columns.min() + 1 - 8 * scale) <= 1
+    # Beyond the edge the photograph goes on as in a mirror.
+    if height < 64:
+        assert torch.equal(pixels[:, height], pixels[:, height - 2])
+    assert EvalTransform(**PLAIN)(batch)["labels"][0].shape == shape
+
+
+@pytest.mark.parametrize("crop_size", [None, 40, 70])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
+def test_crops_of_any_aspect_are_square_and_never_stretched(shape, crop_size, monkeypatch):
+    monkeypatch.setattr(module, "augment_colours", lambda pixels: pixels)
+    monkeypatch.setattr(module, "SCALES", (1.0, 1.0))
+    # A chessboard of 6 pixels: stretching or a wrong mirror would show in the length of its runs.
+    board = (np.indices(shape) // 6).sum(axis=0) % 2
+    image = Image.fromarray((board * 255).astype(np.uint8)).convert("RGB")
+    batch = {"image": [image], "mask": [Image.fromarray(board.astype(np.uint8))]}
+    size = crop_size or 90
+    torch.manual_seed(0)
+    ignored = []
+    for _ in range(20):
+        out = TrainTransform(size, crop_size=crop_size, **PLAIN)(batch)
+        pixels, labels = out["pixel_values"][0], out["labels"][0]
+        inside = labels != 255
+        assert ((pixels[0] > 0.5).long() == labels)[inside].all()
+        ignored.append(int((~inside).sum()))
+        # The part inside is a rectangle with all of the short side, where the crop is longer than that.
+        assert sorted(side for side in (int(inside.any(1).sum()), int(inside.any(0).sum()))) == sorted(
+            (min(size, shape[0]), min(size, shape[1]))
+        )
+    assert set(ignored) == {size * size - min(size, 60) * min(size, 90)}
+
+
+def test_ignored_pixels_stay_ignored(batch):
+    labels = np.asarray(batch["mask"][0]).copy()
+    labels[60:] = 255
+    batch["mask"][0] = Image.fromarray(labels)
+    for transform in (EvalTransform(), EvalTransform(48), TrainTransform(48)):
+        assert 255 in transform(batch)["labels"][0]
+    assert torch.equal(EvalTransform()(batch)["labels"][0], torch.from_numpy(labels).long())
+
+
+def test_masks_that_are_no_labels_are_refused_or_said_aloud(batch):
+    for values, mode in ((2, "L"), (128, "L"), (1, "RGB"), (1, "I")):
+        batch["mask"] = [Image.fromarray(np.full((96, 96), values, np.uint8)).convert(mode)] * 2
+        with pytest.raises(ValueError, match=f"mask of mode {mode} has values up to {values}; labels are"):
+            EvalTransform()(batch)
+    white = np.zeros((96, 96), np.uint8)
+    white[40] = 255
+    batch["mask"] = [Image.fromarray(white)] * 2
+    with pytest.warns(UserWarning, match=r"pixels of 255, which are ignored, and none of 1"):
+        EvalTransform()(batch)
 
 
 def test_wrong_sizes_are_refused(batch):

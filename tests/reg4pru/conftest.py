@@ -42,5 +42,7 @@ def save_checkpoint(tmp_path) -> Callable[[Reg4PruForSemanticSegmentation], Path
 @pytest.fixture
 def photographs(tmp_path) -> datasets.Dataset:
     """Two synthetic photographs of 128 pixels a side, twice the input of the tiny model."""
-    sides = load_fives("synthetic", image_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "photographs")
+    sides = load_fives(
+        "synthetic", photograph_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "photographs"
+    )
     return sides["test"]

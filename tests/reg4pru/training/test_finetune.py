@@ -86,7 +86,7 @@ def test_ends_in_the_weights_of_train(checkpoint, tmp_path):
     assert not same(weights[0], load_file(checkpoint / "model.safetensors"))
 
     # And Trainer reports what is true of the model that it saved.
-    rows = load_fives("synthetic", image_size=64, synthetic_counts=(8, 3, 2))["validation"]
+    rows = load_fives("synthetic", photograph_size=64, synthetic_counts=(8, 3, 2))["validation"]
     items = rows.with_transform(EvalTransform(64))[:]
     pixels, labels = torch.stack(items["pixel_values"]), torch.stack(items["labels"])
     model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "trainer").eval()

@@ -1,0 +1,153 @@
+"""One way to read: every mode of photograph, upright; what is no picture ends in our own error."""
+
+import os
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_fives.pixels import cut_box, resize_image, resize_mask, scaled_size
+from datasets_fives.reading import as_rgb, open_image, read_mask, read_photograph
+
+ORIENTATION = 0x0112
+
+
+def picture(height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
+    """Smooth colours, so that JPEG changes little."""
+    rows, columns = np.mgrid[:height, :width]
+    red = 255 * columns / width
+    return np.stack([red, 255 * rows / height, 128 + 60 * np.sin(columns / 6 + seed)], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **kwargs) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **kwargs)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "BMP", "WEBP"])
+def test_colour_comes_out_as_it_went_in(kind):
+    read = read_photograph(encoded(Image.fromarray(picture()), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert read.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(read), picture())
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+def test_other_modes_become_what_they_show(mode):
+    grey = Image.fromarray(picture()[..., 0])
+    shown = grey.convert("1") if mode == "1" else grey
+    read = read_photograph(encoded(grey.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
+    np.testing.assert_array_equal(np.asarray(read), np.asarray(shown.convert("RGB")))
+
+
+def test_a_gif_is_read_through_its_palette():
+    read = np.asarray(read_photograph(encoded(Image.fromarray(picture()).quantize(256), "GIF")))
+    assert np.abs(read.astype(int) - picture()).mean() < 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    grey = picture()[..., 0]
+    read = read_photograph(encoded(Image.fromarray(grey.astype(np.uint16) * 257), kind))
+    np.testing.assert_array_equal(np.asarray(read), np.repeat(grey[..., None], 3, axis=-1))
+    wide = Image.fromarray(grey.astype(np.int32) * 257)  # how older versions of Pillow open 16 bits
+    np.testing.assert_array_equal(np.asarray(as_rgb(wide))[..., 0], grey)
+    floating = Image.fromarray(grey.astype(np.float32) / 255)
+    np.testing.assert_array_equal(np.asarray(as_rgb(floating))[..., 0], grey)
+
+
+def test_values_without_a_known_white_are_refused():
+    grey = picture()[..., 0]
+    with pytest.raises(ValueError, match=r"16 bits but no value above 1976.*white is 65535"):
+        as_rgb(Image.fromarray(grey.astype(np.uint16) * 8))  # 11 bits
+    for pixels in (grey.astype(np.float32), np.full((4, 4), np.nan, np.float32), grey.astype(np.int32) - 300):
+        with pytest.raises(ValueError, match=r"photograph has values from .*, allowed in mode [IF]: 0 to (1|65535)"):
+            as_rgb(Image.fromarray(pixels))
+    assert not np.asarray(as_rgb(Image.fromarray(np.zeros((4, 4), np.uint16)))).any()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photograph_and_mask_are_turned_alike(orientation):
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
+    mask = np.zeros((24, 36), np.uint8)
+    mask[2:5, 3:30] = mask[2:20, 3:6] = 255  # no symmetry
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for shown, read in ((picture(), read_photograph), (mask, read_mask)):
+        upright = Image.fromarray(shown)
+        stored = upright if back is None else upright.transpose(Image.Transpose(back))
+        found = np.asarray(read(encoded(stored, "PNG", exif=exif)))
+        np.testing.assert_array_equal(found, shown // 255 if shown is mask else shown)
+
+
+def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path):
+    for name in ("photo.gif", "with space, 'quotes' and \"more\".jpg", "Auge_眼底.tif", "no_ending"):
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(picture())))
+        np.testing.assert_array_equal(np.asarray(read_photograph(tmp_path / name)), picture())
+
+
+def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
+    whole = encoded(Image.fromarray(picture()))
+    for content in (b"", b"text", whole[: len(whole) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_photograph(content)
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    (tmp_path / "link.png").symlink_to(tmp_path / "missing.png")
+    for path in (tmp_path / "missing.png", tmp_path / "pipe.png", tmp_path / "link.png", tmp_path, "/dev/zero"):
+        with pytest.raises(ValueError, match=r"cannot be read \(no such file"):
+            read_photograph(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 36 - 1)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ValueError, match="36x24 pixels are more than 863"),
+    ):
+        read_photograph(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"cannot be read.*decompression bomb"):
+        read_photograph(whole)
+
+
+def test_the_first_page_counts():
+    pages = [Image.fromarray(picture(seed=seed)) for seed in range(2)]
+    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(np.asarray(open_image(content)), picture())
+
+
+def test_scaling_keeps_the_aspect():
+    assert scaled_size(3504, 2336, 504) == (504, 336)
+    assert scaled_size(10, 2000, 100) == (1, 100)
+    image = Image.fromarray(picture(60, 90))
+    assert resize_image(image, 45).size == (45, 30)
+    assert resize_image(image, 180).size == (180, 120)
+    assert resize_image(image, 90) is image
+    np.testing.assert_array_equal(np.asarray(resize_image(image, 45)), np.asarray(image.resize((45, 30), 2)))
+    mask = np.zeros((60, 90), np.uint8)
+    mask[10:20] = 1
+    mask[30:40] = 255
+    small = resize_mask(mask, 45)
+    assert small.shape == (30, 45)
+    assert [small[row, 0] for row in (4, 5, 9, 10, 14, 15, 19, 20)] == [0, 1, 1, 0, 0, 255, 255, 0]
+
+
+@pytest.mark.parametrize(("left", "top", "side"), [(3, 4, 10), (-5, -2, 30), (20, -40, 60), (-100, 0, 150)])
+def test_a_box_beyond_the_edge_is_mirrored_and_ignored(left, top, side):
+    image, mask = picture(), np.ones((24, 36), np.uint8)
+    cut, labels = cut_box(Image.fromarray(image), mask, left, top, side)
+    assert cut.size == (side, side)
+    assert labels.shape == (side, side)
+    cut = np.asarray(cut)
+    for row in range(side):
+        for column in range(side):
+            y, x = top + row, left + column
+            inside = 0 <= y < 24 and 0 <= x < 36
+            assert labels[row, column] == (1 if inside else 255)
+            # Reflected at the edges of the part that is inside, as often as it takes.
+            low_y, high_y, low_x, high_x = max(top, 0), min(top + side, 24), max(left, 0), min(left + side, 36)
+            assert np.array_equal(cut[row, column], image[mirror(y, low_y, high_y), mirror(x, low_x, high_x)])
+
+
+def mirror(place: int, low: int, high: int) -> int:
+    while not low <= place < high:
+        place = 2 * low - place if place < low else 2 * (high - 1) - place
+    return place

@@ -1,0 +1,175 @@
+"""Data sets that others have stored: FIVES on the Hub, other columns, label maps, streams."""
+
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PIL
+
+from datasets_fives import FEATURES, load_fives, load_vessels
+
+
+def pictures(count: int, seed: int = 0, values: tuple[int, ...] = (0, 255)) -> tuple[list, list]:
+    """Photographs and masks; each is another."""
+    rng = np.random.default_rng(seed)
+    images = [PIL.fromarray(rng.integers(0, 255, (32, 48, 3), np.uint8)) for _ in range(count)]
+    masks = [PIL.fromarray(rng.choice(np.array(values, np.uint8), (32, 48))) for _ in range(count)]
+    return images, masks
+
+
+def save(root, kind: str, sides: dict[str, dict[str, list]], columns: tuple[str, str] = ("image", "mask")):
+    """Save columns of pictures and texts, to disk or as Parquet."""
+    data = DatasetDict(
+        {side: Dataset.from_dict(rows).cast_column(columns[0], Image()).cast_column(columns[1], Image())
+         for side, rows in sides.items()}
+    )  # fmt: skip
+    if kind == "disk":
+        data.save_to_disk(root)
+    else:
+        (root / "data").mkdir(parents=True)
+        for side, rows in data.items():
+            rows.to_parquet(root / "data" / f"{side}-00000-of-00001.parquet")
+    return root
+
+
+def as_on_the_hub(tmp_path, kind):
+    sides = {}
+    for side, conditions in (("train", "AADDGGNN"), ("test", "ADGN")):
+        images, masks = pictures(len(conditions), len(side))
+        masks = [mask.convert("RGB") for mask in masks]
+        ids = [f"{side}_{n}_{condition}" for n, condition in enumerate(conditions, 1)]
+        sides[side] = {"image": images, "mask": masks, "image_id": ids}
+    return save(tmp_path / kind, kind, sides), sides
+
+
+@pytest.mark.parametrize("kind", ["disk", "parquet"])
+def test_fives_as_it_lies_on_the_hub_is_fives(kind, tmp_path):
+    root, sides = as_on_the_hub(tmp_path, kind)
+    data = load_fives(root, validation_fraction=0.5, cache_dir=tmp_path / "cache")
+    assert {side: len(rows) for side, rows in data.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert data["train"].features == FEATURES
+    assert data["test"]["name"][:] == ["test/1_A", "test/2_D", "test/3_G", "test/4_N"]
+    assert data["test"]["condition"][:] == [0, 1, 2, 3]
+    assert sorted(data["validation"]["condition"]) == [0, 1, 2, 3]
+    for row, image, mask in zip(data["test"], sides["test"]["image"], sides["test"]["mask"], strict=True):
+        np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(image))
+        np.testing.assert_array_equal(np.asarray(row["mask"]), np.asarray(mask)[..., 0] // 255)
+
+
+def test_a_stream_of_it_gives_the_same(tmp_path):
+    root, _ = as_on_the_hub(tmp_path, "parquet")
+    kwargs = {"split": "resplit", "photograph_size": 24, "cache_dir": tmp_path / "cache"}
+    loaded, streamed = load_fives(root, **kwargs), load_fives(root, streaming=True, **kwargs)
+    assert list(loaded) == list(streamed)
+    for side in loaded:
+        assert streamed[side].features == FEATURES
+        assert [row["name"] for row in streamed[side]] == loaded[side]["name"][:]
+        for one, other in zip(streamed[side], loaded[side], strict=True):
+            assert one["condition"] == other["condition"]
+            assert one["image"].size == (24, 16)
+            assert one["image"].tobytes() == other["image"].tobytes()
+            assert one["mask"].tobytes() == other["mask"].tobytes()
+
+
+@pytest.mark.parametrize("image", ["image", "pixel_values"])
+@pytest.mark.parametrize("mask", ["mask", "label", "annotation", "segmentation_mask"])
+def test_columns_are_known_by_their_names(image, mask, tmp_path):
+    images, masks = pictures(4)
+    sides = {"train": {image: images, mask: masks, "patient": [1, 2, 3, 4]}}
+    data = load_vessels(save(tmp_path / "d", "disk", sides, (image, mask)), cache_dir=tmp_path / "cache")
+    assert {side: len(rows) for side, rows in data.items()} == {"train": 3, "validation": 1}
+    names = sorted([*data["train"]["name"], *data["validation"]["name"]])
+    assert names == ["train/1", "train/2", "train/3", "train/4"]
+    assert data["train"].features["condition"].names == ["unknown"]
+    with pytest.raises(ValueError, match="it is not FIVES: use load_vessels"):
+        load_fives(tmp_path / "d", cache_dir=tmp_path / "cache")
+
+
+def test_names_conditions_fields_and_grades_are_taken_over(tmp_path):
+    images, masks = pictures(6)
+    field = PIL.fromarray(np.full((32, 48), 255, np.uint8))
+    sides = {
+        side: {
+            "image": images[part], "mask": masks[part], "id": [1, 2, 3], "condition": ["sick", "well", "sick"],
+            "fov": [field] * 3, "illumination": ["1"] * 3, "blur": ["0", "1", "1"], "contrast": ["1"] * 3,
+        }
+        for side, part in (("train", slice(3)), ("test", slice(3, 6)))
+    }  # fmt: skip
+    data = load_vessels(save(tmp_path / "d", "disk", sides), validation_fraction=0, cache_dir=tmp_path / "cache")
+    # The numbers begin anew on each side, so the side belongs to the name.
+    assert data["test"]["name"][:] == ["test/1", "test/2", "test/3"]
+    features = data["train"].features
+    assert features["condition"].names == ["sick", "well"]
+    assert data["train"]["condition"][:] == [0, 1, 0]
+    assert data["train"]["blur"][:] == ["0", "1", "1"]
+    assert list(features)[4:] == ["field_of_view", "illumination", "blur", "contrast"]
+    assert np.asarray(data["train"][0]["field_of_view"]).min() == 1
+    named = load_vessels(tmp_path / "d", validation_fraction=0, condition_pattern="(.)$", cache_dir=tmp_path / "cache")
+    assert named["train"].features["condition"].names == ["1", "2", "3"]
+
+
+def test_label_maps_keep_what_is_ignored_or_are_refused(tmp_path):
+    images, masks = pictures(3, values=(0, 1, 255))
+    root = save(tmp_path / "ignore", "disk", {"train": {"image": images, "mask": masks}})
+    kwargs = {"validation_fraction": 0, "cache_dir": tmp_path / "cache"}
+    for row, mask in zip(load_vessels(root, **kwargs)["train"], masks, strict=True):
+        np.testing.assert_array_equal(np.asarray(row["mask"]), np.asarray(mask))
+    images, masks = pictures(3, values=(0, 1, 2))
+    root = save(tmp_path / "artery_vein", "disk", {"train": {"image": images, "mask": masks}})
+    with pytest.raises(ValueError, match=r"3 problems.*train/1: mask is not binary \(its values are 0, 1, 2; "):
+        load_vessels(root, **kwargs)
+    with pytest.raises(ValueError, match=r"vessel_labels must be distinct whole numbers"):
+        load_vessels(root, vessel_labels=[0], **kwargs)
+    for labels, wanted in (([1, 2], (1, 2)), ([2], (2,))):
+        found = load_vessels(root, vessel_labels=labels, **kwargs)["train"]
+        np.testing.assert_array_equal(np.asarray(found[0]["mask"]), np.isin(np.asarray(masks[0]), wanted))
+    with pytest.raises(ValueError, match=r"artery_vein has no vessels: 3 masks with 4608 pixels of 0, none of 1"):
+        load_vessels(root, vessel_labels=[7], **kwargs)
+
+
+def test_columns_that_are_not_clear_are_refused(tmp_path):
+    images, masks = pictures(2)
+    both = save(tmp_path / "both", "disk", {"train": {"image": images, "mask": masks, "annotation": masks}})
+    with pytest.raises(ValueError, match="more than one column that could be the mask: mask, annotation; rename"):
+        load_vessels(both, cache_dir=tmp_path / "cache")
+    numbers = Dataset.from_dict({"image": images, "label": [0, 1]}).cast_column("image", Image())
+    DatasetDict({"train": numbers}).save_to_disk(tmp_path / "classes")
+    with pytest.raises(ValueError, match=r"columns image, label; missing: mask \(mask: a column of pictures"):
+        load_vessels(tmp_path / "classes", cache_dir=tmp_path / "cache")
+    nameless = save(tmp_path / "nameless", "parquet", {"train": {"image": images, "mask": masks}})
+    with pytest.raises(ValueError, match="no column of names to be split by: load it without streaming"):
+        load_vessels(nameless, streaming=True, cache_dir=tmp_path / "cache")
+    assert len(load_vessels(nameless, cache_dir=tmp_path / "cache", validation_fraction=0)["train"]) == 2
+
+
+def test_parquet_that_others_wrote_holds_bytes(tmp_path):
+    """Not written by `datasets`: no features in its metadata, shards in the folder itself."""
+
+    def png(picture):
+        buffer = BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    images, masks = pictures(3)
+    table = {"image": list(map(png, images)), "mask": list(map(png, masks)), "name": ["7_a", "8_b", "9_a"]}
+    pq.write_table(pa.table(table), tmp_path / "part-0.parquet")
+    data = load_vessels(tmp_path, validation_fraction=0, cache_dir=tmp_path / "cache")["train"]
+    assert data["name"][:] == ["7_a", "8_b", "9_a"]
+    assert data.features["condition"].names == ["a", "b"]
+    assert data[2]["image"].tobytes() == images[2].tobytes()
+
+
+def test_broken_and_missing_pictures_are_listed_by_name(tmp_path):
+    images, masks = pictures(3)
+    table = {
+        "image": [{"bytes": b"no picture", "path": None}, None, images[2]],
+        "mask": masks,
+        "name": ["a", "b", "c"],
+    }
+    rows = Dataset.from_dict(table, Features({"image": Image(), "mask": Image(), "name": Value("string")}))
+    rows.save_to_disk(tmp_path / "d")  # a single data set: it trains
+    with pytest.raises(ValueError, match=r"2 problems.*a: photograph cannot be read.*b: image is missing"):
+        load_vessels(tmp_path / "d", cache_dir=tmp_path / "cache")
