@@ -23,7 +23,7 @@ from .folder import Photograph, is_published_layout, list_photographs, read_phot
 from .masks import check_foreground, check_vessel_labels
 from .rows import CONDITIONS, FEATURES, FINGERPRINTS, row_features
 from .splits import SIDES, check_split_request, read_split, split_photographs, twin_groups
-from .stored import find_columns, open_stored, parquet_files, prepare_row, read_labels, read_rows, undecoded
+from .stored import find_columns, is_stored, open_stored, parquet_files, prepare_row, read_labels, read_rows, undecoded
 from .synthetic import synthetic_photographs
 from .two_folders import DESCRIPTION as TWO_FOLDERS
 from .two_folders import is_two_folders, list_pairs
@@ -124,7 +124,7 @@ def load_vessels(
     elif not isinstance(source, Mapping) and is_published_layout(Path(source)):
         photographs = list_photographs(Path(source).resolve())
         rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
-    elif is_two_folders(source):
+    elif isinstance(source, Mapping) or (not is_stored(source) and is_two_folders(source)):
         photographs = list_pairs(source, condition_pattern)
         rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
     else:

@@ -40,6 +40,14 @@ DESCRIPTION = (
 )
 
 
+def is_stored(source: str | Path) -> bool:
+    """Whether `source` is a folder of `save_to_disk` or with Parquet files; it may hold pictures beside them."""
+    folder = Path(source)
+    return any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")) or bool(
+        parquet_files(folder)
+    )
+
+
 class Columns(NamedTuple):
     """Where a stored data set keeps what we need; `None`: it has no such column."""
 

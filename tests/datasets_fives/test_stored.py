@@ -156,6 +156,7 @@ def test_parquet_that_others_wrote_holds_bytes(tmp_path):
     images, masks = pictures(3)
     table = {"image": list(map(png, images)), "mask": list(map(png, masks)), "name": ["7_a", "8_b", "9_a"]}
     pq.write_table(pa.table(table), tmp_path / "part-0.parquet")
+    (tmp_path / "images").mkdir()  # pictures of a card, say
     data = load_vessels(tmp_path, validation_fraction=0, cache_dir=tmp_path / "cache")["train"]
     assert data["name"][:] == ["7_a", "8_b", "9_a"]
     assert data.features["condition"].names == ["a", "b"]
