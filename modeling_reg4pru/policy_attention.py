@@ -77,8 +77,8 @@ def policy_attention(
     if policy is None:
         return masked_attention(attention_interface, module, query, key, value, query_mask, **kwargs)
     wide = append_policy_channels(query, key, value, policy, module.scaling)
-    if query_mask is not None:
-        query_mask = F.pad(query_mask, (0, 1), value=True)
+    if query_mask is not None:  # the self-loop is there for a row that may look at itself
+        query_mask = torch.cat((query_mask, query_mask.diagonal(dim1=1, dim2=2)[..., None]), dim=-1)
     output, weights = masked_attention(attention_interface, module, *wide, query_mask, **kwargs)
     head_dim = value.shape[-1]
     self_loop = output[..., head_dim : head_dim + 1]

@@ -100,7 +100,7 @@ def test_pruning_an_eomt_checkpoint_needs_no_training(eomt, pixel_values, tmp_pa
     assert torch.equal(loaded(pixel_values).logits, outputs.logits)
 
 
-TRAINING = {"train_pruning": "none", "routing": False}
+TRAINING = {"train_pruning": "none", "routing": False, "masked_attention": True}
 
 
 def predictions_of(model, method, *args):

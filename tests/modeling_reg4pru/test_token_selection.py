@@ -56,7 +56,7 @@ def test_warm_up_is_linear_in_the_cumulative_rates_and_reaches_the_target(rates)
 
 def test_straight_through_is_hard_forward_and_soft_backward():
     probability = torch.rand(1000).requires_grad_()
-    policy = straight_through(probability)
+    policy = straight_through(probability, probability >= 0.5)
     assert torch.equal(policy, (probability >= 0.5).float())
     slope = torch.randn(1000)
     (policy * slope).sum().backward()
