@@ -94,9 +94,7 @@ def read_fields(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -
         known = ", ".join(sorted(RENAMES))
         raise ValueError(f"The backbone is a {config.model_type!r}: plain vision transformers are known as {known}.")
     fields = {name: getattr(config, name) for name in _VIT_FIELDS}
-    if "layers.0.mlp.gate_proj.weight" in weights:
-        fields["hidden_act"] = "silu"
-    return fields | shape_fields(weights)
+    return fields | shape_fields(weights) | {"position_antialias": config.model_type == "dinov2_with_registers"}
 
 
 def shape_fields(weights: Mapping[str, torch.Tensor]) -> dict:
@@ -130,6 +128,8 @@ def timm_fields(architecture: str, weights: Mapping[str, torch.Tensor]) -> dict:
     """
     fields = shape_fields(weights)
     fields |= {"num_attention_heads": max(1, fields["hidden_size"] // HEAD_DIM), "layer_norm_eps": 1e-6}
+    if "reg" in architecture and fields["positions"] == "learned":
+        fields["position_antialias"] = True
     if fields["positions"] == "rotary":  # DINOv3
         fields |= {"layer_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
     return fields
@@ -143,7 +143,7 @@ def _split_qkv(weights: dict[str, torch.Tensor]) -> None:
 
 
 def _split_swiglu(weights: dict[str, torch.Tensor]) -> None:
-    """DINOv2's giant keeps gate and value of its gated MLP in one matrix, the gate first."""
+    """DINOv2's giant keeps gate and value of its gated MLP in one matrix in some versions, the gate first."""
     for name in [name for name in weights if ".mlp.weights_in." in name]:
         gate, up = weights.pop(name).chunk(2)
         weights[name.replace("weights_in", "gate_proj")] = gate.clone()

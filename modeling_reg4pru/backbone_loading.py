@@ -1,6 +1,7 @@
 """Reading a plain vision transformer, wherever it lies, and putting its weights into a model of ours."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, logging
+from transformers import AutoConfig, AutoModel, EomtForUniversalSegmentation, logging
 
 from .backbone_families import RENAMES, read_fields, rename, timm_fields
 from .configuration_reg4pru import Reg4PruConfig
@@ -24,6 +25,8 @@ LICENCES = {
     "dinov3": "the DINOv3 licence (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
     "retfound": "CC BY-NC 4.0 (no commercial use)",
 }
+# Weights that a checkpoint may lack: they are learned anew.
+MAY_BE_NEW = ("selectors.", "class_predictor.", "criterion.", "attn_mask_probs")
 # Fields that the weights decide: a configuration that differs in one of them does not fit.
 ARCHITECTURE_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
@@ -74,6 +77,33 @@ def read_backbone(checkpoint: str, **hub: object) -> Backbone:
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of its model, such as {missing[0]}.")
     weights = rename(model.state_dict(), config.model_type)
     return Backbone(read_fields(config, weights), weights)
+
+
+def read_eomt(checkpoint: str, **hub: object) -> dict[str, torch.Tensor]:
+    """The weights of an EoMT model on DINOv2 in our names; arguments as for [`read_backbone`]."""
+    model, loading = EomtForUniversalSegmentation.from_pretrained(checkpoint, output_loading_info=True, **hub)
+    check_loading(loading["missing_keys"], checkpoint)
+    return rename(model.state_dict(), "eomt")
+
+
+def check_loading(missing_keys: Iterable[str], checkpoint: str) -> None:
+    """
+    What a checkpoint lacks is filled with random numbers, whose results would look like the checkpoint's. Selectors
+    may be new (a warning), and so may the class head.
+
+    Raises:
+        `ValueError`: if anything else is missing.
+    """
+    missing = sorted(missing_keys)
+    wrong = [name for name in missing if not name.startswith(MAY_BE_NEW)]
+    if wrong:
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} lacks {len(wrong)} weights of the model, such as {wrong[0]}: it is no "
+            "Reg4Pru or EoMT model, or its configuration does not fit its weights. A plain vision transformer is "
+            "loaded by `from_backbone`."
+        )
+    if any(name.startswith("selectors.") for name in missing):
+        logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", checkpoint)
 
 
 def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -> None:

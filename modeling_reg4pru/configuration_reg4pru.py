@@ -39,6 +39,10 @@ def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: in
     """
     if keep_rates is None:
         return (1.0,) * num_stages
+    if isinstance(keep_rates, str):
+        raise ValueError(f"`keep_rates` is the text {keep_rates!r}: give a number, or one number per stage.")
+    if not isinstance(keep_rates, (int, float, list, tuple)):  # of NumPy or torch
+        keep_rates = keep_rates.tolist()
     if isinstance(keep_rates, (int, float)):
         keep_rates = (keep_rates,) * num_stages
     if len(keep_rates) != num_stages:
@@ -122,6 +126,8 @@ class Reg4PruConfig(EomtDinov3Config):
         position_grid (`list[int]`, *optional*):
             Rows and columns of the table of learned positions; defaults to the grid of `image_size`. Images of another
             grid get the table by bicubic interpolation.
+        position_antialias (`bool`, *optional*, defaults to `False`):
+            Whether that interpolation is antialiased, as it is in DINOv2 with registers.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
             Label of pixels that do not count in the loss.
 
@@ -175,6 +181,7 @@ class Reg4PruConfig(EomtDinov3Config):
     semantic_loss_ignore_index: int = 255
     positions: str = "rotary"
     position_grid: list[int] | tuple[int, ...] | None = None
+    position_antialias: bool = False
     # The authors train without this augmentation of rotary positions, which EoMT-DINOv3 has by default.
     pos_embed_rescale: float | None = None
 
@@ -241,9 +248,29 @@ class Reg4PruConfig(EomtDinov3Config):
         return self.num_hidden_layers - self.num_blocks
 
     @property
+    def selectors_learn(self) -> bool:
+        """Whether training, as it is configured, gives the selectors a gradient."""
+        learns_from = SELECTOR_CLASSES[self.selector].learns_from
+        return learns_from == "foreground" or (learns_from == "policy" and self.train_pruning != "none")
+
+    @property
     def is_binary(self) -> bool:
         """A single query for a single foreground class: logits are [0, m], and there is no class head."""
         return self.num_queries == 1 and self.num_labels == 2
+
+    def validate_classes(self):
+        """Part of `@strict`-powered validation: a class that can never win is found here, not after training."""
+        if self.num_labels < 2:
+            raise ValueError(
+                f"`num_labels` is {self.num_labels}: the background is a class, too, so there are at least 2."
+            )
+        if self.num_queries < 1:
+            raise ValueError(f"`num_queries` is {self.num_queries}: there must be at least one.")
+        if self.num_labels > 2 and self.num_queries == 1:
+            raise ValueError(
+                f"`num_labels` is {self.num_labels} but `num_queries` is 1: one query can only tell a foreground from "
+                f"its background. Set `num_queries`, to some times the number of classes (EoMT has 100)."
+            )
 
     def validate_token_pruning(self):
         """Part of `@strict`-powered validation: names the field, its value and what is allowed."""
@@ -314,7 +341,6 @@ def eomt_fields(config: EomtConfig) -> dict:
     width = int(config.hidden_size * config.mlp_ratio)
     if config.use_swiglu_ffn:
         width = (int(width * 2 / 3) + 7) // 8 * 8
-        fields["hidden_act"] = "silu"
     return {
         **fields,
         "intermediate_size": width,

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
+from transformers import logging
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
     EomtDinov3MaskHead,
     EomtDinov3PreTrainedModel,
@@ -13,17 +15,19 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
 )
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbone_loading import HUB_ARGUMENTS, check_backbone, load_backbone, read_backbone
+from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
 from .segmentation_head import allowed_patches, semantic_logits
-from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
+from .segmentation_loss import BinaryMaskLoss, SetMaskLoss, check_labels
 from .stage_selection import StageSelection
 from .token_routing import TokenBank, sample_routing_window
 from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
+
+logger = logging.get_logger(__name__)
 
 
 class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
@@ -74,10 +78,13 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.selectors = nn.ModuleList([SELECTOR_CLASSES[config.selector](config) for _ in config.pruning_layers])
 
+        self.selectors.requires_grad_(config.selectors_learn)  # DDP waits for every gradient that could come
+
         self.upscale_block = EomtDinov3ScaleBlock(config)
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
         self.criterion = BinaryMaskLoss(config) if config.is_binary else SetMaskLoss(config)
+        self.gradient_checkpointing = False  # `gradient_checkpointing_enable` sets it
         # A recipe may begin dense: while this is off, training steps neither prune nor route.
         self.prunes_in_training = True
         # Probability that EoMT's query-to-patch mask applies, by query layer; annealed from 1 to 0 in training.
@@ -124,6 +131,37 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForSemanticSegmentation"), reference)
             self.config.custom_pipelines = CUSTOM_PIPELINES
         super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs
+    ) -> "Reg4PruForSemanticSegmentation":
+        """
+        [`~transformers.PreTrainedModel.from_pretrained`], which takes EoMT checkpoints, too, on DINOv2 (`eomt`) and
+        on DINOv3 (`eomt_dinov3`).
+
+        Raises:
+            `ValueError`: If the checkpoint lacks weights other than those of the selectors and of the class head:
+                they would be random, and nothing would tell.
+        """
+        name = pretrained_model_name_or_path
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        model_type = None if name is None else cls.config_class.get_config_dict(name, **hub)[0].get("model_type")
+        if model_type == "eomt" and kwargs.get("state_dict") is None:
+            kwargs["state_dict"] = read_eomt(name, **hub)
+            if "config" not in kwargs:
+                config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
+                kwargs["config"] = config
+            kwargs, name = {key: value for key, value in kwargs.items() if key not in hub}, None
+        model, loading = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+        check_loading(loading["missing_keys"], pretrained_model_name_or_path)
+        if model_type in ("eomt", "eomt_dinov3") and model.attn_mask_probs.any():
+            logger.warning(
+                "%s masks the attention of its queries at inference, too, in transformers (`attn_mask_probs` above "
+                "0). Here they are never masked at inference, so its results differ.",
+                pretrained_model_name_or_path,
+            )
+        return (model, loading) if output_loading_info else model
 
     @classmethod
     def from_backbone(
@@ -229,7 +267,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             query_mask = None
             if self.training and config.masked_attention and index >= config.first_query_layer:
                 bank.write(hidden_states[:, num_special:])
-                predictions.append(self._predict(hidden_states[:, : config.num_queries], bank.states, grid_size))
+                predictions.append(self._predict_early(hidden_states[:, : config.num_queries], bank.states, grid_size))
                 if bank.routed_ids is None:  # inside a routing window the mask is off
                     query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
 
@@ -302,6 +340,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
                 f"`labels` has shape {tuple(labels.shape)}: it must be {(pixel_values.shape[0], height, width)}, a "
                 "class for every pixel of `pixel_values`."
             )
+        if labels is not None:
+            check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
         return height // patch_size, width // patch_size
 
     def _routing_window(self) -> tuple[int | None, int | None]:
@@ -341,6 +381,18 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         features = self.layernorm(patches).transpose(1, 2).unflatten(2, grid_size)
         mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), self.upscale_block(features))
         return mask_logits, None if self.class_predictor is None else self.class_predictor(queries)
+
+    def _predict_early(
+        self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        [`_predict`] before a query layer. Its maps are what deep supervision keeps most memory for, so gradient
+        checkpointing computes them anew (a third of the memory of a step under hard pruning at 512 px, for an eighth
+        of its time).
+        """
+        if not self.gradient_checkpointing:
+            return self._predict(queries, patches, grid_size)
+        return checkpoint(self._predict, queries, patches, grid_size, use_reentrant=False)
 
     def _query_mask(
         self, mask_logits: torch.Tensor, bank: TokenBank, num_special: int, grid_size: tuple[int, int], index: int

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.activations import ACT2FN
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
     EomtDinov3Embeddings,
     EomtDinov3Layer,
@@ -45,7 +46,13 @@ class Reg4PruEmbeddings(EomtDinov3Embeddings):
         if tuple(self.config.position_grid) == grid_size:
             return table[None]
         grid = table.float().T.unflatten(1, tuple(self.config.position_grid))[None]
-        return F.interpolate(grid, size=grid_size, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+        return (
+            F.interpolate(
+                grid, size=grid_size, mode="bicubic", align_corners=False, antialias=self.config.position_antialias
+            )
+            .flatten(2)
+            .transpose(1, 2)
+        )
 
 
 class Reg4PruRotaryEmbedding(EomtDinov3RotaryEmbedding):
@@ -62,6 +69,8 @@ class Reg4PruLayer(EomtDinov3Layer):
     def __init__(self, config: Reg4PruConfig):
         super().__init__(config)
         self.attention = Reg4PruAttention(config)
+        if config.use_gated_mlp and config.positions == "learned":
+            self.mlp.act_fn = ACT2FN["silu"]  # DINOv2's, whatever activation EoMT's heads have
 
     def forward(
         self,

@@ -38,22 +38,13 @@ def load_checkpoint(
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
         raise ValueError(f"The device {device!r} cannot be used: {error}") from error
     try:
-        model, loading = Reg4PruForSemanticSegmentation.from_pretrained(
-            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype], output_loading_info=True
+        model = Reg4PruForSemanticSegmentation.from_pretrained(
+            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype]
         )
         processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"No checkpoint could be loaded from {model_name_or_path!r}: {error}") from error
     check_binary(model.config)
-    # What a checkpoint lacks is filled with random numbers, whose results would look like the checkpoint's.
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("selectors."))
-    if missing:
-        raise ValueError(
-            f"The checkpoint {model_name_or_path!r} lacks {len(missing)} weights of the model, such as {missing[0]}: "
-            "it is no Reg4Pru or EoMT-DINOv3 model, or its configuration does not fit its weights."
-        )
-    if loading["missing_keys"]:
-        logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", model_name_or_path)
     return model.to(device).eval(), processor
 
 

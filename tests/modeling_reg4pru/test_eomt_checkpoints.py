@@ -100,7 +100,7 @@ def test_pruning_an_eomt_checkpoint_needs_no_training(eomt, pixel_values, tmp_pa
     assert torch.equal(loaded(pixel_values).logits, outputs.logits)
 
 
-TRAINING = {"train_pruning": "none", "routing": False, "masked_attention": True}
+TRAINING = {"train_pruning": "none", "routing": False}
 
 
 def predictions_of(model, method, *args):
@@ -115,7 +115,7 @@ def predictions_of(model, method, *args):
 def test_masked_training_equals_that_of_eomt(eomt, pixel_values, tmp_path):
     """The predictions of every query layer, and with them the loss, are those of EoMT's full attention mask."""
     eomt.attn_mask_probs.fill_(1.0)
-    model = converted(eomt, tmp_path, **TRAINING)
+    model = converted(eomt, tmp_path, **TRAINING, masked_attention=True)
     labels = torch.randint(0, 3, (3, 64, 64))
     class_labels = [image.unique() for image in labels]
     mask_labels = [
