@@ -17,11 +17,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
+from .input_checks import check_inputs
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
-from .segmentation_head import allowed_patches, semantic_logits
-from .segmentation_loss import BinaryMaskLoss, SetMaskLoss, check_labels
+from .segmentation_head import allowed_patches, mask_probability, semantic_logits
+from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .stage_selection import StageSelection
 from .token_routing import TokenBank, sample_routing_window
 from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
@@ -109,19 +110,9 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self.config.keep_rates = list(expand_keep_rates(keep_rates, self.config.num_stages))
 
     def set_mask_annealing(self, progress: float) -> None:
-        """
-        Anneal EoMT's masked attention, block after block: block i of n goes from 1 to 0 between (3i + 2) / (3n + 3)
-        and (3i + 4) / (3n + 3) of training, as (1 - t)^0.9 (EoMT, arXiv 2503.19108, Sec. 3.3 and its published
-        recipes).
-
-        Args:
-            progress (`float`): Fraction of training that has passed, in [0, 1].
-        """
-        num_blocks = self.config.num_blocks
-        parts = 3 * num_blocks + 3
-        for block in range(num_blocks):
-            passed = (progress * parts - (3 * block + 2)) / 2
-            self.attn_mask_probs[block] = (1 - min(max(passed, 0.0), 1.0)) ** 0.9
+        """Anneal EoMT's masked attention, for the fraction of training that has passed; see [`mask_probability`]."""
+        for block in range(self.config.num_blocks):
+            self.attn_mask_probs[block] = mask_probability(block, self.config.num_blocks, progress)
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """[`~transformers.PreTrainedModel.save_pretrained`]; every Auto class that fits finds the saved code."""
@@ -235,7 +226,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             images, or keep rates that do not fit.
         """
         config = self.config
-        grid_size = self._grid_size(pixel_values, labels)
+        grid_size = check_inputs(config, pixel_values, labels)
         rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
         pruning = "hard"
         if self.training:
@@ -320,29 +311,6 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             bank.route(keep_count(config.routing_keep_rate, bank.num_kept, special, config.token_multiple))
         if index == window[1]:
             bank.rejoin()
-
-    def _grid_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
-        """Rows and columns of patches; the door at which bad input is turned away."""
-        patch_size, channels = self.config.patch_size, self.config.num_channels
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"`pixel_values` has shape {tuple(pixel_values.shape)}: it must be (batch, {channels}, height, width)."
-            )
-        height, width = pixel_values.shape[-2:]
-        if height % patch_size or width % patch_size:
-            padded = tuple(-(-side // patch_size) * patch_size for side in (height, width))
-            raise ValueError(
-                f"`pixel_values` is {height} x {width}, but both sides must be multiples of the patch size "
-                f"{patch_size}: resize or pad to {padded[0]} x {padded[1]}."
-            )
-        if labels is not None and labels.shape != (pixel_values.shape[0], height, width):
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)}: it must be {(pixel_values.shape[0], height, width)}, a "
-                "class for every pixel of `pixel_values`."
-            )
-        if labels is not None:
-            check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
-        return height // patch_size, width // patch_size
 
     def _routing_window(self) -> tuple[int | None, int | None]:
         """The layers after which random routing begins and ends in this forward pass."""

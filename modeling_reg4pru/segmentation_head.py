@@ -39,3 +39,17 @@ def allowed_patches(mask_logits: torch.Tensor, grid_size: tuple[int, int], proba
     inside = F.interpolate(mask_logits, size=grid_size, mode="bilinear").flatten(2) > 0
     freed = torch.rand(inside.shape[:2], device=inside.device) > probability
     return inside | freed[..., None]
+
+
+def mask_probability(block: int, num_blocks: int, progress: float) -> float:
+    """
+    Probability that the queries of a block are masked: block i of n goes from 1 to 0 between (3i + 2) / (3n + 3) and
+    (3i + 4) / (3n + 3) of training, as (1 - t)^0.9 (EoMT, arXiv 2503.19108, Sec. 3.3 and its published recipes).
+
+    Args:
+        block (`int`): Which of the blocks with queries, from 0.
+        num_blocks (`int`): How many there are.
+        progress (`float`): Fraction of training that has passed, in [0, 1].
+    """
+    passed = (progress * (3 * num_blocks + 3) - (3 * block + 2)) / 2
+    return (1 - min(max(passed, 0.0), 1.0)) ** 0.9

@@ -10,28 +10,6 @@ from .configuration_reg4pru import Reg4PruConfig
 CERTAIN = 1e4  # a logit far from the decision boundary
 
 
-def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
-    """
-    Refuse labels that no class has. On a GPU, and where a graph is compiled, the device checks by itself: nothing
-    waits for it, and the error comes a little later.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch, height, width)`): Class of every pixel.
-        num_labels (`int`): Number of classes.
-        ignore_index (`int`): The value of pixels that do not count.
-
-    Raises:
-        `ValueError`: with the values seen, if one is neither a class nor the ignore index.
-    """
-    known = ((labels >= 0) & (labels < num_labels)) | (labels == ignore_index)
-    allowed = f"0 to {num_labels - 1}, or {ignore_index} (`semantic_loss_ignore_index`) for pixels that do not count"
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(known.all(), f"`labels` holds other values than {allowed}")
-    elif not known.all():
-        seen = labels[~known].unique().tolist()
-        raise ValueError(f"`labels` holds {', '.join(map(str, seen[:8]))}: allowed are {allowed}.")
-
-
 class BinaryMaskLoss(nn.Module):
     """
     Binary cross entropy and Dice loss of the single foreground mask, at the resolution of the labels.

@@ -132,7 +132,9 @@ def test_bad_input_is_refused(checkpoint, tmp_path, capsys):
 
     assert "no config.json with safetensors" in refused("--model_name_or_path", tmp_path / "nothing")
     (tmp_path / "broken.json").write_text("{")
-    assert "broken.json cannot be read" in refused("--model_name_or_path", checkpoint, "--metrics", tmp_path / "broken.json")
+    assert "broken.json cannot be read" in refused(
+        "--model_name_or_path", checkpoint, "--metrics", tmp_path / "broken.json"
+    )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     assert "is not empty" in refused("--model_name_or_path", checkpoint)

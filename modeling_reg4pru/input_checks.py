@@ -1,0 +1,64 @@
+"""The door of the model: what images and labels must be."""
+
+import torch
+
+from .configuration_reg4pru import Reg4PruConfig
+
+
+def check_inputs(config: Reg4PruConfig, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
+    """
+    Turn bad input away.
+
+    Args:
+        config (`Reg4PruConfig`): Of the model.
+        pixel_values (`torch.Tensor`): What was given as images.
+        labels (`torch.Tensor`, *optional*): What was given as their label maps.
+
+    Returns:
+        `tuple[int, int]`: rows and columns of patches.
+
+    Raises:
+        `ValueError`: naming what is wrong, and what is allowed.
+    """
+    patch_size, channels = config.patch_size, config.num_channels
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        raise ValueError(
+            f"`pixel_values` has shape {tuple(pixel_values.shape)}: it must be (batch, {channels}, height, width)."
+        )
+    height, width = pixel_values.shape[-2:]
+    if height % patch_size or width % patch_size:
+        padded = tuple(-(-side // patch_size) * patch_size for side in (height, width))
+        raise ValueError(
+            f"`pixel_values` is {height} x {width}, but both sides must be multiples of the patch size "
+            f"{patch_size}: resize or pad to {padded[0]} x {padded[1]}."
+        )
+    if labels is not None and labels.shape != (pixel_values.shape[0], height, width):
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}: it must be {(pixel_values.shape[0], height, width)}, a "
+            "class for every pixel of `pixel_values`."
+        )
+    if labels is not None:
+        check_labels(labels, config.num_labels, config.semantic_loss_ignore_index)
+    return height // patch_size, width // patch_size
+
+
+def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
+    """
+    Refuse labels that no class has. On a GPU, and where a graph is compiled, the device checks by itself: nothing
+    waits for it, and the error comes a little later.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch, height, width)`): Class of every pixel.
+        num_labels (`int`): Number of classes.
+        ignore_index (`int`): The value of pixels that do not count.
+
+    Raises:
+        `ValueError`: with the values seen, if one is neither a class nor the ignore index.
+    """
+    known = ((labels >= 0) & (labels < num_labels)) | (labels == ignore_index)
+    allowed = f"0 to {num_labels - 1}, or {ignore_index} (`semantic_loss_ignore_index`) for pixels that do not count"
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(known.all(), f"`labels` holds other values than {allowed}")
+    elif not known.all():
+        seen = labels[~known].unique().tolist()
+        raise ValueError(f"`labels` holds {', '.join(map(str, seen[:8]))}: allowed are {allowed}.")
