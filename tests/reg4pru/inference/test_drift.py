@@ -77,8 +77,3 @@ def test_a_pruned_reference_is_refused(tiny_model, pixel_values):
     trace = trace_grid(tiny_model(), pixel_values, 0.5)
     with pytest.raises(ValueError, match="pruned, too"):
         measure_drift(trace, trace)
-
-
-def test_half_precision_is_refused(tiny_model, pixel_values):
-    with pytest.raises(ValueError, match=r"torch\.bfloat16"):
-        trace_grid(tiny_model().bfloat16(), pixel_values.bfloat16(), 0.5)

@@ -1,6 +1,8 @@
 """`reg4pru predict`, as a user runs it."""
 
+import csv
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from PIL import Image
 
 from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.tiled_inference import predict_photograph
 from reg4pru.inference import predict
-from reg4pru.inference.prediction import predict_probability
 
 
 @pytest.fixture
@@ -28,8 +30,8 @@ def fails(monkeypatch, capsys, tmp_path):
     """Runs the script with arguments that it must refuse, and returns what it says."""
 
     def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        monkeypatch.setattr(predict, "predict_probability", lambda *_, **__: pytest.fail("work has begun"))
+        monkeypatch.setattr(sys, "argv", ["reg4pru predict", *map(str, arguments)])
+        monkeypatch.setattr(predict, "predict_photograph", lambda *_, **__: pytest.fail("work has begun"))
         with pytest.raises(SystemExit) as stopped:
             predict.main()
         assert stopped.value.code == 2
@@ -45,10 +47,9 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
     finished = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
 
     assert finished.returncode == 0, finished.stderr
-    assert sorted(path.name for path in out.iterdir()) == [
-        f"{name}_{kind}.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")
-    ]
-    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
+    pictures = [f"{name}_{kind}.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["predictions.csv", *pictures])
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None)
     for file in ("first.png", "second.JPG"):
         photograph = Image.open(folder / file)
         name = file.split(".")[0]
@@ -56,7 +57,7 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
         mask = np.asarray(Image.open(out / f"{name}_mask.png"))
         overlay = np.asarray(Image.open(out / f"{name}_overlay.png"))
 
-        expected = predict_probability(model, processor, photograph, 0.5)
+        expected = predict_photograph(model, processor, photograph, 0.5).probabilities[1].numpy()
         assert probability.dtype == np.uint16
         np.testing.assert_allclose(probability / 65535, expected, atol=1e-4)
         assert set(np.unique(mask)) == {0, 255}
@@ -67,11 +68,27 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
         np.testing.assert_array_equal(changed[inside], mask[inside] == 255)
         assert (overlay[~inside] == 255).all()
 
-    before = (out / "first_mask.png").read_bytes()
-    said = fails(*arguments, "--keep_rates", 1.0)
-    assert "first_mask.png" in said
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(row["file"]).name, row["keep_rate"]) for row in rows] == [
+        ("first.png", "0.5"),
+        ("second.JPG", "0.5"),
+    ]
+    assert all(0 <= float(row["vessel_fraction"]) <= 1 and int(row["num_tokens"]) > 0 for row in rows)
+
+    # A second run has nothing left to do.
+    before = (out / "first_mask.png").stat().st_mtime_ns
+    again = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
+    assert "0 predictions; 2 were there already" in again.stderr
+    assert (out / "first_mask.png").stat().st_mtime_ns == before
+
+
+def test_pictures_of_others_are_not_replaced(fails, folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "first_mask.png").write_bytes(b"another's")
+    said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out")
+    assert "first_mask.png exists" in said
     assert "--overwrite" in said
-    assert (out / "first_mask.png").read_bytes() == before
 
 
 def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, folder, tmp_path, monkeypatch):
@@ -80,8 +97,8 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
     (out / "notes.txt").write_text("mine")
     (out / "first_mask.png").write_bytes(b"old")
     arguments = ("--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png")
-    arguments = (*arguments, "--output_dir", out, "--overwrite", "--keep_rates", 0.9, 0.8, 0.7)
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+    arguments = (*arguments, "--output_dir", out, "--overwrite", "--keep_rates", 0.9)
+    monkeypatch.setattr(sys, "argv", ["reg4pru predict", *map(str, arguments)])
 
     predict.main()
 
@@ -92,11 +109,11 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep_rates", "0.7", "0.7"], "2 entries"),
+        (["--keep_rates", "0.7", "0.7"], "twice"),
         (["--keep_rates", "2"], "2.0"),
         (["--threshold", "0"], "--threshold is 0.0"),
         (["--batch_size", "0"], "--batch_size is 0"),
-        (["--images", "./missing.png"], "missing.png does not exist"),
+        (["--images", "./missing.png"], "missing.png is no file"),
         (["--model_name_or_path", "./missing"], "./missing"),
     ],
 )
@@ -109,18 +126,19 @@ def test_errors_before_any_work(tiny_model, save_checkpoint, fails, folder, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_photographs_are_all_named(fails, folder, tmp_path):
+def test_what_cannot_be_read_is_named_at_the_end(tiny_model, save_checkpoint, run_command, folder, tmp_path):
     complete = (folder / "first.png").read_bytes()
     (folder / "broken.png").write_bytes(complete[: len(complete) // 2])
     (folder / "text.png").write_text("no picture")
-    Image.fromarray(np.full((40, 40), 3000, dtype=np.uint16)).save(folder / "deep.png")
-
-    said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out")
-
-    for name in ("broken.png", "text.png", "deep.png"):
-        assert name in said
-    assert "first.png" not in said
-    assert not (tmp_path / "out").exists()
+    Image.fromarray(np.full((40, 40), 30000, dtype=np.uint16)).save(folder / "deep.png")
+    arguments = ("--model_name_or_path", save_checkpoint(tiny_model()), "--output_dir", tmp_path / "out")
+    done = run_command("predict", *arguments, "--images", folder, "--stage_map", "--keep_rates", 1.0, 0.5)
+    assert done.returncode == 1
+    problems = [line for line in done.stderr.splitlines() if "Not predicted" in line]
+    assert sorted({Path(line.split(": ")[1]).name for line in problems}) == ["broken.png", "text.png"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"deep_{kind}_{rate}.png" for kind in ("mask", "stages") for rate in ("1.0", "0.5")} < written
+    assert not any("unfinished" in name for name in written)
 
 
 def test_folders_without_photographs_or_with_one_name_twice(fails, folder, tmp_path):
@@ -128,7 +146,7 @@ def test_folders_without_photographs_or_with_one_name_twice(fails, folder, tmp_p
     Image.new("RGB", (32, 32)).save(folder / "first.tif")
     common = ("--model_name_or_path", "unused", "--output_dir", tmp_path / "out", "--images")
 
-    assert "holds no photographs" in fails(*common, tmp_path / "empty")
+    assert "no folder or pattern with photographs" in fails(*common, tmp_path / "empty")
     assert "first.png" in fails(*common, folder)
 
 
@@ -136,7 +154,3 @@ def test_results_never_land_among_the_photographs(fails, folder):
     common = ("--model_name_or_path", "unused", "--output_dir", folder, "--overwrite", "--images")
 
     assert "folder of the photographs" in fails(*common, folder)
-
-    Image.new("RGB", (32, 32)).save(folder / "first_mask.png")
-    said = fails(*common, folder / "first.png", folder / "first_mask.png")
-    assert "replace the photographs themselves" in said

@@ -21,6 +21,8 @@ from reg4pru.study.plan import read_study
 from reg4pru.study.run import RunFolder, complete_run
 from reg4pru.study.study import complete_runs
 
+pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
+
 RECIPE = {
     "config_overrides": {
         "hidden_size": 32,
