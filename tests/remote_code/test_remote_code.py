@@ -17,6 +17,9 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 import modeling_reg4pru
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_photograph
 
+from ..modeling_reg4pru.test_backbone_families import FAMILIES, HEAD
+from ..modeling_reg4pru.test_backbone_families import build as build_backbone
+
 PACKAGE = Path(modeling_reg4pru.__file__).parent
 FILES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
 # What someone has who can load a model at all.
@@ -171,6 +174,28 @@ assert AutoConfig.from_pretrained(folder, **kwargs).keep_rates == 0.7
 assert AutoImageProcessor.from_pretrained(folder, **kwargs).size == {"height": 64, "width": 64}
 """
     run_without_the_package(code, saved, tmp_path / "expected.pt", folder=tmp_path)
+
+
+def test_every_family_of_backbones_needs_no_package(tmp_path):
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(5))
+    expected = {}
+    for family in FAMILIES:
+        build_backbone(family).save_pretrained(tmp_path / "backbone" / family)
+        model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "backbone" / family), **HEAD).eval()
+        model.save_pretrained(tmp_path / "models" / family)
+        with torch.no_grad():
+            expected[family] = model(pixels, keep_rates=1.0).logits
+    torch.save((pixels, expected), tmp_path / "expected.pt")
+    code = """
+from transformers import AutoModelForSemanticSegmentation
+pixels, expected = torch.load(sys.argv[2])
+for family, logits in expected.items():
+    model = AutoModelForSemanticSegmentation.from_pretrained(f"{sys.argv[1]}/{family}", trust_remote_code=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels, keep_rates=1.0).logits, logits, atol=1e-4, rtol=1e-4, msg=family)
+        model(pixels)
+"""
+    run_without_the_package(code, tmp_path / "models", tmp_path / "expected.pt", folder=tmp_path)
 
 
 def test_the_pipeline_needs_no_package(saved, tmp_path):
