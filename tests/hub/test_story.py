@@ -48,7 +48,7 @@ from reg4pru.hub import prepare, push
 from reg4pru.inference import evaluate
 from reg4pru.training import train
 from reg4pru.inference.loading import load_checkpoint
-from reg4pru.inference.prediction import predict_probability
+from modeling_reg4pru.tiled_inference import predict_photograph
 {MAKE_PHOTOGRAPHS}
 prepare.main(["--fives_dir", "fives", "--output_dir", "prepared", "--push_to_hub", "--hub_dataset_id",
               "tester/fives", "--hub_private_repo", "--photographs_per_shard", "4"])
@@ -74,7 +74,7 @@ with torch.no_grad():
 columns = dict(
     names=[row["name"] for row in rows],
     conditions=[rows.features["condition"].int2str(row["condition"]) for row in rows],
-    predictions=[predict_probability(model, processor, row["image"], 0.5) for row in rows],
+    predictions=[predict_photograph(model, processor, row["image"], 0.5).probabilities[1].numpy() for row in rows],
     references=[np.asarray(row["mask"]) for row in rows],
     fields_of_view=[field_of_view(np.asarray(row["image"])) for row in rows],
 )

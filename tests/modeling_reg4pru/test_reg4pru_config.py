@@ -100,7 +100,13 @@ def test_a_field_that_was_spoilt_later_is_refused_before_it_is_saved_or_used(tin
         {"keep_rates": [0.9, 0.8, 0.7], "selection_pool": "all"},
         {"keep_rates": (0.9, 0.8, 0.7), "pruning_layers": (0, 1, 2), "routing_window": (1, 2)},
         {"keep_rates": 1, "routing": False, "budget_loss_weight": 0, "selector_temperature": 2},
-        {"selector": "learned_query", "train_pruning": "hard", "reactivation_layer": 5, "num_labels": 4},
+        {
+            "selector": "learned_query",
+            "train_pruning": "hard",
+            "reactivation_layer": 5,
+            "num_labels": 4,
+            "num_queries": 9,
+        },
         {"pruning_layers": [], "id2label": {0: "background", 1: "vessel"}},
     ],
     ids=str,
@@ -138,7 +144,7 @@ def test_the_default_is_the_model_of_the_study():
     assert config.is_binary
 
 
-@pytest.mark.parametrize(("queries", "labels", "binary"), [(1, 2, True), (5, 2, False), (1, 3, False)])
+@pytest.mark.parametrize(("queries", "labels", "binary"), [(1, 2, True), (5, 2, False), (5, 3, False)])
 def test_binary_means_one_query_for_one_foreground_class(tiny_config, queries, labels, binary):
     assert tiny_config(num_queries=queries, num_labels=labels).is_binary == binary
 
