@@ -1,5 +1,6 @@
 """Image processor of Reg4Pru models, without torchvision: photographs to tiles, and predictions to maps."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -148,22 +149,31 @@ class Reg4PruImageProcessor(PilBackend):
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def cut_photograph(self, photograph: ImageInput, index: int = 0, **kwargs) -> TiledPhotograph:
+    def cut_photograph(self, photograph: ImageInput | os.PathLike) -> TiledPhotograph:
         """
         The tiles of one photograph, one by one, so that a large one does not have to fit into memory as tiles.
 
         Args:
-            photograph (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `str`): The photograph.
-            index (`int`, *optional*, defaults to 0): Its number among several, for `patch_offsets`.
-            kwargs: Fields of the processor that are to differ in this call.
+            photograph (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The photograph.
 
         Returns:
             [`TiledPhotograph`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
+
+        Raises:
+            `ValueError`: if the photograph cannot be understood, or fields that were set later do not fit.
         """
-        settings = {**vars(self), "input_data_format": None, **kwargs}
+        return self._cut_photograph(photograph, 0, **self._settings())
+
+    def _settings(self) -> dict:
+        """The fields, checked: they may have been set since the constructor saw them, `size` as a plain dictionary."""
+        settings = {"input_data_format": None, **self._standardize_kwargs(**vars(self))}
+        self._validate_preprocess_kwargs(**settings)
+        return settings
+
+    def _cut_photograph(self, photograph: ImageInput | os.PathLike, index: int, **settings) -> TiledPhotograph:
         size, resample = settings["size"], settings["resample"]
         channels = settings["input_data_format"]
-        if isinstance(photograph, str):
+        if isinstance(photograph, (str, os.PathLike)):
             photograph = open_image(photograph)
         pixels = read_photograph(photograph, None if channels is None else channels == ChannelDimension.LAST)
         own_size = pixels.shape[:2]
@@ -189,7 +199,7 @@ class Reg4PruImageProcessor(PilBackend):
         **kwargs,
     ) -> BatchFeature:
         photographs = _flat_list(images)
-        tiled = [self.cut_photograph(photograph, index, **kwargs) for index, photograph in enumerate(photographs)]
+        tiled = [self._cut_photograph(photograph, index, **kwargs) for index, photograph in enumerate(photographs)]
         if not tiled:
             raise ValueError("There are no images to process.")
         offsets = torch.cat([tiles.patch_offsets for tiles in tiled])
@@ -326,16 +336,17 @@ class Reg4PruImageProcessor(PilBackend):
         """`patch_offsets` of photographs of one tile each."""
         if len(target_sizes) != batch_size:
             raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {batch_size} images.")
-        rows = []
+        settings, rows = self._settings(), []
+        tile_size = settings["size"].height
         for index, size in enumerate(target_sizes):
             own_size = tuple(int(side) for side in size)
-            frame_size = self._frame_size(*own_size, **vars(self))
-            if max(frame_size) > self.size.height:
+            frame_size = self._frame_size(*own_size, **settings)
+            if max(frame_size) > tile_size:
                 raise ValueError(
-                    f"A photograph of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {self.size.height}: "
+                    f"A photograph of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {tile_size}: "
                     "give the model the `patch_offsets` of its tiles, as in `model(**inputs)`."
                 )
-            rows.append((index, 0, 0, self.size.height, *frame_size, *own_size))
+            rows.append((index, 0, 0, tile_size, *frame_size, *own_size))
         return torch.tensor(rows)
 
 
@@ -345,7 +356,7 @@ def _flat_list(images: ImageInput, array_dims: int = 3) -> list:
         return [one for image in images for one in _flat_list(image)]
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return list(images) if images.ndim > array_dims else [images]
-    if isinstance(images, (str, Image.Image)):
+    if isinstance(images, (str, os.PathLike, Image.Image)):
         return [images]
     raise ValueError(
         f"An image is of type {type(images).__name__}: it must be a PIL image, an array, a tensor, a path or a URL."
@@ -357,7 +368,7 @@ def _label_tiles(
 ) -> Iterator[np.ndarray]:
     """A label map in the tiles of its photograph."""
     labels = read_label_map(
-        open_image(label_map) if isinstance(label_map, str) else label_map, num_labels, do_reduce_labels
+        open_image(label_map) if isinstance(label_map, (str, os.PathLike)) else label_map, num_labels, do_reduce_labels
     )
     *_, height, width = patch_offsets[0].tolist()
     if labels.shape != (height, width):

@@ -13,17 +13,19 @@ from PIL import Image, ImageOps
 _WHITE_16_BIT = 65535
 
 
-def open_image(source: str, timeout: float | None = None) -> Image.Image:
+def open_image(source: str | os.PathLike, timeout: float | None = None) -> Image.Image:
     """
     Open an image without converting it; [`~transformers.image_utils.load_image`] clips 16-bit images to white.
 
     Args:
-        source (`str`): A path, a URL (http or https), or the image in base64, with or without `data:image/...,`.
+        source (`str` or `os.PathLike`):
+            A path, a URL (http or https), or the image in base64, with or without `data:image/...,`.
         timeout (`float`, *optional*): Seconds to wait for a URL.
 
     Raises:
         `ValueError`: if there is no image to be found.
     """
+    source = os.fspath(source)
     if source.startswith(("http://", "https://")):
         with urlopen(source, timeout=timeout) as response:
             return Image.open(BytesIO(response.read()))

@@ -1,5 +1,6 @@
 """The `image-segmentation` pipeline for Reg4Pru models."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,13 @@ class Reg4PruImageSegmentationPipeline(ImageSegmentationPipeline):
             raise ValueError(f"`subtask` is {subtask!r}: the model does semantic segmentation only.")
         return ({} if timeout is None else {"timeout": timeout}), {}, {}
 
-    def preprocess(self, image: str | Image.Image, timeout: float | None = None) -> dict[str, np.ndarray]:
+    def preprocess(
+        self, image: str | os.PathLike | Image.Image, timeout: float | None = None
+    ) -> dict[str, np.ndarray]:
         """Reads a photograph; tiles are cut when it is the photograph's turn."""
-        return {"photograph": read_photograph(open_image(image, timeout) if isinstance(image, str) else image)}
+        if isinstance(image, (str, os.PathLike)):
+            image = open_image(image, timeout)
+        return {"photograph": read_photograph(image)}
 
     def _forward(self, model_inputs: dict[str, np.ndarray | list[np.ndarray]]) -> dict[str, list[torch.Tensor]]:
         photographs = model_inputs["photograph"]

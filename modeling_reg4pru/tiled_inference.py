@@ -72,7 +72,8 @@ def predict_photographs(
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
-        photographs (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or `str`): The photographs.
+        photographs (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`):
+            The photographs, or where they are: paths, URLs, or images in base64.
         keep_rates (`float` or sequence of `float`, *optional*):
             One rate for all stages or one per stage; by default those of the configuration.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.

@@ -97,6 +97,7 @@ def test_paths_base64_orientation_and_sixteen_bits(checkpoint, tmp_path, no_ques
     photograph_of(90, 120).save(tmp_path / "turned.png", exif=exif)
     upright = Image.fromarray(np.rot90(np.asarray(photograph_of(90, 120)), -1))
     found = vessels(segmenter(str(tmp_path / "turned.png")))
+    assert np.array_equal(found, vessels(segmenter(tmp_path / "turned.png")))
     assert found.shape == (120, 90)
     assert np.array_equal(found, expected(checkpoint, upright) == 1)
 

@@ -1,6 +1,7 @@
 """Photographs of any size through the model: seams, stages, memory, and the same result as the steps one by one."""
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +194,43 @@ def test_what_does_not_fit_is_refused_at_once(tiny_model):
     with pytest.raises(ValueError, match=r"1\.5"):
         predict_photograph(model, make_processor(), smooth_photograph(64, 64), 1.5)
     assert list(predict_photographs(model, make_processor(), [])) == []
+
+
+def test_fields_set_later_count_here_as_in_the_processor(tiny_model):
+    """Scripts assign `size` as the plain dictionary that is in `preprocessor_config.json`."""
+    photograph, processor, model = smooth_photograph(70, 90), make_processor(), tiny_model()
+    processor.size = {"height": 32, "width": 32}
+    processor.tile_overlap = 8
+    with torch.no_grad():
+        outputs = model(**processor(photograph, return_tensors="pt"))
+    prediction = predict_photograph(model, processor, photograph, batch_size=len(outputs.logits))
+    assert prediction.num_tiles == len(outputs.logits) == 12
+    (wanted,) = processor.post_process_probabilities(outputs)
+    assert torch.equal(prediction.probabilities, wanted)
+    processor.tile_overlap = 32
+    with pytest.raises(ValueError, match="`tile_overlap` is 32"):
+        predict_photograph(model, processor, photograph)
+    with pytest.raises(TypeError, match="working_siz"):
+        processor.cut_photograph(photograph, working_siz=32)
+
+
+def test_paths_of_both_kinds(tiny_model, tmp_path):
+    photograph, processor, model = smooth_photograph(70, 90), make_processor(num_labels=2), tiny_model()
+    path = tmp_path / "the left eye.png"
+    photograph.save(path)
+    wanted = predict_photograph(model, processor, photograph).probabilities
+    for source in (path, str(path)):
+        assert torch.equal(predict_photograph(model, processor, source).probabilities, wanted)
+    mask = tmp_path / "mask.png"
+    Image.fromarray((np.asarray(photograph)[..., 0] > 127).astype(np.uint8) * 255).save(mask)
+    by_path, by_name = (
+        processor(kind(path), segmentation_maps=kind(mask), return_tensors="pt") for kind in (Path, str)
+    )
+    assert torch.equal(by_path["pixel_values"], by_name["pixel_values"])
+    assert torch.equal(by_path["labels"], by_name["labels"])
+    assert set(by_path["labels"].unique().tolist()) >= {0, 1}
+    with pytest.raises(ValueError, match=r"There is no image at .*no such file\.png"):
+        predict_photograph(model, processor, tmp_path / "no such file.png")
 
 
 def test_bfloat16_stays_close(tiny_model):
