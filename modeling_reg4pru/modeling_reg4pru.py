@@ -354,9 +354,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        [`_predict`] before a query layer. Its maps are what deep supervision keeps most memory for, so gradient
-        checkpointing computes them anew (a third of the memory of a step under hard pruning at 512 px, for an eighth
-        of its time).
+        [`_predict`] before a query layer. Under hard pruning its maps are most of what deep supervision keeps for the
+        backward pass, so gradient checkpointing computes them anew.
         """
         if not self.gradient_checkpointing:
             return self._predict(queries, patches, grid_size)
