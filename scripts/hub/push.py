@@ -7,163 +7,21 @@ Push a checkpoint to the Hub: weights, configuration, image processor, code for 
 All of it arrives as one commit or not at all. `--output_dir` writes the same folder here, to look at before.
 """
 
-import json
 import logging
 import sys
-import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-
 from ..console import set_up_logging
-from .model_card import eval_results_yaml, hub_id, render_card
-from .transfer import TransferError, check_target, copy_files, push_folder
+from .publishing import PushArguments, push_checkpoint, stage_checkpoint
+from .transfer import TransferError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PushArguments:
-    """What is pushed, and where."""
-
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder with config.json and model.safetensors."})
-    hub_model_id: str = field(metadata={"help": "Repository, user/name."})
-    train_results: str | None = field(
-        default=None, metadata={"help": "train_results.json; default: the one in or above the checkpoint's folder."}
-    )
-    metrics: str | None = field(default=None, metadata={"help": "metrics.json of reg4pru evaluate."})
-    benchmark: str | None = field(default=None, metadata={"help": "benchmark.json of reg4pru benchmark."})
-    hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Hub id of the data set; default: what the training read, if it is one."}
-    )
-    base_model: str | None = field(
-        default=None, metadata={"help": "Hub id of what training began with; default: what the training says."}
-    )
-    license: str | None = field(
-        default=None, metadata={"help": "Of the weights; default: apache-2.0 from scratch, else 'other'."}
-    )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
-    overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
-    )
-    commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
-    output_dir: str | None = field(default=None, metadata={"help": "Only write the folder here; push nothing."})
-
-
-def push_checkpoint(arguments: PushArguments) -> str:
-    """
-    Push what the arguments name.
-
-    Returns:
-        `str`: The commit.
-
-    Raises:
-        `ValueError`: If a file is missing or the repository must not be pushed to; nothing was sent then.
-        `TransferError`: If the transfer failed.
-    """
-    check_target(
-        arguments.hub_model_id, "model", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "checkpoint"
-        stage_checkpoint(arguments, folder)
-        return push_folder(
-            folder,
-            arguments.hub_model_id,
-            repo_type="model",
-            commit_message=arguments.commit_message,
-            private=arguments.hub_private_repo,
-            overwrite=arguments.overwrite_repo,
-        )
-
-
-def push_trained(arguments: PushArguments) -> None:
-    """Push what has just been trained; after a fault it is still here, and the user is told how to go on."""
-    try:
-        commit = push_checkpoint(arguments)
-    except (TransferError, ValueError) as error:
-        sys.exit(
-            f"Training is complete and saved in {arguments.model_name_or_path}, but pushing it failed.\n{error}\n"
-            "To push without training again: reg4pru push "
-            f"--model_name_or_path {arguments.model_name_or_path} --hub_model_id {arguments.hub_model_id}"
-        )
-    logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
-
-
-def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
-    """
-    Write the folder that is pushed.
-
-    Args:
-        arguments (`PushArguments`): What goes into it.
-        folder (`Path`): New or empty.
-
-    Raises:
-        `ValueError`: If a file is missing or broken, or the folder holds something.
-    """
-    checkpoint = Path(arguments.model_name_or_path)
-    if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
-        raise ValueError(f"--model_name_or_path is {checkpoint}: it has no config.json with safetensors beside it.")
-    train_results_path = _find_train_results(arguments)
-    train_results = _read_json(train_results_path)
-    metrics = _read_json(arguments.metrics)
-    benchmark = _read_json(arguments.benchmark)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    # Written anew rather than copied: the code is the one that loaded the weights just now.
-    model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
-    model.save_pretrained(folder)
-    Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    copy_files([path for path in (train_results_path,) if path], folder)
-    figure = None
-    if metrics:
-        beside = Path(arguments.metrics).parent
-        copy_files([Path(arguments.metrics), beside / "per_image.csv", beside / "figure.png"], folder / "results")
-        figure = "results/figure.png" if (folder / "results" / "figure.png").exists() else None
-        dataset_id = arguments.hub_dataset_id or hub_id(metrics["settings"]["dataset"])
-        if dataset_id:
-            (folder / ".eval_results").mkdir()
-            text = eval_results_yaml(metrics, dataset_id)
-            (folder / ".eval_results" / f"{dataset_id.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
-    if benchmark:
-        copy_files([Path(arguments.benchmark)], folder / "results")
-    card = render_card(
-        folder,
-        arguments.hub_model_id,
-        train_results=train_results,
-        metrics=metrics,
-        benchmark=benchmark,
-        dataset_id=arguments.hub_dataset_id,
-        base_model=arguments.base_model,
-        license=arguments.license,
-        figure=figure,
-    )
-    card.save(folder / "README.md")
-
-
-def _find_train_results(arguments: PushArguments) -> Path | None:
-    if arguments.train_results:
-        return Path(arguments.train_results)
-    checkpoint = Path(arguments.model_name_or_path).resolve()
-    found = [folder / "train_results.json" for folder in (checkpoint, checkpoint.parent)]
-    return next((path for path in found if path.is_file()), None)
-
-
-def _read_json(path: str | Path | None) -> dict | None:
-    if path is None:
-        return None
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-
-
 def main(argv: list[str] | None = None) -> None:
+    """Push, or only write, as the command line says."""
     set_up_logging()
     parser = HfArgumentParser(PushArguments)
     (arguments,) = parser.parse_args_into_dataclasses(argv)

@@ -28,7 +28,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 
 from ..console import set_up_logging
 from ..hub.model_card import RECIPE
-from ..hub.push import PushArguments, push_trained
+from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
 from ..provenance import provenance
 from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields

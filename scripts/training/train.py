@@ -17,7 +17,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
 from ..console import set_up_logging
-from ..hub.push import PushArguments, push_trained
+from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target
 from .arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
 from .building import build_model

@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 
 from reg4pru.hub.model_card import eval_results_yaml, hub_id, render_card
-from reg4pru.hub.push import PushArguments, main, stage_checkpoint
+from reg4pru.hub.publishing import PushArguments, stage_checkpoint
+from reg4pru.hub.push import main
 
 PROVENANCE = {
     "command": "reg4pru train",
