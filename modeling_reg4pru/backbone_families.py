@@ -53,7 +53,8 @@ _VIT_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size",
     "num_channels", "initializer_range",
 )  # fmt: skip
-HEAD_DIM = 64  # of every ViT that timm calls small, base or large
+HEAD_DIM = 64  # of every ViT that timm calls tiny, small, base or large
+HEADS_OF_WIDTH = {1280: 16, 1408: 16, 1664: 16}  # of the huge and giant ones, whose heads are wider
 
 
 def rename(weights: Mapping[str, torch.Tensor], family: str) -> dict[str, torch.Tensor]:
@@ -127,7 +128,8 @@ def timm_fields(architecture: str, weights: Mapping[str, torch.Tensor]) -> dict:
         weights (`Mapping[str, torch.Tensor]`): In our names.
     """
     fields = shape_fields(weights)
-    fields |= {"num_attention_heads": max(1, fields["hidden_size"] // HEAD_DIM), "layer_norm_eps": 1e-6}
+    width = fields["hidden_size"]
+    fields |= {"num_attention_heads": HEADS_OF_WIDTH.get(width, max(1, width // HEAD_DIM)), "layer_norm_eps": 1e-6}
     if "reg" in architecture and fields["positions"] == "learned":
         fields["position_antialias"] = True
     if fields["positions"] == "rotary":  # DINOv3

@@ -1,6 +1,7 @@
 """Reading a plain vision transformer, wherever it lies, and putting its weights into a model of ours."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -140,7 +141,7 @@ def load_backbone(model: nn.Module, backbone: Backbone) -> None:
     for name, weight in wanted.items():
         if name.endswith(".lambda1"):
             weights.setdefault(name, torch.ones_like(weight))
-        elif name.endswith(".bias") or weight.numel() == 0:
+        elif weight.numel() == 0 or (name.endswith(".bias") and not _has_anywhere(backbone, name)):
             weights.setdefault(name, torch.zeros_like(weight))
     left_over, missing = sorted(weights.keys() - wanted.keys()), sorted(wanted.keys() - weights.keys())
     if left_over or missing:
@@ -154,6 +155,12 @@ def load_backbone(model: nn.Module, backbone: Backbone) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             wanted[name].copy_(weight)
+
+
+def _has_anywhere(backbone: Backbone, name: str) -> bool:
+    """Whether any layer has the weight: one that a single layer lacks is lost, and no trait of the family."""
+    part = re.sub(r"^layers\.\d+\.", "", name)
+    return any(other == part or other.endswith(f".{part}") for other in backbone.weights)
 
 
 def resample_patch_kernel(kernel: torch.Tensor, patch_size: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import routing_window_range
 from modeling_reg4pru.policy_attention import policy_attention
+from modeling_reg4pru.token_selection import SELECTOR_CLASSES
 
 from .measure import peak_memory, seconds_per_call
 from .models import dense_model, explicit_policy_attention, use_explicit_attention, variant
@@ -97,10 +98,11 @@ def training_arms(
     }
     skipped = {}
     for name, fields in ARMS.items():
-        if fields["train_pruning"] == "soft" and model.config.selector != "mlp":
+        if fields["train_pruning"] == "soft" and SELECTOR_CLASSES[model.config.selector].learns_from != "policy":
             skipped[name] = f"the selector {model.config.selector!r} does not learn through a soft policy"
             continue
         arm = variant(model, **fields).train()
+        arm.selectors.requires_grad_(arm.config.selectors_learn)
         step = make_step(arm, dtype, compile_mode, pixel_values, labels=labels)
         arms[name] = TrainingArm(step, arm if fields["routing"] else None)
 

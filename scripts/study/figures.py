@@ -22,6 +22,7 @@ from datasets_fives.field_of_view import field_of_view
 from datasets_fives.tiling import cut_into_tiles
 from datasets_fives.transforms import EvalTransform
 from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.token_selection import SELECTOR_CLASSES
 
 from ..inference.drift import measure_drift, trace_grid
 from ..inference.keep_rates import rate_name
@@ -192,7 +193,8 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     arms = {
         arm: settings
         for arm, settings in study.arms.items()
-        if configs[arm].get("train_pruning") != "none" or configs[arm].get("selector") == "learned_query"
+        if configs[arm].get("train_pruning") != "none"
+        or SELECTOR_CLASSES[configs[arm].get("selector", "mlp")].learns_from == "foreground"
     }
     if not arms:
         return
