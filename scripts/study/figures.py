@@ -88,9 +88,8 @@ def shown_rate(study: Study) -> float:
 def load_photographs(study: Study, runs_dir: Path) -> Dataset:
     """The test photographs of the first seed."""
     folder = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0])
-    model, _ = load_checkpoint(str(folder.checkpoint), device="cpu")
     _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
-    return load_data(data_arguments, training_size(model.config), arguments.seed)["test"]
+    return load_data(data_arguments, arguments.seed)["test"]
 
 
 def arm_style(study: Study, arm: str) -> dict:
@@ -282,7 +281,7 @@ def _mean_line(axis, drift: list[dict], arm: str, field: str, layers: range, lab
 
 def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:
     _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
-    tiles = cut_into_tiles(load_data(data_arguments, size, arguments.seed)["test"], size)
+    tiles = cut_into_tiles(load_data(data_arguments, arguments.seed)["test"], size)
     filled = [index for index, mask in enumerate(tiles["mask"]) if np.asarray(mask).any()]
     chosen = tiles.select([filled[index] for index in _spread(len(filled), NUM_TILES)])
     batch = EvalTransform(image_mean=processor.image_mean, image_std=processor.image_std)(chosen[:])

@@ -139,7 +139,7 @@ def _evaluate(study: Study, folder: RunFolder) -> None:
         model, processor = load_evaluated(folder, settings)
         if photographs is None:
             _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", str(folder.training)])
-            photographs = load_data(data_arguments, model.config.image_size, arguments.seed)["test"]
+            photographs = load_data(data_arguments, arguments.seed)["test"]
         measured = measure(predictors(model, processor, missing, batch_size=16), photographs)
         for rate, metrics in measured.items():
             pooled = metrics.compute()["pooled"]

@@ -47,6 +47,11 @@ def make_processor(
         start ([`Reg4PruImageProcessor`], *optional*): Of the checkpoint that training begins with, for its colours.
     """
     height, width = config.input_size
+    if data.tile_size not in (None, height):
+        raise ValueError(
+            f"tile_size is {data.tile_size}, but the model's input (image_size) has {height} pixels: tiles are not "
+            "resized, so both must be the same. Set photograph_size to see the photographs at another scale."
+        )
     whole = not (data.random_crop or data.tile_size)
     colours = {} if start is None else {"image_mean": start.image_mean, "image_std": start.image_std}
     return Reg4PruImageProcessor(

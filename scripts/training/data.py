@@ -11,16 +11,13 @@ from datasets_fives.tiling import cut_into_tiles
 from .arguments import DataArguments
 
 
-def load_data(
-    arguments: DataArguments, input_size: int, seed: int
-) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """
-    Photographs by side (`train`, `validation`, `test`), cut into tiles where the recipe wants tiles. Under
+    Photographs by side (`train`, `validation`, `test`), those to train on in tiles where the recipe wants tiles. Under
     `--streaming` the training side is a stream, and the photographs of the validation side are held in memory.
 
     Args:
         arguments (`DataArguments`): Source, split, sizes.
-        input_size (`int`): Side of the model's input.
         seed (`int`): Of the split, and of synthetic photographs.
 
     Raises:
@@ -43,11 +40,6 @@ def load_data(
         check_foreground((np.asarray(mask) for mask in sides["train"]["mask"]), f"{arguments.dataset}, side train")
     if arguments.streaming:
         sides = {side: hold_in_memory(rows) if side == "validation" else rows for side, rows in sides.items()}
-    # Validation sees what the model can take in at once: tiles where training sees tiles or crops.
-    tile = input_size if arguments.random_crop else arguments.tile_size
-    return {
-        side: cut_into_tiles(rows, tile)
-        if tile and (side == "validation" or (side == "train" and arguments.tile_size))
-        else rows
-        for side, rows in sides.items()
-    }
+    if arguments.tile_size:
+        sides["train"] = cut_into_tiles(sides["train"], arguments.tile_size)
+    return dict(sides)

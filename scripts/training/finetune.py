@@ -23,7 +23,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from datasets_fives.samples import SeededSamples
-from datasets_fives.transforms import EvalTransform, TrainTransform
+from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..console import set_up_logging
@@ -38,7 +38,7 @@ from .data import load_data
 from .loop import collate
 from .optimization import make_optimizer
 from .processes import leave_processes
-from .validation import StreamingMetrics, vessel_probability
+from .validation import LABEL_NAMES, PhotographTiles, StreamingMetrics, vessel_probability
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,7 @@ def make_trainer(
     samples = EpochSamples(
         SeededSamples(data["train"], transform, training.seed), data_arguments.samples_per_photograph
     )
-    validation = None
-    if "validation" in data:
-        validation = data["validation"].with_transform(EvalTransform(size, **normalisation))
+    validation = PhotographTiles(data["validation"], processor) if "validation" in data else None
     optimizers = make_optimizer(
         model,
         learning_rate=training.learning_rate,
@@ -151,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     resume_from = check(parser, arguments, data_arguments, training)
     training.remove_unused_columns = False  # the columns are what the transforms read
     training.batch_eval_metrics = True
+    training.label_names = LABEL_NAMES
     training.train_sampling_strategy = "sequential"  # EpochSamples are in order already
     # Pushed once and whole at the end, with our card, not folder by folder while training.
     push, training.push_to_hub = training.push_to_hub, False
@@ -168,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
         start = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
         processor = make_processor(model.config, data_arguments, start)
-        data = load_data(data_arguments, model.config.image_size, training.seed)
+        data = load_data(data_arguments, training.seed)
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamples, count_rows
-from datasets_fives.transforms import EvalTransform, TrainTransform
+from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..provenance import provenance
@@ -21,7 +21,7 @@ from .building import make_processor
 from .checkpoints import save_checkpoint
 from .optimization import make_average, make_optimizer
 from .schedule import begin_step
-from .validation import PixelMetrics, vessel_probability
+from .validation import PhotographMetrics, PhotographTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +124,10 @@ class TrainingRun:
         )
         self.validation_loader = None
         if "validation" in data:
-            rows = data["validation"].with_transform(EvalTransform(size, **normalisation))
+            tiles = PhotographTiles(data["validation"], self.processor)
             batch_size = arguments.per_device_train_batch_size
             self.validation_loader = self.accelerator.prepare(
-                DataLoader(rows, batch_size=batch_size, collate_fn=collate)
+                DataLoader(tiles, batch_size=batch_size, collate_fn=collate)
             )
 
     def train(self) -> None:
@@ -203,17 +203,18 @@ class TrainingRun:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """[`PixelMetrics`] of the validation side, at the keep rates of the configuration."""
+        """[`PhotographMetrics`] of the validation side, at the keep rates of the configuration."""
         model, accelerator = self.evaluated, self.accelerator
-        metrics = PixelMetrics(model.config.semantic_loss_ignore_index).to(accelerator.device)
+        metrics = PhotographMetrics(model.config.semantic_loss_ignore_index)
         was_training = model.training
         model.eval()
         quiet = not accelerator.is_local_main_process
         for batch in tqdm(self.validation_loader, desc="validation", leave=False, disable=quiet):
             probability = vessel_probability(model(batch["pixel_values"]).logits, batch["labels"])
-            metrics.update(*accelerator.gather_for_metrics((probability, batch["labels"])))
+            tiles = probability, batch["labels"], batch["patch_offsets"]
+            metrics.update(*accelerator.gather_for_metrics(tiles))
         model.train(was_training)
-        return {name: value.item() for name, value in metrics.compute().items()}
+        return metrics.compute()
 
     def _save_weights(self, evaluated: torch.nn.Module, name: str) -> None:
         if self.accelerator.is_main_process:
@@ -242,7 +243,8 @@ class TrainingRun:
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
     """Batches of what the model takes; names and conditions stay behind."""
-    return {name: torch.stack([item[name] for item in items]) for name in ("pixel_values", "labels")}
+    names = [name for name in ("pixel_values", "labels", "patch_offsets") if name in items[0]]
+    return {name: torch.stack([item[name] for item in items]) for name in names}
 
 
 def drop_log_after(path: Path, step: int) -> None:

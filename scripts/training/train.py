@@ -68,7 +68,7 @@ def _run(
     output_dir = Path(arguments.output_dir)
     set_seed(arguments.seed)
     model = build_model(model_arguments)
-    data = load_data(data_arguments, model.config.image_size, arguments.seed)
+    data = load_data(data_arguments, arguments.seed)
     accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,

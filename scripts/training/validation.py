@@ -1,22 +1,77 @@
-"""Average precision, Dice and IoU while training: one ruler for `reg4pru train` and for `Trainer`."""
+"""Metrics of whole photographs while training: one ruler for `reg4pru train` and for `Trainer`."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, BinaryJaccardIndex
 from transformers import EvalPrediction
 
+from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.label_maps import IGNORE_INDEX, resize_label_map
+from modeling_reg4pru.photograph_tiles import PhotographBlender, TiledPhotograph, cut_tile
 
-def vessel_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+# `label_names` of `TrainingArguments`: what `Trainer` hands on to the two functions below beside the logits.
+LABEL_NAMES = ["labels", "patch_offsets"]
+
+
+class PhotographTiles(torch.utils.data.Dataset):
+    """
+    The tiles of photographs as the image processor cuts them everywhere else, one photograph after another.
+
+    Args:
+        rows (`Dataset`): Photographs as [`~datasets_fives.load_vessels`] gives them.
+        processor ([`Reg4PruImageProcessor`]): Of the model.
+
+    Returns:
+        `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the photograph,
+        and `patch_offsets` `(8,)`.
+    """
+
+    def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor):
+        self.rows, self.processor = rows, processor
+        self.places = [
+            (photograph, tile)
+            for photograph, row in enumerate(rows)
+            for tile in range(len(processor.cut_photograph(row["image"])))
+        ]
+        self._opened: tuple[int, TiledPhotograph, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        photograph, tile = self.places[index]
+        tiles, labels = self._open(photograph)
+        offsets = tiles.patch_offsets[tile]
+        _, top, left, size, *_ = offsets.tolist()
+        return {
+            "pixel_values": torch.from_numpy(tiles[tile]),
+            "labels": torch.from_numpy(cut_tile(labels, top, left, size, fill=IGNORE_INDEX).astype(np.int64)),
+            "patch_offsets": offsets,
+        }
+
+    def _open(self, photograph: int) -> tuple[TiledPhotograph, np.ndarray]:
+        """The last photograph is kept: tiles are asked for in their order."""
+        if self._opened is None or self._opened[0] != photograph:
+            row = self.rows[photograph]
+            tiles = self.processor.cut_photograph(row["image"])
+            labels = resize_label_map(np.asarray(row["mask"]), *tiles.patch_offsets[0, 4:6].tolist(), num_labels=2)
+            self._opened = photograph, tiles, labels
+        return self._opened[1:]
+
+
+def vessel_probability(logits: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """
     One probability a pixel, at the size of the labels; `preprocess_logits_for_metrics` of `Trainer`.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, 2, height / 4, width / 4)`): Of the model.
-        labels (`torch.Tensor` of shape `(batch, height, width)`): Label maps.
+        labels (`torch.Tensor` of shape `(batch, height, width)`, or a tuple that begins with it): Label maps.
     """
-    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear")
-    return logits.softmax(1)[:, 1]
+    size = (labels if isinstance(labels, torch.Tensor) else labels[0]).shape[-2:]
+    return F.interpolate(logits.float(), size=size, mode="bilinear").softmax(1)[:, 1]
 
 
 class PixelMetrics(MetricCollection):
@@ -27,7 +82,7 @@ class PixelMetrics(MetricCollection):
     are all small. What is added is gathered from all processes already.
     """
 
-    def __init__(self, ignore_index: int = 255):
+    def __init__(self, ignore_index: int = IGNORE_INDEX):
         common = {"ignore_index": ignore_index, "sync_on_compute": False}
         thresholds = torch.linspace(-12, 12, 1000).sigmoid()
         super().__init__(
@@ -40,17 +95,63 @@ class PixelMetrics(MetricCollection):
         )
 
 
-class StreamingMetrics:
-    """`compute_metrics` of `Trainer` with `batch_eval_metrics=True`: [`PixelMetrics`]."""
+class PhotographMetrics:
+    """
+    [`PixelMetrics`] of photographs at their working size, whose tiles come in batches, in the order of
+    [`PhotographTiles`], and are blended as they are in every prediction.
 
-    def __init__(self, ignore_index: int = 255):
-        self.metrics = PixelMetrics(ignore_index)
+    Args:
+        ignore_index (`int`, *optional*, defaults to 255): Label of pixels that do not count.
+    """
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        probability, labels = prediction
-        self.metrics.to(probability.device).update(probability, labels)
-        if not compute_result:
-            return {}
+    def __init__(self, ignore_index: int = IGNORE_INDEX):
+        self.metrics, self.ignore_index = PixelMetrics(ignore_index), ignore_index
+        self._blender: PhotographBlender | None = None
+
+    def update(self, probability: torch.Tensor, labels: torch.Tensor, patch_offsets: torch.Tensor) -> None:
+        """
+        Add a batch of tiles.
+
+        Args:
+            probability (`torch.Tensor` of shape `(batch, tile, tile)`): Vessel probability.
+            labels (`torch.Tensor` of shape `(batch, tile, tile)`): Label maps.
+            patch_offsets (`torch.Tensor` of shape `(batch, 8)`): Where the tiles lie.
+        """
+        self.metrics.to(probability.device)
+        for tile, label_map, row in zip(probability, labels.cpu(), patch_offsets.cpu(), strict=True):
+            if not row[1:3].any():  # the first tile of a photograph lies at (0, 0)
+                self._end_photograph()
+                self._blender = PhotographBlender(row[None])
+                self._labels = torch.full(self._blender.frame_size, self.ignore_index)
+            frame, inside = self._blender.place(row)
+            self._blender.add(row, tile[None])
+            self._labels[frame] = label_map[inside]
+
+    def compute(self) -> dict[str, float]:
+        """`ap`, `dice` and `iou` of all that was added; then it begins anew."""
+        self._end_photograph()
         results = {name: value.item() for name, value in self.metrics.compute().items()}
         self.metrics.reset()
         return results
+
+    def _end_photograph(self) -> None:
+        if self._blender is not None:
+            blended = self._blender.result(self._blender.frame_size)[0]
+            device = self.metrics["ap"].device
+            self.metrics.update(blended.to(device), self._labels.to(device))
+            self._blender = None
+
+
+class StreamingMetrics:
+    """
+    `compute_metrics` of `Trainer` with `batch_eval_metrics=True` and `label_names=LABEL_NAMES`:
+    [`PhotographMetrics`] of [`PhotographTiles`].
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX):
+        self.metrics = PhotographMetrics(ignore_index)
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        probability, (labels, patch_offsets) = prediction
+        self.metrics.update(probability, labels, patch_offsets)
+        return self.metrics.compute() if compute_result else {}

@@ -48,7 +48,7 @@ def load(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def load_sides(**more):
-        return load_data(DataArguments(photograph_size=64, synthetic_counts=[3, 1, 1], **more), 32, seed=0)
+        return load_data(DataArguments(photograph_size=64, synthetic_counts=[3, 1, 1], **more), seed=0)
 
     return load_sides
 
@@ -79,14 +79,11 @@ def test_photographs_stay_whole_unless_the_recipe_wants_tiles(load):
     assert sizes(load()) == {"train": (3, (64, 64)), "validation": (1, (64, 64)), "test": (1, (64, 64))}
 
 
-def test_tiles_are_cut_for_training_and_validation(load):
-    sides = load(tile_size=32)
-    assert sizes(sides) == {"train": (12, (32, 32)), "validation": (4, (32, 32)), "test": (1, (64, 64))}
-
-
-def test_under_random_crops_only_validation_is_cut_into_tiles(load):
-    sides = load(random_crop=True)
-    assert sizes(sides) == {"train": (3, (64, 64)), "validation": (4, (32, 32)), "test": (1, (64, 64))}
+def test_tiles_are_cut_for_training_alone(load):
+    """Whoever validates or tests cuts as the image processor does."""
+    whole = {"train": (3, (64, 64)), "validation": (1, (64, 64)), "test": (1, (64, 64))}
+    assert sizes(load(tile_size=32)) == {**whole, "train": (12, (32, 32))}
+    assert sizes(load(random_crop=True)) == whole
 
 
 def test_a_split_can_be_a_file_and_must_leave_something_to_train_on(load, tmp_path):

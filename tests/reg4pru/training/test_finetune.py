@@ -1,4 +1,4 @@
-"""Fine-tuning with Trainer: as good as `reg4pru train`, exact resume, what is saved, and metrics that keep nothing."""
+"""Fine-tuning with Trainer: as good as `reg4pru train`, exact resume, and what is saved."""
 
 import json
 from types import SimpleNamespace
@@ -6,18 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import average_precision_score, f1_score, jaccard_score
-from torchmetrics.classification import BinaryAveragePrecision
-from transformers import EvalPrediction, TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState
 
 from datasets_fives import load_fives
-from datasets_fives.transforms import EvalTransform
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from reg4pru.training import finetune as finetune_trainer
 from reg4pru.training import train
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.callbacks import PruningSchedule
-from reg4pru.training.validation import StreamingMetrics, vessel_probability
+from reg4pru.training.validation import PhotographMetrics, PhotographTiles, vessel_probability
 
 
 @pytest.fixture(autouse=True)
@@ -85,16 +82,17 @@ def test_ends_in_the_weights_of_train(checkpoint, tmp_path):
     assert same(*weights)
     assert not same(weights[0], load_file(checkpoint / "model.safetensors"))
 
-    # And Trainer reports what is true of the model that it saved.
-    rows = load_fives("synthetic", photograph_size=64, synthetic_counts=(8, 3, 2))["validation"]
-    items = rows.with_transform(EvalTransform(64))[:]
-    pixels, labels = torch.stack(items["pixel_values"]), torch.stack(items["labels"])
+    # And Trainer reports of the model that it saved what validation finds.
     model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "trainer").eval()
-    with torch.no_grad():
-        probability = vessel_probability(model(pixels).logits, labels)
-    reported = json.loads((tmp_path / "trainer" / "train_results.json").read_text())["validation"]["ap"]
-    # A thousand thresholds tie some pixels of a model this young, whose logits hardly differ.
-    assert reported == pytest.approx(average_precision_score(labels.flatten(), probability.flatten()), abs=0.05)
+    processor = Reg4PruImageProcessor.from_pretrained(tmp_path / "trainer")
+    rows = load_fives("synthetic", photograph_size=64, synthetic_counts=(8, 3, 2))["validation"]
+    metrics = PhotographMetrics()
+    for tile in PhotographTiles(rows, processor):
+        with torch.no_grad():
+            probability = vessel_probability(model(tile["pixel_values"][None]).logits, tile["labels"][None])
+        metrics.update(probability, tile["labels"][None], tile["patch_offsets"][None])
+    reported = json.loads((tmp_path / "trainer" / "train_results.json").read_text())["validation"]
+    assert reported == pytest.approx(metrics.compute(), abs=1e-6)
 
 
 def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
@@ -115,26 +113,6 @@ def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
     assert rates[0] == 1.0
     assert rates[-1] == 0.7
     assert (seen[0][2], seen[-1][2]) == (1.0, 0.0)
-
-
-def test_metrics_equal_those_of_all_pixels_and_keep_none():
-    generator = torch.Generator().manual_seed(0)
-    metrics, batches = StreamingMetrics(), []
-    for step in range(3):
-        labels = (torch.rand(2, 16, 16, generator=generator) < 0.3).long()
-        logits = torch.randn(2, 2, 4, 4, generator=generator)
-        labels[:, 0] = 255
-        probability = vessel_probability(logits, labels)
-        assert probability.shape == labels.shape
-        result = metrics(EvalPrediction(predictions=probability, label_ids=labels), compute_result=step == 2)
-        batches.append((probability[labels != 255], labels[labels != 255]))
-    scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
-    assert result["ap"] == pytest.approx(average_precision_score(truth, scores), abs=2e-3)
-    assert result["dice"] == pytest.approx(f1_score(truth, scores > 0.5))
-    assert result["iou"] == pytest.approx(jaccard_score(truth, scores > 0.5))
-    ap: BinaryAveragePrecision = metrics.metrics["ap"]
-    assert ap.confmat.sum() == 0, "begun anew"
-    assert sum(value.numel() for value in ap.metric_state.values()) == 1000 * 4, "counts, not pixels"
 
 
 def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from reg4pru.training.data import load_data
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     arguments = DataArguments(photograph_size=48, synthetic_counts=[20, 2, 2], streaming=True)
-    return load_data(arguments, input_size=48, seed=0)
+    return load_data(arguments, seed=0)
 
 
 def samples(data, **more):
