@@ -49,10 +49,10 @@ def is_stored(source: str | Path) -> bool:
 
 
 class Columns(NamedTuple):
-    """Where a stored data set keeps what we need; `None`: it has no such column."""
+    """Where a stored data set keeps what we need; `None`: it has no such column, or a mask was not needed."""
 
     image: str
-    mask: str
+    mask: str | None
     field_of_view: str | None
     name: str | None
     condition: str | None
@@ -121,19 +121,20 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     return {"train": loose} if loose else {}
 
 
-def find_columns(rows: Dataset | IterableDataset, where: str) -> Columns:
+def find_columns(rows: Dataset | IterableDataset, where: str, needed: tuple[str, ...] = ("image", "mask")) -> Columns:
     """
     Tell the columns of a data set by their names and types.
 
     Args:
         rows (`Dataset` or `IterableDataset`): One side of it.
         where (`str`): What the error calls it.
+        needed (`tuple[str, ...]`, *optional*): What there must be; by default photographs and masks.
 
     Returns:
         [`Columns`]
 
     Raises:
-        ValueError: If the photographs or masks are missing, or two columns could be meant.
+        ValueError: If what is needed is missing, or two columns could be meant.
     """
     features = rows.features or Dataset.from_list([next(iter(rows))]).features
     found: dict[str, str | None] = {}
@@ -146,7 +147,7 @@ def find_columns(rows: Dataset | IterableDataset, where: str) -> Columns:
                 f"{where} has more than one column that could be the {kind}: {', '.join(fits)}; rename the others."
             )
         found[kind] = fits[0] if fits else None
-    missing = [kind for kind in ("image", "mask") if found[kind] is None]
+    missing = [kind for kind in needed if found[kind] is None]
     if missing:
         known = "; ".join(f"{kind}: a column of pictures named {', '.join(_COLUMNS[kind])}" for kind in missing)
         raise ValueError(f"{where} has the columns {', '.join(features)}; missing: {', '.join(missing)} ({known}).")

@@ -48,6 +48,12 @@ class EvaluationArguments:
         metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
     )
     side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
+    condition_pattern: str | None = field(
+        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
+    )
+    vessel_labels: list[int] | None = field(
+        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
+    )
     synthetic_counts: list[int] = field(
         default_factory=lambda: [64, 8, 16],
         metadata={"help": "Synthetic photographs for train, validation and test; give what the training was given."},
@@ -134,6 +140,8 @@ def load_photographs(arguments: EvaluationArguments) -> Dataset:
         split=arguments.split,
         seed=arguments.seed,
         photograph_size=arguments.photograph_size,
+        condition_pattern=arguments.condition_pattern,
+        vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision,
         synthetic_counts=tuple(arguments.synthetic_counts),
     )

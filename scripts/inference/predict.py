@@ -2,17 +2,18 @@
 Find the vessels in photographs.
 
     reg4pru predict --model_name_or_path outputs/tiny --images photographs/ "more/*.jpg" --output_dir outputs/masks
+    reg4pru predict --model_name_or_path outputs/tiny --dataset user/photographs --side test --output_dir outputs/masks
     accelerate launch -m reg4pru predict ...        shares the photographs out over the devices
 
 writes for every photograph, at its own size, `<name>_mask.png` (0 and 255), `<name>_probability.png` (16 bits: 65535
 is probability 1) and `<name>_overlay.png` (the vessels drawn over the photograph, inside the field of view only), and
 a row of `predictions.csv`. Mask and probability are as the model predicts them, outside the field of view, too. With
 several keep rates every name ends in the rate. Photographs whose row stands in the table already are left out, so a
-run that was stopped goes on where it was; one that cannot be read is reported at the end.
+run that was stopped goes on where it was; one that cannot be read is reported at the end. With `--parquet` masks and
+probabilities also become a data set in `dataset/`, which `--push_to_hub` uploads.
 """
 
 import csv
-import glob
 import logging
 import os
 import sys
@@ -35,9 +36,12 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
 
 from ..console import set_up_logging
+from ..hub.transfer import TransferError, check_target, push_folder
 from .keep_rates import check_keep_rates, fixed_draws, rate_name
 from .loading import load_checkpoint
 from .panels import blank_outside, overlay_panel, stage_panel
+from .photographs import Photograph, list_files, list_stored
+from .prediction_dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +53,15 @@ class PredictionArguments:
     """What is predicted, by which model, and where the result goes."""
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    images: list[str] = field(metadata={"help": f"Files, folders or patterns ({', '.join(SUFFIXES)})."})
     output_dir: str = field(metadata={"help": "Folder for the pictures and predictions.csv."})
+    images: list[str] = field(
+        default_factory=list, metadata={"help": f"Files, folders or patterns ({', '.join(SUFFIXES)})."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    side: str = field(default="test", metadata={"help": "The side of the data set: train, validation or test."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     keep_rates: list[float] | None = field(
         default=None,
@@ -59,38 +70,17 @@ class PredictionArguments:
     stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
+    parquet: bool = field(default=False, metadata={"help": "Also write masks and probabilities as a data set."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload that data set, as one commit."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository for it, user/name."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Predict anew what an earlier run has done."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
     seed: int = field(default=0, metadata={"help": "Seed, for a checkpoint that selects tokens at random."})
-
-
-def list_images(patterns: list[str]) -> list[Path]:
-    """
-    The photographs among files, folders and patterns, in order.
-
-    Args:
-        patterns (`list[str]`): Files; folders, of which every file with one of [`SUFFIXES`] is taken; patterns such as
-            `"scans/**/*.jpg"`.
-
-    Raises:
-        `ValueError`: If one of them finds nothing, or two photographs would be written to the same files.
-    """
-    images: dict[str, Path] = {}
-    for pattern in patterns:
-        found = [Path(pattern)]
-        if not found[0].is_file():
-            inside = sorted(found[0].iterdir() if found[0].is_dir() else map(Path, glob.glob(pattern, recursive=True)))
-            found = [path for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
-        if not found:
-            raise ValueError(
-                f"{pattern} is no file, and no folder or pattern with photographs ({', '.join(SUFFIXES)})."
-            )
-        for path in found:
-            other = images.setdefault(path.stem, path)
-            if other.resolve() != path.resolve():
-                raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
-    return list(images.values())
 
 
 class ResultFolder:
@@ -113,6 +103,16 @@ class ResultFolder:
             with table.open(newline="", encoding="utf-8") as file:
                 rows |= {(row["file"], row["keep_rate"]) for row in csv.DictReader(file) if row["seconds"]}
         return rows
+
+    def begun(self) -> set[str]:
+        """Photographs whose pictures are of a run of this command, those of a run that was killed at them, too."""
+        listed = [path.read_text(encoding="utf-8").splitlines() for path in self.folder.glob(".predictions*.begun")]
+        return {name for names in listed for name in names} | {name for name, _ in self.done()}
+
+    def begin(self, name: str) -> None:
+        """Say, before there are pictures of it, that a photograph is worked on."""
+        with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
 
     def save(self, name: str, picture: np.ndarray) -> None:
         """Write a picture beside its place, and move it there."""
@@ -163,18 +163,18 @@ def measures(image: Image.Image, vessels: np.ndarray) -> dict[str, str]:
 def predict_files(
     model: Reg4PruForSemanticSegmentation,
     processor: BaseImageProcessor,
-    tasks: list[tuple[Path, float | None]],
+    tasks: list[tuple[Photograph, float | None]],
     results: ResultFolder,
     arguments: PredictionArguments,
 ) -> Iterator[str]:
     """Predict files at keep rates, and yield what could not be read."""
     several = arguments.keep_rates is not None and len(arguments.keep_rates) > 1
-    for path, rate in tasks:
+    for photograph, rate in tasks:
         start = time.perf_counter()
         try:
-            image = read_photograph(path)
+            image = read_photograph(photograph.content())
         except ValueError as error:
-            yield f"{path}: {error}"
+            yield f"{photograph.name}: {error}"
             continue
         with fixed_draws(model, arguments.seed):
             prediction = predict_photograph(
@@ -182,11 +182,12 @@ def predict_files(
             )
         suffix = f"_{rate_name(rate)}" if several else ""
         made = pictures(image, prediction, arguments.threshold, model.config.num_stages)
+        results.begin(photograph.name)
         for kind, picture in made.items():
-            results.save(f"{path.stem}_{kind}{suffix}.png", picture)
+            results.save(f"{photograph.stem}_{kind}{suffix}.png", picture)
         results.add_row(
             {
-                "file": str(path),
+                "file": photograph.name,
                 "keep_rate": _rate_column(rate),
                 **measures(image, made["mask"] > 0),
                 "num_tokens": prediction.num_tokens,
@@ -199,7 +200,7 @@ def _rate_column(rate: float | None) -> str:
     return "checkpoint" if rate is None else rate_name(rate)
 
 
-def _check(arguments: PredictionArguments) -> list[Path]:
+def _check(arguments: PredictionArguments) -> list[Photograph]:
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}: it must lie between 0 and 1, both excluded.")
     if arguments.batch_size < 1:
@@ -209,21 +210,31 @@ def _check(arguments: PredictionArguments) -> list[Path]:
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
-    images = list_images(arguments.images)
-    if any(output_dir.resolve() == image.resolve().parent for image in images):
-        raise ValueError(f"--output_dir is {output_dir}, the folder of the photographs: choose another.")
-    known = {row[0] for row in ResultFolder(output_dir).done()}
+    if bool(arguments.images) == bool(arguments.dataset):
+        raise ValueError("Give --images or --dataset, one of them.")
+    if arguments.push_to_hub:
+        if not arguments.hub_dataset_id:
+            raise ValueError("--push_to_hub needs --hub_dataset_id.")
+        private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+        check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite)
+    if arguments.dataset:
+        photographs = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
+    else:
+        photographs = list_files(arguments.images)
+        if any(output_dir.resolve() == Path(photograph.name).resolve().parent for photograph in photographs):
+            raise ValueError(f"--output_dir is {output_dir}, the folder of the photographs: choose another.")
+    known = ResultFolder(output_dir).begun()
     foreign = [
         path
-        for image in images
-        if str(image) not in known and (path := output_dir / f"{image.stem}_mask.png").exists()
+        for photograph in photographs
+        if photograph.name not in known and (path := output_dir / f"{photograph.stem}_mask.png").exists()
     ]
     if foreign and not arguments.overwrite:
         raise ValueError(
             f"{foreign[0]} exists and is not of a run of this command that predictions.csv tells of: choose another "
             "--output_dir, or add --overwrite to replace it."
         )
-    return images
+    return photographs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,12 +245,14 @@ def main(argv: list[str] | None = None) -> int:
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     device = arguments.device or (str(state.device) if state.num_processes > 1 else None)
     try:
-        images = _check(arguments)
+        photographs = _check(arguments)
         model, processor = load_checkpoint(
             arguments.model_name_or_path, arguments.model_revision, device, arguments.dtype
         )
     except ValueError as error:
         parser.error(str(error))
+    except TransferError as error:
+        sys.exit(str(error))
 
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -251,13 +264,41 @@ def main(argv: list[str] | None = None) -> int:
             table.unlink()
     state.wait_for_everyone()
     done = results.done()
-    tasks = [(image, rate) for image in images for rate in arguments.keep_rates or [None]]
-    left = [task for task in tasks if (str(task[0]), _rate_column(task[1])) not in done]
+    tasks = [(photograph, rate) for photograph in photographs for rate in arguments.keep_rates or [None]]
+    left = [task for task in tasks if (task[0].name, _rate_column(task[1])) not in done]
     state.wait_for_everyone()  # nobody writes while somebody still looks what is done
-    with state.split_between_processes(left) as mine:
-        bar = tqdm(mine, desc="Predicting", unit="photograph", disable=not state.is_local_main_process)
+    with state.split_between_processes(list(range(len(left)))) as mine:
+        bar = tqdm(
+            [left[place] for place in mine],
+            desc="Predicting",
+            unit="photograph",
+            disable=not state.is_local_main_process,
+        )
         problems = list(predict_files(model, processor, bar, results, arguments))
     logger.info("Written to %s: %d predictions; %d were there already.", output_dir, len(left), len(tasks) - len(left))
     for problem in problems:
         print(f"Not predicted: {problem}", file=sys.stderr)
+    state.wait_for_everyone()
+    if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
+        _publish(output_dir, {photograph.name: photograph.stem for photograph in photographs}, arguments)
     return 1 if problems else 0
+
+
+def _publish(output_dir: Path, stems: dict[str, str], arguments: PredictionArguments) -> None:
+    """The predictions as a data set, and on the Hub."""
+    folder, repo_id = output_dir / "dataset", arguments.hub_dataset_id
+    write_dataset(folder, output_dir, stems, arguments.model_name_or_path)
+    logger.info("Written to %s: a data set of masks and probabilities.", folder)
+    if arguments.push_to_hub:
+        try:
+            commit = push_folder(
+                folder,
+                repo_id,
+                repo_type="dataset",
+                commit_message="Upload predictions",
+                private=arguments.hub_private_repo,
+                overwrite=arguments.overwrite_repo,
+            )
+        except (ValueError, TransferError) as error:
+            sys.exit(str(error))
+        logger.info("Uploaded to %s, commit %s.", repo_id, commit)

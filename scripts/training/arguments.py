@@ -36,6 +36,12 @@ class DataArguments:
     split: str = field(
         default="official", metadata={"help": "'official', 'resplit', 'sample', or a YAML file of names by side."}
     )
+    condition_pattern: str | None = field(
+        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
+    )
+    vessel_labels: list[int] | None = field(
+        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
+    )
     photograph_size: int | None = field(
         default=None, metadata={"help": "Side to which photographs are reduced; default: as they are."}
     )

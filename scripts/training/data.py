@@ -28,6 +28,8 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
         split=arguments.split,
         seed=seed,
         photograph_size=arguments.photograph_size,
+        condition_pattern=arguments.condition_pattern,
+        vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision or None,
         streaming=arguments.streaming,
         synthetic_counts=tuple(arguments.synthetic_counts),

@@ -1,4 +1,4 @@
-"""The same photograph gives the same mask, whichever way it takes: predict, evaluate, pipeline, Trainer, remote code."""
+"""The same photograph gives the same mask by predict, evaluate, pipeline, Trainer and remote code."""
 
 import csv
 import subprocess
@@ -78,8 +78,9 @@ def folder(tmp_path_factory) -> Path:
                  "image_size=64", "patch_size=8", "num_upscale_blocks=1", "num_blocks=2", "train_num_points=128",
                  "initializer_range=0.15", "pruning_layers=[0, 2, 3]"]  # fmt: skip
     for scale, flags in SCALES.items():
-        train.main(["--output_dir", str(folder / scale), "--config_overrides", *overrides, "--max_train_steps", "2",
-                    "--learning_rate", "1e-9", "--per_device_train_batch_size", "2", *data(folder), *flags])  # fmt: skip
+        train.main(["--output_dir", str(folder / scale), "--config_overrides", *overrides, *data(folder), *flags,
+                    "--max_train_steps", "2", "--learning_rate", "1e-9",
+                    "--per_device_train_batch_size", "2"])  # fmt: skip
     return folder
 
 

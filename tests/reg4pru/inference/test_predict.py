@@ -48,7 +48,7 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
 
     assert finished.returncode == 0, finished.stderr
     pictures = [f"{name}_{kind}.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")]
-    assert sorted(path.name for path in out.iterdir()) == sorted(["predictions.csv", *pictures])
+    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(["predictions.csv", *pictures])
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None)
     for file in ("first.png", "second.JPG"):
         photograph = Image.open(folder / file)

@@ -1,0 +1,85 @@
+"""Predictions as a data set for the Hub: Parquet shards and a card."""
+
+import csv
+import shutil
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from datasets.table import embed_table_storage
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+ROWS_PER_SHARD = 500
+# A few pictures: what a reader who streams has to fetch to see the first row.
+ROWS_PER_GROUP = 8
+FEATURES = Features(
+    {
+        "name": Value("string"),
+        "keep_rate": Value("string"),
+        "mask": Image(),
+        "probability": Image(),
+        "vessel_fraction": Value("float64"),
+        "skeleton_length": Value("int64"),
+        "skeleton_density": Value("float64"),
+        "num_tokens": Value("int64"),
+    }
+)
+CARD = """# Vessel maps
+
+Predicted by `{model}` with reg4pru (arXiv 2602.02163); {count} rows, one per photograph and keep rate.
+
+- `mask`: 0 and 255, at the photograph's own size. `probability`: 16 bits, 65535 is probability 1.
+- `vessel_fraction`, `skeleton_length` (pixels), `skeleton_density` (1 / pixel): inside the field of view.
+- `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
+
+Research only; not a medical device. The photographs are not part of this data set, and their licence holds for them.
+"""
+
+
+def write_dataset(folder: Path, results: Path, stems: dict[str, str], model: str) -> None:
+    """
+    Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.
+
+    Args:
+        folder (`Path`): Where the data set goes; an earlier one is replaced when the new one is whole.
+        results (`Path`): Output folder of the predictions.
+        stems (`dict[str, str]`): For every photograph, by its name, how the names of its pictures begin.
+        model (`str`): What predicted; named in the card.
+    """
+    rows = []
+    for table in sorted(results.glob("predictions*.csv")):
+        with table.open(newline="", encoding="utf-8") as file:
+            rows += [row for row in csv.DictReader(file) if row["file"] in stems]
+    rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "data").mkdir(parents=True)
+    dataset = Dataset.from_list([_row(row, results, stems[row["file"]]) for row in rows], features=FEATURES)
+    count = max(1, -(-len(dataset) // ROWS_PER_SHARD))
+    for index in range(count):
+        shard = dataset.shard(count, index, contiguous=True).with_format("arrow")
+        # The rows point to files; a shard holds their bytes.
+        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
+        shard.to_parquet(unfinished / "data" / f"train-{index:05d}-of-{count:05d}.parquet", batch_size=ROWS_PER_GROUP)
+    card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels"])
+    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
+        card
+    )
+    DatasetCard(f"---\n{card.to_yaml()}\n---\n\n{CARD.format(model=Path(model).name, count=len(rows))}").save(
+        unfinished / "README.md"
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _row(row: dict[str, str], results: Path, stem: str) -> dict:
+    pictures = {}
+    for kind in ("mask", "probability"):
+        # With several keep rates every name ends in the rate.
+        rated = results / f"{stem}_{kind}_{row['keep_rate']}.png"
+        pictures[kind] = str(rated if rated.is_file() else results / f"{stem}_{kind}.png")
+    numbers = {name: row[name] for name in FEATURES if name in row and name != "keep_rate"}
+    numbers = {
+        name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
+    }
+    return {"name": row["file"], "keep_rate": row["keep_rate"], **pictures, **numbers}
