@@ -34,6 +34,7 @@ def load_data(
         revision=arguments.dataset_revision or None,
         streaming=arguments.streaming,
         synthetic_counts=tuple(arguments.synthetic_counts),
+        fingerprints=True,
     )
     if "train" not in sides:
         raise ValueError(
