@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -47,15 +47,20 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, 
             seal(unfinished)
             finished = folder / f"step-{progress['step']:08d}"
             if finished.exists():
-                _discard(finished)
+                discard(finished)
             unfinished.rename(finished)
             for old in list_checkpoints(output_dir)[:-total_limit]:
-                _discard(old)
+                discard(old)
     accelerator.wait_for_everyone()
 
 
 @contextlib.contextmanager
-def writing(output_dir: Path, what: str, unfinished: Path | None = None) -> Iterator[None]:
+def writing(
+    output_dir: Path,
+    what: str,
+    unfinished: Path | None = None,
+    states: Callable[[Path], list[Path]] | None = None,
+) -> Iterator[None]:
     """
     Where a run writes: what the disk refuses becomes a message that says where the run can go on.
 
@@ -63,6 +68,7 @@ def writing(output_dir: Path, what: str, unfinished: Path | None = None) -> Iter
         output_dir (`Path`): Folder of the run.
         what (`str`): What is written, for the message.
         unfinished (`Path`, *optional*): Folder that goes if it could not be completed, to give its space back.
+        states (`Callable`, *optional*): Lists the full states of a folder; default [`list_checkpoints`].
 
     Raises:
         [`TrainingError`]
@@ -76,7 +82,7 @@ def writing(output_dir: Path, what: str, unfinished: Path | None = None) -> Iter
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(
             f"{what} could not be written to {output_dir}: {reason}. Is the disk full or read-only? "
-            f"{where_to_go_on(list_checkpoints(output_dir))}"
+            f"{where_to_go_on((states or list_checkpoints)(output_dir))}"
         ) from error
 
 
@@ -161,7 +167,7 @@ def newest_whole(states: list[Path], where: Path) -> str:
     raise ValueError(f"{'; '.join(damages)}. There is none before it: start again, with --overwrite_output_dir true.")
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Delete a full state; killed in between, what is left of it is not taken for one."""
     discarded = folder.with_name("discarded")
     shutil.rmtree(discarded, ignore_errors=True)

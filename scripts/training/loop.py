@@ -15,12 +15,12 @@ from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamp
 from datasets_fives.transforms import EvalTransform, TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..provenance import provenance
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
 from .checkpoints import list_checkpoints, replace_files, replace_text, save_checkpoint, writing
 from .optimization import make_average, make_optimizer
-from .photographs import describe_data, fingerprints, read_training_photographs, write_training_photographs
+from .photographs import fingerprints, read_training_photographs, write_training_photographs
+from .record import begin_record, describe_run
 from .schedule import begin_step
 from .stopping import StopRequest, check_finite, where_to_go_on
 from .validation import PixelMetrics, vessel_probability
@@ -64,28 +64,13 @@ class TrainingRun:
         # `sums` are the losses since the last line of the log.
         self.progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
         self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
-        self._record(goes_on=resume_from is not None)
+        recorded = {**asdict(model_arguments), **asdict(data_arguments), **asdict(arguments)}
+        self.record = describe_run(recorded, data, accelerator.device, arguments.seed)
+        begin_record(self.output_dir, self.record, resume_from is not None, accelerator.is_main_process)
         self._prepare_model(model, resume_from)
         self._prepare_data(size)
         if arguments.report_to:
             accelerator.init_trackers("reg4pru", config={**asdict(model_arguments), **asdict(arguments)})
-
-    def _record(self, goes_on: bool) -> None:
-        """Write down what this run is, in `run.json`; one that goes on must have the data that it began with."""
-        path, recorded = self.output_dir / "run.json", (self.model_arguments, self.data_arguments, self.arguments)
-        self.record = {
-            "provenance": provenance(self.accelerator.device, self.arguments.seed),
-            "arguments": {name: value for part in recorded for name, value in asdict(part).items()},
-            "data": describe_data(self.data),
-            "processes": self.accelerator.num_processes,
-        }
-        if goes_on and path.is_file():
-            began, now = json.loads(path.read_text())["data"], self.record["data"]
-            if began != now:
-                raise ValueError(f"The data are not those that {self.output_dir} began with: {began}, now {now}.")
-        if self.accelerator.is_main_process:
-            with writing(self.output_dir, path.name):
-                replace_text(path, json.dumps(self.record, indent=2) + "\n")
 
     def _count_steps(self) -> None:
         arguments = self.arguments
@@ -186,21 +171,13 @@ class TrainingRun:
                 if self.accelerator.sync_gradients:
                     rates = None
                     sums = self._end_step(sums, bar)
-                    if self._ends(stop) and progress["step"] < self.total_steps:
+                    if stop.agreed() and progress["step"] < self.total_steps:
                         self._save_state(sums)
                         return False
         self._save_weights(self.evaluated, "last")
         if self.accelerator.is_main_process:
             self._write_results()
         return True
-
-    def _ends(self, stop: StopRequest) -> bool:
-        """Whether any process was told to end: the signal reaches them in different steps."""
-        if self.accelerator.num_processes == 1:
-            return stop.requested
-        if stop.requested:
-            self.accelerator.set_trigger()
-        return self.accelerator.check_trigger()
 
     def _learn(self, batch: dict[str, torch.Tensor], rates: tuple[float, ...]) -> dict[str, torch.Tensor]:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""

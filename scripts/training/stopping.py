@@ -6,6 +6,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 
 TERMINATED = 128 + signal.SIGTERM  # exit code 143, a shell's own for a process that this signal ended
 
@@ -39,6 +41,14 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.signal(signal.SIGTERM, self._before)
+
+    def agreed(self) -> bool:
+        """Whether any process of the training was told to end: the signal reaches them in different steps."""
+        state = PartialState()
+        if state.num_processes == 1:
+            return self.requested
+        flag = torch.tensor(float(self.requested), device=state.device)
+        return reduce(flag, "sum").item() > 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
