@@ -1,10 +1,11 @@
 """Two processes with two images each learn from a step what one process with all four learns, in every arm."""
 
+import multiprocessing
 import socket
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
@@ -59,7 +60,14 @@ def means(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_work, (port, str(folder)), nprocs=2)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["modeling_reg4pru"])
+    workers = [context.Process(target=_work, args=(rank, port, str(folder))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+        assert worker.exitcode == 0
     return torch.load(folder / "means.pt")
 
 

@@ -1,0 +1,118 @@
+"""Trainings in processes of their own, which can be killed; a server that has imported everything forks them."""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import datasets
+import torch
+
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from reg4pru.training import finetune, train
+
+TOKEN = "hf_" + "NeverWrittenAnywhere" * 2
+CONFIG = {
+    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32,
+    "patch_size": 8, "num_upscale_blocks": 1, "num_blocks": 1, "num_register_tokens": 1, "pruning_layers": [0, 1],
+    "reactivation_layer": 2, "routing_window": [0, 2], "token_multiple": 2, "masked_attention": False,
+}  # fmt: skip
+DATA = ["--photograph_size", "32", "--synthetic_counts", "6", "2", "1", "--per_device_train_batch_size", "2",
+        "--learning_rate", "1e-3", "--head_warmup_steps", "1", "--backbone_warmup_steps", "1"]  # fmt: skip
+STEPS = 10
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.reg4pru.training.processes"])
+
+
+def _work(command: str, arguments: list[str], log: str, cache: str, prepare: Callable[[], None] | None) -> None:
+    output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.environ.update(HF_TOKEN=TOKEN, ACCELERATE_USE_CPU="true")
+    torch.set_num_threads(1)
+    datasets.config.HF_DATASETS_CACHE = cache
+    if prepare is not None:
+        prepare()
+    {"train": train.main, "finetune": finetune.main}[command](arguments)
+
+
+class Runs:
+    """Starts `reg4pru train` and `reg4pru finetune` on a tiny model, below one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        torch.manual_seed(0)
+        Reg4PruForSemanticSegmentation(
+            Reg4PruConfig(**CONFIG, id2label={0: "background", 1: "vessel"})
+        ).save_pretrained(folder / "start")
+        Reg4PruImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "start")
+
+    def start(self, command: str, name: str, *more: object, prepare: Callable[[], None] | None = None) -> BaseProcess:
+        """A process that trains in the folder of that name, or goes on there."""
+        arguments = ["--output_dir", str(self.folder / name), *DATA, *map(str, more)]
+        if command == "train":
+            overrides = [f"{field}={json.dumps(value)}" for field, value in CONFIG.items()]
+            arguments += ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--logging_steps", "1",
+                          "--eval_steps", "3", "--ema_decay", "0.9", "--config_overrides", *overrides]  # fmt: skip
+        else:
+            start = ["--model_name_or_path", str(self.folder / "start")]
+            arguments += [*start, "--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "2", "--use_cpu",
+                          "--logging_steps", "1", "--report_to", "none", "--ema_decay", "0.9"]  # fmt: skip
+        log = str(self.folder / f"{name}.log")
+        process = CONTEXT.Process(target=_work, args=(command, arguments, log, str(self.folder / "cache"), prepare))
+        process.start()
+        return process
+
+    def complete(self, command: str, name: str, *more: object, prepare: Callable[[], None] | None = None) -> int:
+        """Exit code of a process that was left alone."""
+        process = self.start(command, name, *more, prepare=prepare)
+        process.join(240)
+        assert process.exitcode is not None, f"{command} did not end"
+        return process.exitcode
+
+    def resume(self, command: str, name: str) -> int:
+        """Go on, or start again where no full state was finished."""
+        if self.states(command, name):
+            return self.complete(command, name, "--resume_from_checkpoint", "latest")
+        if command == "train":
+            return self.complete(command, name, "--overwrite_output_dir", "true")
+        (self.folder / name).rename(self.folder / f"{name}-too-early")
+        return self.complete(command, name)
+
+    def states(self, command: str, name: str) -> list[Path]:
+        """Full states that were finished."""
+        return sorted(
+            (self.folder / name).glob({"train": "checkpoints/step-*", "finetune": "checkpoint-*/files.json"}[command])
+        )
+
+    def weights(self, command: str, name: str) -> bytes:
+        """The file with the final weights."""
+        folder = self.folder / name
+        return ((folder / "last" if command == "train" else folder) / "model.safetensors").read_bytes()
+
+    def said(self, name: str) -> str:
+        """What a run wrote to the terminal."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def wait_until(self, process: BaseProcess, happens: Callable[[], bool]) -> None:
+        """Until something happens in a folder, or the process ends."""
+        deadline = time.monotonic() + 120
+        while process.is_alive() and not happens():
+            assert time.monotonic() < deadline, "nothing happened"
+
+    def wait_for_writing(self, process: BaseProcess, command: str, name: str, draw: random.Random) -> None:
+        """Until a full state, the second or a later one, is half written."""
+        wanted = draw.choice(["*.safetensors", "optimizer*", "random_states*", "rng_state*"])
+        first = draw.choice([2, 4, 6])
+
+        def half() -> bool:
+            if command == "train":
+                begun = (self.folder / name / "checkpoints").glob(f"unfinished/{wanted}")
+                return bool(list(begun)) and (self.folder / name / f"checkpoints/step-{first:08d}").exists()
+            return bool(list((self.folder / name).glob(f"checkpoint-{first + 2}/{wanted}")))
+
+        self.wait_until(process, half)
