@@ -59,9 +59,9 @@ class Runs:
             arguments += ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--logging_steps", "1",
                           "--eval_steps", "3", "--ema_decay", "0.9", "--config_overrides", *overrides]  # fmt: skip
         else:
-            start = ["--model_name_or_path", str(self.folder / "start")]
-            arguments += [*start, "--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "2", "--use_cpu",
-                          "--logging_steps", "1", "--report_to", "none", "--ema_decay", "0.9"]  # fmt: skip
+            start = ["--model_name_or_path", str(self.folder / "start"), "--use_cpu", "--report_to", "none"]
+            arguments += [*start, "--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "2",
+                          "--logging_steps", "1", "--ema_decay", "0.9"]  # fmt: skip
         log = str(self.folder / f"{name}.log")
         process = CONTEXT.Process(target=_work, args=(command, arguments, log, str(self.folder / "cache"), prepare))
         process.start()

@@ -37,13 +37,17 @@ def check_same(runs, command, name):
 
 
 def kill(runs, command, name, point):
-    """At a random moment (even points), or inside the writing of a full state (odd ones)."""
+    """Inside the writing of a full state (odd points), at any moment (multiples of 4), or in one of the steps."""
     draw = random.Random(point)
     process = runs.start(command, name)
     if point % 2:
         runs.wait_for_writing(process, command, name, draw)
+    elif point % 4 == 0:
+        process.join(draw.uniform(0, 1) * runs.seconds[command])
     else:
-        process.join(draw.uniform(0.2, 0.8) * runs.seconds[command])
+        count = draw.choice([1, 2])
+        runs.wait_until(process, lambda: len(runs.states(command, name)) >= count)
+        process.join(draw.uniform(0, 0.02))
     process.kill()
     process.join()
     return process.exitcode
