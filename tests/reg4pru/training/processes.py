@@ -1,11 +1,15 @@
 """Trainings in processes of their own, which can be killed; a server that has imported everything forks them."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
+import resource
+import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -40,6 +44,16 @@ def _work(command: str, arguments: list[str], log: str, cache: str, prepare: Cal
     {"train": train.main, "finetune": finetune.main}[command](arguments)
 
 
+def _join_pair(use_cpu: bool, port: int, rank: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, ACCELERATE_USE_CPU=str(use_cpu))
+    if rank:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
 class Runs:
     """Starts `reg4pru train` and `reg4pru finetune` on a tiny model, below one folder."""
 
@@ -51,25 +65,54 @@ class Runs:
         ).save_pretrained(folder / "start")
         Reg4PruImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "start")
 
-    def start(self, command: str, name: str, *more: object, prepare: Callable[[], None] | None = None) -> BaseProcess:
+    def start(
+        self,
+        command: str,
+        name: str,
+        *more: object,
+        config: dict | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> BaseProcess:
         """A process that trains in the folder of that name, or goes on there."""
-        arguments = ["--output_dir", str(self.folder / name), *DATA, *map(str, more)]
+        config = config or {}
+        arguments = ["--output_dir", str(self.folder / name), *DATA, "--logging_steps", "1", "--ema_decay", "0.9"]
         if command == "train":
-            overrides = [f"{field}={json.dumps(value)}" for field, value in CONFIG.items()]
-            arguments += ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--logging_steps", "1",
-                          "--eval_steps", "3", "--ema_decay", "0.9", "--config_overrides", *overrides]  # fmt: skip
+            config = {**CONFIG, **config}
+            arguments += ["--max_train_steps", STEPS, "--checkpointing_steps", "2", "--eval_steps", "3"]
         else:
-            start = ["--model_name_or_path", str(self.folder / "start"), "--use_cpu", "--report_to", "none"]
-            arguments += [*start, "--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "2",
-                          "--logging_steps", "1", "--ema_decay", "0.9"]  # fmt: skip
-        log = str(self.folder / f"{name}.log")
+            start = ["--model_name_or_path", self.folder / "start", "--use_cpu", "--report_to", "none"]
+            arguments += [*start, "--max_steps", STEPS, "--save_steps", "2", "--save_total_limit", "2"]
+        overrides = ["--config_overrides", *(f"{field}={json.dumps(value)}" for field, value in config.items())]
+        overrides = overrides if config else []
+        arguments = [str(argument) for argument in [*arguments, *overrides, *more]]
+        log = str(self.folder / f"{Path(name).name}.log")
         process = CONTEXT.Process(target=_work, args=(command, arguments, log, str(self.folder / "cache"), prepare))
         process.start()
         return process
 
-    def complete(self, command: str, name: str, *more: object, prepare: Callable[[], None] | None = None) -> int:
+    def complete_pair(
+        self, command: str, name: str, *more: object, config: dict | None = None, use_cpu: bool = True
+    ) -> list[int]:
+        """Exit codes of two processes that train together; the second can write to no file."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        prepare = partial(_join_pair, use_cpu, port)
+        pair = [self.start(command, name, *more, config=config, prepare=partial(prepare, rank)) for rank in (0, 1)]
+        for process in pair:
+            process.join(120)
+        return [process.exitcode for process in pair]
+
+    def complete(
+        self,
+        command: str,
+        name: str,
+        *more: object,
+        config: dict | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> int:
         """Exit code of a process that was left alone."""
-        process = self.start(command, name, *more, prepare=prepare)
+        process = self.start(command, name, *more, config=config, prepare=prepare)
         process.join(240)
         assert process.exitcode is not None, f"{command} did not end"
         return process.exitcode
@@ -80,7 +123,8 @@ class Runs:
             return self.complete(command, name, "--resume_from_checkpoint", "latest")
         if command == "train":
             return self.complete(command, name, "--overwrite_output_dir", "true")
-        (self.folder / name).rename(self.folder / f"{name}-too-early")
+        if (self.folder / name).exists():
+            (self.folder / name).rename(self.folder / f"{name}-too-early")
         return self.complete(command, name)
 
     def states(self, command: str, name: str) -> list[Path]:
@@ -111,8 +155,12 @@ class Runs:
 
         def half() -> bool:
             if command == "train":
-                begun = (self.folder / name / "checkpoints").glob(f"unfinished/{wanted}")
-                return bool(list(begun)) and (self.folder / name / f"checkpoints/step-{first:08d}").exists()
-            return bool(list((self.folder / name).glob(f"checkpoint-{first + 2}/{wanted}")))
+                parts, before = "checkpoints/unfinished", f"checkpoints/step-{first:08d}"
+            else:
+                parts, before = f"checkpoint-{first + 2}", f"checkpoint-{first}"
+            folder = self.folder / name
+            with contextlib.suppress(FileNotFoundError):  # renamed between two looks
+                return bool(list((folder / parts).glob(wanted))) and (folder / before).exists()
+            return False
 
         self.wait_until(process, half)
