@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -98,6 +98,11 @@ class TrainingRun:
             poly_power=arguments.poly_power,
         )
         self.average = None
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        if self.sharded and arguments.ema_decay:
+            raise ValueError(
+                f"--ema_decay is {arguments.ema_decay}: under FSDP there is no weight average; add --ema_decay 0."
+            )
         if arguments.ema_decay:
             self.average = make_average(model, arguments.ema_decay).to(accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -263,8 +268,13 @@ class TrainingRun:
         return {name: value.item() for name, value in metrics.compute().items()}
 
     def _save_weights(self, evaluated: torch.nn.Module, name: str) -> None:
+        # Under FSDP every process holds a part of every weight, and the model is of a class that was made for that.
+        weights = self.accelerator.get_state_dict(self.model) if self.sharded else None
         if not self.accelerator.is_main_process:
             return
+        if self.sharded:
+            evaluated = Reg4PruForSemanticSegmentation(evaluated.config)
+            evaluated.load_state_dict(weights)
         unfinished = self.output_dir / f"{name}.unfinished"
         with writing(self.output_dir, f"The weights {name!r}", unfinished):
             evaluated.save_pretrained(unfinished)

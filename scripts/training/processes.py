@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
@@ -18,7 +19,8 @@ PATIENCE_SECONDS = 10
 def check_processes(num_processes: int) -> None:
     """
     Raises:
-        `ValueError`: if more processes were started than belong together: each would train alone, in one folder.
+        `ValueError`: if more processes were started than belong together: each would train alone, in one folder; or
+            if FSDP was asked for where Accelerate, which knows it on accelerators only, would leave it out unsaid.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > num_processes:
@@ -26,6 +28,8 @@ def check_processes(num_processes: int) -> None:
             f"{started} processes were started (WORLD_SIZE), but this one would train with {num_processes}: without a "
             "GPU set ACCELERATE_USE_CPU=true; with GPUs start as many processes as there are."
         )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().device.type == "cpu":
+        raise ValueError("FSDP was asked for (ACCELERATE_USE_FSDP), but Accelerate shards on GPUs and the like only.")
 
 
 def is_begun(output_dir: Path) -> bool:

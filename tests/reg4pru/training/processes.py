@@ -15,6 +15,8 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from reg4pru.training import finetune, train
@@ -44,14 +46,35 @@ def _work(command: str, arguments: list[str], log: str, cache: str, prepare: Cal
     {"train": train.main, "finetune": finetune.main}[command](arguments)
 
 
-def _join_pair(use_cpu: bool, port: int, rank: int) -> None:
+def _shard() -> None:
+    begin = AcceleratorState.__init__
+
+    def begin_sharded(self, *args, **settings) -> None:
+        begin(self, *args, **settings)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=["Reg4PruLayer"],
+                state_dict_type="SHARDED_STATE_DICT",
+                cpu_ram_efficient_loading=False,
+            )
+
+    AcceleratorState.__init__ = begin_sharded
+
+
+def _join_pair(use_cpu: bool, shards: bool, port: int, rank: int) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, ACCELERATE_USE_CPU=str(use_cpu))
     if rank:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        if not shards:  # else it writes its part of every state
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if shards:
+        _shard()
 
 
 class Runs:
@@ -91,13 +114,19 @@ class Runs:
         return process
 
     def complete_pair(
-        self, command: str, name: str, *more: object, config: dict | None = None, use_cpu: bool = True
+        self,
+        command: str,
+        name: str,
+        *more: object,
+        config: dict | None = None,
+        use_cpu: bool = True,
+        shards: bool = False,
     ) -> list[int]:
         """Exit codes of two processes that train together; the second can write to no file."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        prepare = partial(_join_pair, use_cpu, port)
+        prepare = partial(_join_pair, use_cpu, shards, port)
         pair = [self.start(command, name, *more, config=config, prepare=partial(prepare, rank)) for rank in (0, 1)]
         for process in pair:
             process.join(120)

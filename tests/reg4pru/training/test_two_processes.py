@@ -66,6 +66,32 @@ def test_finetune_in_two_processes(runs):
     assert apart(runs, "finetune", "one-finetune", "two-finetune") < 1e-5
 
 
+@pytest.mark.slow
+def test_fsdp_shards_and_saves_whole_weights(runs):
+    """On a CPU, where Accelerate 1.15 leaves FSDP out, the type of the processes is set by hand."""
+    more = (*PLAIN, "--max_train_steps", 6, "--mixed_precision", "no", "--checkpointing_steps")
+    assert runs.complete("train", "unsharded", "--per_device_train_batch_size", 4, *more, 1000) == 0
+    sharded = {"use_cpu": True, "shards": True}
+    assert runs.complete_pair("train", "sharded", *more, 4, **sharded) == [0, 0], runs.said("sharded")
+    assert list((runs.folder / "sharded/checkpoints/step-00000004").rglob("*.distcp"))
+    assert apart(runs, "train", "unsharded", "sharded") < 1e-5
+    assert not list((runs.folder / "sharded/last").glob("_fsdp*")), "the code that is saved is ours"
+    whole = runs.weights("train", "sharded")
+    for path in (runs.folder / "sharded").glob("*/model.safetensors"):
+        path.unlink()
+    again = (*more, 4, "--resume_from_checkpoint", "latest")
+    assert runs.complete_pair("train", "sharded", *again, **sharded) == [0, 0], runs.said("sharded")
+    assert runs.weights("train", "sharded") == whole
+    assert runs.complete_pair("train", "averaged", **sharded) == [1, 1]
+    assert "under FSDP there is no weight average; add --ema_decay 0" in runs.said("averaged")
+
+
+def test_fsdp_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for"):
+        processes.check_processes(1)
+
+
 @pytest.mark.parametrize("command", ["train", "finetune"])
 def test_metrics_are_exact_where_the_last_batch_is_uneven(runs, command):
     """Three photographs to validate: the second process has one, and is given another to fill its batch up."""
