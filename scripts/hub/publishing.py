@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from ..training.photographs import FILE, read_training_photographs, refuse_trained
+from ..training_photographs import FILE, read_training_photographs, refuse_trained
 from .model_card import eval_results_yaml, hub_id, render_card
 from .transfer import TransferError, check_target, copy_files, push_folder
 

@@ -26,7 +26,7 @@ from modeling_reg4pru.tiled_inference import predict_photograph
 
 from ..console import set_up_logging
 from ..provenance import provenance
-from ..training.photographs import describe_data, read_training_photographs, refuse_trained
+from ..training_photographs import describe_data, read_training_photographs, refuse_trained
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
 from .loading import load_checkpoint, select_at_random
 from .panels import prediction_panels, save_prediction_figure

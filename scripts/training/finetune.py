@@ -30,6 +30,7 @@ from ..console import set_up_logging
 from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
+from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
 from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
 from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
@@ -37,7 +38,6 @@ from .checkpoints import replace_text, writing
 from .data import load_data
 from .loop import collate
 from .optimization import make_optimizer
-from .photographs import fingerprints, read_training_photographs, write_training_photographs
 from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
 from .record import begin_record, describe_run
 from .stopping import TERMINATED, StopRequest, TrainingError

@@ -15,11 +15,11 @@ from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamp
 from datasets_fives.transforms import EvalTransform, TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
+from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
 from .checkpoints import list_checkpoints, replace_files, replace_text, save_checkpoint, writing
 from .optimization import make_average, make_optimizer
-from .photographs import fingerprints, read_training_photographs, write_training_photographs
 from .record import begin_record, describe_run
 from .schedule import begin_step
 from .stopping import StopRequest, check_finite, where_to_go_on

@@ -7,8 +7,8 @@ import datasets
 import torch
 
 from ..provenance import provenance
+from ..training_photographs import describe_data
 from .checkpoints import replace_text, writing
-from .photographs import describe_data
 
 FILE = "run.json"
 

@@ -8,9 +8,9 @@ import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 
+from ..training_photographs import write_training_photographs
 from .callbacks import EpochSamples
 from .checkpoints import SEAL, discard, newest_whole, seal, writing
-from .photographs import write_training_photographs
 from .stopping import StopRequest, check_finite, where_to_go_on
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from modeling_reg4pru.tiled_inference import predict_photograph
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.inference import evaluate
 from reg4pru.inference.keep_rates import predictors
-from reg4pru.training.photographs import fingerprints, read_training_photographs, write_training_photographs
+from reg4pru.training_photographs import fingerprints, read_training_photographs, write_training_photographs
 
 
 def measured_at(model, processor, photographs, keep_rates, seed=0, **settings):

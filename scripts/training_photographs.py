@@ -11,8 +11,6 @@ from pathlib import Path
 import datasets
 from transformers.utils import cached_file
 
-from .checkpoints import replace_text
-
 logger = logging.getLogger(__name__)
 
 FILE = "training_photographs.json"
@@ -70,7 +68,7 @@ def write_training_photographs(folder: Path, photographs: set[str] | None) -> No
     """Write the list into a checkpoint; nothing where it is not known whole."""
     if photographs is not None:
         content = {"fingerprint": "blake2b-128 of size and decoded RGB pixels", "photographs": sorted(photographs)}
-        replace_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+        (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def refuse_trained(
