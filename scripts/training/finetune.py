@@ -41,7 +41,15 @@ from .optimization import make_optimizer
 from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
 from .record import begin_record, describe_run
 from .stopping import TERMINATED, StopRequest, TrainingError
-from .trainer_survival import CheckLosses, HeedStop, KeepStates, SurvivingTrainer, find_state, sealed_states
+from .trainer_survival import (
+    CheckLosses,
+    HeedStop,
+    KeepStates,
+    SurvivingTrainer,
+    find_state,
+    restore_end,
+    sealed_states,
+)
 from .validation import StreamingMetrics, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -236,7 +244,9 @@ def _run(
         trainer = make_trainer(
             model, processor, data, arguments, data_arguments, training, resume_from, stop, trained_on
         )
-        trainer.train(resume_from_checkpoint=resume_from)
+        steps = total_steps(len(trainer.train_dataset), training)
+        if resume_from is None or not restore_end(trainer, resume_from, steps):
+            trainer.train(resume_from_checkpoint=resume_from)
     if trainer.state.global_step < trainer.state.max_steps:
         return trainer.accelerator, False
     measured = trainer.evaluate() if "validation" in data else {}

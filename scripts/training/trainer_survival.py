@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from ..training_photographs import write_training_photographs
-from .callbacks import EpochSamples
+from .callbacks import EpochSamples, WeightAverage
 from .checkpoints import SEAL, discard, newest_whole, seal, writing
 from .stopping import StopRequest, check_finite, where_to_go_on
 
@@ -47,6 +47,31 @@ def find_state(output_dir: Path, wanted: str) -> str:
     if not (Path(wanted) / SEAL).is_file():
         raise ValueError(f"{wanted} is no full state of `reg4pru finetune`, or was not finished: it has no {SEAL}.")
     return newest_whole([Path(wanted)], Path(wanted))
+
+
+def restore_end(trainer: Trainer, resume_from: str, total_steps: int) -> bool:
+    """
+    A run that was killed after its last step has nothing left to train, but `Trainer` would add a step.
+
+    Args:
+        trainer (`Trainer`): Gets the final weights and the state of that run.
+        resume_from (`str`): Folder of a full state.
+        total_steps (`int`): Steps of the whole training.
+
+    Returns:
+        `bool`: False, with nothing done, if there are steps left.
+    """
+    folder = Path(resume_from)
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    if state.global_step < total_steps:
+        return False
+    trainer.state = state
+    weights = type(trainer.model).from_pretrained(folder).state_dict()
+    if (folder / WeightAverage.FILE).is_file():
+        saved = torch.load(folder / WeightAverage.FILE, map_location="cpu", weights_only=True)
+        weights = {name: saved[f"module.{name}"] for name in weights}
+    trainer.model.load_state_dict(weights)
+    return True
 
 
 class KeepStates(TrainerCallback):

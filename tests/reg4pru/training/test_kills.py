@@ -60,6 +60,18 @@ def test_a_killed_run_ends_in_the_same_weights(runs, command, point):
     check_same(runs, command, name)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_that_is_killed_after_its_last_step_learns_no_more(runs, command):
+    name = f"ended-{command}"
+    shutil.copytree(runs.folder / f"whole-{command}", runs.folder / name)
+    (runs.folder / name / "train_results.json").unlink()
+    check_same(runs, command, name)
+    results = [
+        json.loads((runs.folder / run / "train_results.json").read_text()) for run in (name, f"whole-{command}")
+    ]
+    assert results[0]["best_validation_ap"] == pytest.approx(results[1]["best_validation_ap"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("command", COMMANDS)
