@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 from .conditions import compile_pattern, condition_names
 from .folder import Photograph, is_published_layout, list_photographs, read_photographs
 from .masks import check_foreground, check_vessel_labels
-from .rows import CONDITIONS, FEATURES, FINGERPRINTS, row_features
+from .rows import CONDITIONS, FINGERPRINTS, row_features
 from .splits import SIDES, check_split_request, read_split, split_photographs, twin_groups
 from .stored import find_columns, is_stored, open_stored, parquet_files, prepare_row, read_labels, read_rows, undecoded
 from .synthetic import synthetic_photographs
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Part of every cache key: raise it when the rows change that the same input gives.
 _FILES_VERSION = 2
 _STORED_VERSION = 2
-_SYNTHETIC_VERSION = 2
+_SYNTHETIC_VERSION = 3
 _OTHER_SOURCES = (
     'a folder in the published layout of FIVES ("<split>/Original/*.png", "<split>/Ground truth/*.png"), '
     f"{TWO_FOLDERS}"
@@ -53,6 +53,7 @@ def load_vessels(
     streaming: bool = False,
     cache_dir: str | Path | None = None,
     synthetic_counts: tuple[int, int, int] = (64, 8, 16),
+    fingerprints: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
     """
     Load photographs with vessel masks.
@@ -99,6 +100,9 @@ def load_vessels(
         cache_dir (`str` or `Path`, *optional*): Where prepared rows are kept; default the cache of `datasets`.
         synthetic_counts (`tuple[int, int, int]`, *optional*, defaults to `(64, 8, 16)`):
             Number of synthetic photographs for train, validation and test.
+        fingerprints (`bool`, *optional*, defaults to `False`):
+            Keep the columns `image_hash` and `mask_hash`, by which a photograph and its mask are known whatever their
+            file, name and `photograph_size`; of a stream that nothing is downloaded of ahead there are none.
 
     Returns:
         `DatasetDict`, or `IterableDatasetDict` when streaming, with `train`, `validation` and `test`, less the empty
@@ -133,6 +137,8 @@ def load_vessels(
             return _stream(opened, source, revision, condition_pattern, split, seed, validation_fraction, reading)
         rows, published = _load_stored(opened, source, condition_pattern, reading, cache)
     result = _split(rows, published, source, split, seed, validation_fraction)
+    if not fingerprints:
+        result = result.remove_columns(list(FINGERPRINTS))
     if streaming:
         return IterableDatasetDict(
             {side: _counted(part.to_iterable_dataset(), side, len(part)) for side, part in result.items()}
@@ -193,7 +199,8 @@ def _load_synthetic(counts, seed, size, cache) -> tuple[Dataset, list[str]]:
     for count in counts:
         if count:
             kwargs = {"size": size, "seed": seed, "start": start, "count": count, "version": _SYNTHETIC_VERSION}
-            parts.append(_generate(synthetic_photographs, kwargs, FEATURES, cache / "reg4pru_synthetic"))
+            features = row_features(CONDITIONS, fingerprints=True)
+            parts.append(_generate(synthetic_photographs, kwargs, features, cache / "reg4pru_synthetic"))
         start += count
     published = [side for side, count in zip(SIDES, counts, strict=True) for _ in range(count)]
     return concatenate_datasets(parts), published
@@ -254,13 +261,10 @@ def _generate(generator, kwargs, features, cache) -> Dataset:
 def _split(rows: Dataset, published, source, split, seed, validation_fraction) -> DatasetDict:
     names = rows["name"][:]
     _check_unique(names)
-    groups = list(range(len(rows)))
-    if FINGERPRINTS[0] in rows.column_names:
-        images, masks = (rows[fingerprint][:] for fingerprint in FINGERPRINTS)
-        rows = rows.remove_columns(list(FINGERPRINTS))
-        if not any(masks):
-            check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
-        groups = twin_groups(images, masks)
+    images, masks = (rows[fingerprint][:] for fingerprint in FINGERPRINTS)
+    if not any(masks):
+        check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
+    groups = twin_groups(images, masks)
     members = split_photographs(names, rows["condition"][:], published, groups, split, seed, validation_fraction)
     return DatasetDict({side: rows.select(indices) for side, indices in members.items()})
 

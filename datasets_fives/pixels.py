@@ -90,6 +90,11 @@ def fingerprint_image(image: Image.Image) -> str:
     return hashlib.blake2b(str(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
+def fingerprint_text(text: str) -> str:
+    """Fingerprint of something that is known by its description."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def fingerprint_mask(mask: np.ndarray) -> str:
     """Fingerprint of where a mask is 1; `""` for an empty mask, which says nothing about twins."""
     vessels = mask == 1

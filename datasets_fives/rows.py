@@ -24,7 +24,7 @@ FEATURES = Features(
         "condition": ClassLabel(names=list(CONDITIONS)),
     }
 )
-# Gone before the user sees the rows: by these twins are found.
+# By these twins are found; the user sees them on request only.
 FINGERPRINTS = ("image_hash", "mask_hash")
 
 

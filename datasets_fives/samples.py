@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
-from .loading import FEATURES
+from .rows import FEATURES
 from .transforms import TrainTransform
 
 # What a derived seed is for: the draws of one are not those of another.
@@ -89,16 +89,24 @@ class StreamedSamples(IterableDataset):
         return self.total - self.start
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        count, position = count_rows(self.rows), self.start
+        for position, row in enumerate(self._read(self.start, self.total), self.start):
+            images = {name: [FEATURES[name].decode_example(row[name])] for name in ("image", "mask")}
+            yield _seeded(self.transform, images, derived_seed(self.seed, SAMPLE, position))
+
+    def names(self, positions: range) -> list[str]:
+        """The photographs of some samples of the training; the stream is read anew up to there."""
+        return [row["name"] for row in self._read(positions.start, positions.stop)]
+
+    def _read(self, position: int, stop: int) -> Iterator[dict]:
+        count = count_rows(self.rows)
         shuffled = _undecoded(self.rows).shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
-        while position < self.total:
+        while position < stop:
             epoch, seen = divmod(position, count)
             shuffled.set_epoch(epoch)
-            for row in islice(shuffled, seen, min(count, seen + self.total - position)):
-                images = {name: [FEATURES[name].decode_example(row[name])] for name in ("image", "mask")}
-                yield _seeded(self.transform, images, derived_seed(self.seed, SAMPLE, position))
+            for row in islice(shuffled, seen, min(count, seen + stop - position)):
+                yield row
                 position += 1
-            if position % count and position < self.total:
+            if position % count and position < stop:
                 raise ValueError(f"The stream ended after {position % count} of {count} photographs.")
 
 
@@ -127,6 +135,11 @@ class ResumableSampler(Sampler):
             if place == 0 or position == self.start:
                 order = epoch_order(self.num_rows, self.visits, epoch, self.seed)
             yield order[place]
+
+    def rows(self, positions: range) -> list[int]:
+        """The rows of some samples of the training."""
+        again = ResumableSampler(self.num_rows, self.visits, positions.stop, positions.start, self.seed)
+        return [row for _, row in again]
 
 
 def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple[int, int]]:

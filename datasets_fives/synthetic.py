@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from .pixels import encode_png
+from .pixels import encode_png, fingerprint_mask, fingerprint_text
 from .rows import CONDITIONS
 
 # Fraction of the side that the circular field of view reaches from the centre, measured on FIVES.
@@ -50,10 +50,10 @@ def synthetic_photographs(size: int, seed: int, start: int, count: int, version:
         seed (`int`): Photograph `i` depends only on `(seed, i)` and the size.
         start (`int`): Index of the first photograph.
         count (`int`): How many.
-        version (`int`): Unused here; part of the cache key, so that old caches are left when the drawing changes.
+        version (`int`): Of the drawing; part of the cache key, so that old caches are left when it changes.
 
     Yields:
-        `dict`: `image`, `mask`, `name` and `condition`; the conditions take turns.
+        `dict`: `image`, `mask`, `name`, `condition` and the fingerprints; the conditions take turns.
     """
     for index in range(start, start + count):
         condition = CONDITIONS[index % len(CONDITIONS)]
@@ -63,6 +63,9 @@ def synthetic_photographs(size: int, seed: int, start: int, count: int, version:
             "mask": encode_png(mask),
             "name": f"synthetic/{index + 1}_{condition}",
             "condition": condition,
+            # The same eye at any size is the same photograph.
+            "image_hash": fingerprint_text(f"synthetic {version} {seed} {index}"),
+            "mask_hash": fingerprint_mask(mask),
         }
 
 

@@ -26,6 +26,8 @@ LICENCES = {
     "dinov3": "the DINOv3 licence (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
     "retfound": "CC BY-NC 4.0 (no commercial use)",
 }
+# By their names, which `from_pretrained` takes, too.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 # Weights that a checkpoint may lack: they are learned anew.
 MAY_BE_NEW = ("selectors.", "class_predictor.", "criterion.", "attn_mask_probs")
 # Fields that the weights decide: a configuration that differs in one of them does not fit.
@@ -125,14 +127,23 @@ def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -
         raise ValueError(f"The configuration does not fit the backbone {checkpoint}: {'; '.join(differences)}.")
 
 
-def load_backbone(model: nn.Module, backbone: Backbone) -> None:
+def load_backbone(model: nn.Module, backbone: Backbone, dtype: torch.dtype | str | None = None) -> None:
     """
     Copy embeddings, layers and final norm into a model. A patch kernel of another size is resampled; a LayerScale that
     the family lacks is one; a bias that it lacks is zero.
 
+    Args:
+        dtype (`torch.dtype` or `str`, *optional*): What the model turns into, as `from_pretrained` takes it: a type,
+            its name, or `"auto"` for that of the checkpoint. Default: the model stays as it is.
+
     Raises:
-        `ValueError`: naming a weight that is missing, left over or of another shape.
+        `ValueError`: for another `dtype`, or naming a weight that is missing, left over or of another shape.
     """
+    wanted_dtype = model.dtype if dtype is None else DTYPES.get(dtype, dtype)
+    if dtype == "auto":
+        wanted_dtype = next(iter(backbone.weights.values())).dtype
+    if wanted_dtype not in DTYPES.values():
+        raise ValueError(f"`dtype` is {dtype!r}: it must be 'auto' or one of {', '.join(DTYPES)}.")
     parts = ("embeddings.", "layers.", "layernorm.")
     wanted = {name: weight for name, weight in model.state_dict().items() if name.startswith(parts)}
     weights = dict(backbone.weights)
@@ -155,6 +166,7 @@ def load_backbone(model: nn.Module, backbone: Backbone) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             wanted[name].copy_(weight)
+    model.to(wanted_dtype)
 
 
 def _has_anywhere(backbone: Backbone, name: str) -> bool:

@@ -23,7 +23,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         token_counts (`torch.Tensor` of shape `(num_layers,)`): Number of tokens that each layer ran on, prefix and
             query tokens included; a tensor, as `nn.DataParallel` gathers nothing else (device after device).
         token_ids (`tuple`, *optional*): For every layer the ids of the patch tokens that it ran on, `(batch,
-            num_active)`, or `None` where it ran on all of them; with `output_token_ids=True`.
+            num_active)`; with `output_token_ids=True`.
         keep_masks (`torch.Tensor` of shape `(batch, num_stages, height / patch, width / patch)`, *optional*): True
             where a patch token is active after the stage; with `output_keep_masks=True`.
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
@@ -35,7 +35,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
     loss_parts: dict[str, torch.Tensor] | None = None
     budget_loss: torch.Tensor | None = None
     token_counts: torch.Tensor | None = None
-    token_ids: tuple[torch.Tensor | None, ...] | None = None
+    token_ids: tuple[torch.Tensor, ...] | None = None
     keep_masks: torch.Tensor | None = None
     masks_queries_logits: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None

@@ -168,7 +168,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             config (`Reg4PruConfig`, *optional*): Its architecture must be the checkpoint's. Unset, it is read from
                 there.
             kwargs: What `from_pretrained` takes to find a checkpoint (`token`, `revision`, `cache_dir`, `subfolder`,
-                `local_files_only`, `force_download`) and `dtype`; and, without `config`, fields of [`Reg4PruConfig`].
+                `local_files_only`, `force_download`) and `dtype` (`torch.dtype`, its name, or `"auto"`: that of the
+                checkpoint); and, without `config`, fields of [`Reg4PruConfig`].
                 With another `patch_size` than the checkpoint's, its patch kernel is resampled.
 
         Raises:
@@ -187,8 +188,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             config = Reg4PruConfig(**{**backbone.fields, **kwargs})
         check_backbone(config, backbone, checkpoint)
         model = cls(config)
-        load_backbone(model, backbone)
-        return model if dtype is None else model.to(dtype)
+        load_backbone(model, backbone, dtype)
+        return model
 
     @capture_outputs
     def forward(
@@ -266,7 +267,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             hidden_states = layer(hidden_states, *self._positions(rope, bank), policy, query_mask)
             selection.end_layer()
             token_counts.append(hidden_states.shape[1])
-            token_ids.append(bank.active_ids)
+            if output_token_ids:
+                token_ids.append(bank.list_ids())
             if self._moves_tokens(index, kept_ids, window, bank):
                 bank.write(hidden_states[:, num_special:])
                 self._move_tokens(index, kept_ids, window, bank)
@@ -283,7 +285,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             loss_parts=loss_parts,
             budget_loss=torch.stack(selection.budget_losses).mean() if selection.budget_losses else None,
             token_counts=torch.tensor(token_counts, device=hidden_states.device),
-            token_ids=tuple(token_ids) if output_token_ids else None,
+            token_ids=tuple(token_ids) or None,
             keep_masks=torch.stack(selection.keep_masks, dim=1) if selection.keep_masks else None,
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,

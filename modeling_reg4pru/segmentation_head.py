@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .step_processes import draw_for_images
+
 
 def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:
     """
@@ -37,8 +39,9 @@ def allowed_patches(mask_logits: torch.Tensor, grid_size: tuple[int, int], proba
         `torch.Tensor` of shape `(batch, num_queries, num_patches)`: True where it may look.
     """
     inside = F.interpolate(mask_logits, size=grid_size, mode="bilinear").flatten(2) > 0
-    freed = torch.rand(inside.shape[:2], device=inside.device) > probability
-    return inside | freed[..., None]
+    images, queries = inside.shape[:2]
+    draws = draw_for_images(lambda count: torch.rand(count, queries, device=inside.device), images)
+    return inside | (draws > probability)[..., None]
 
 
 def mask_probability(block: int, num_blocks: int, progress: float) -> float:

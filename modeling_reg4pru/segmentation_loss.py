@@ -6,6 +6,7 @@ from torch import nn
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3Loss, sample_point
 
 from .configuration_reg4pru import Reg4PruConfig
+from .step_processes import mean_over_processes
 
 CERTAIN = 1e4  # a logit far from the decision boundary
 
@@ -38,11 +39,12 @@ class BinaryMaskLoss(nn.Module):
         valid = (labels != self.ignore_index).float()
         target = (labels == 1).float()
         cross_entropy = F.binary_cross_entropy_with_logits(logits, target, weight=valid, reduction="sum")
+        num_valid = mean_over_processes(valid.sum()) if self.training else valid.sum()
         probability = logits.sigmoid() * valid
         overlap = (probability * target).sum(dim=(1, 2))
         total = probability.sum(dim=(1, 2)) + target.sum(dim=(1, 2))
         return {
-            "loss_mask": self.mask_weight * cross_entropy / valid.sum().clamp_min(1),
+            "loss_mask": self.mask_weight * cross_entropy / num_valid.clamp_min(1),
             "loss_dice": self.dice_weight * (1 - (2 * overlap + 1) / (total + 1)).mean(),
         }
 

@@ -3,6 +3,7 @@
 import torch
 
 from .configuration_reg4pru import routing_window_range
+from .step_processes import draw_for_images
 
 
 def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
@@ -65,6 +66,13 @@ class TokenBank:
         """Ids of the tokens in the sequence now, shape `(batch, num_active)`; `None`: all, in grid order."""
         return self.kept_ids if self.routed_ids is None else self.routed_ids
 
+    def list_ids(self) -> torch.Tensor:
+        """[`active_ids`], written out where it is all of them."""
+        if self.active_ids is not None:
+            return self.active_ids
+        images, patches = self.states.shape[:2]
+        return torch.arange(patches, device=self.states.device).expand(images, -1)
+
     def write(self, active: torch.Tensor) -> None:
         """Store the states of the active tokens, shape `(batch, num_active, hidden_size)`."""
         if self.active_ids is None:
@@ -97,7 +105,8 @@ class TokenBank:
         Args:
             num_routed (`int`): How many go on.
         """
-        noise = torch.rand(self.states.shape[0], self.num_kept, device=self.states.device)
+        images, device = self.states.shape[0], self.states.device
+        noise = draw_for_images(lambda count: torch.rand(count, self.num_kept, device=device), images)
         chosen = noise.topk(num_routed, dim=1, sorted=False).indices
         self.routed_ids = chosen if self.kept_ids is None else self.kept_ids.gather(1, chosen)
 

@@ -6,6 +6,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .step_processes import draw_for_images, mean_over_processes
+
 
 def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
     """R_j = r_1 * ... * r_j: the fraction of all patch tokens that is left after each stage."""
@@ -132,8 +134,13 @@ class MlpSelector(TokenSelector):
         Returns:
             `torch.Tensor` of shape `(batch, num_tokens)`: probability to keep, in float32.
         """
-        # Gumbel noise spans more than half precision can hold.
-        return F.gumbel_softmax(self.logits(states).float(), tau=self.temperature, dim=-1)[..., 0]
+        logits = self.logits(states).float()  # Gumbel noise spans more than half precision can hold
+
+        def draw(num_images: int) -> torch.Tensor:
+            return logits.new_empty(num_images, *logits.shape[1:]).exponential_()
+
+        gumbel = -draw_for_images(draw, len(logits)).log()
+        return ((logits + gumbel) / self.temperature).softmax(-1)[..., 0]
 
     @staticmethod
     def flops_per_token(hidden_size: int) -> int:
@@ -172,7 +179,10 @@ class RandomSelector(TokenSelector):
         super().__init__()
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.rand(states.shape[:2], device=states.device)
+        images, tokens = states.shape[:2]
+        if not self.training:  # processes that predict share no batch
+            return torch.rand(images, tokens, device=states.device)
+        return draw_for_images(lambda count: torch.rand(count, tokens, device=states.device), images)
 
 
 SELECTOR_CLASSES = {"mlp": MlpSelector, "learned_query": LearnedQuerySelector, "random": RandomSelector}
@@ -221,7 +231,7 @@ def foreground_loss(scores: torch.Tensor, foreground: torch.Tensor) -> torch.Ten
         foreground (`torch.Tensor` of shape `(batch, num_tokens)`): 1 where a patch holds any foreground pixel, else 0.
     """
     foreground = foreground.to(scores.dtype)
-    positives = foreground.sum()
+    positives = mean_over_processes(foreground.sum())
     negatives = foreground.numel() - positives
     weight = foreground / positives.clamp_min(1) + (1 - foreground) / negatives.clamp_min(1)
     return (F.binary_cross_entropy_with_logits(scores, foreground, reduction="none") * weight).sum() / 2

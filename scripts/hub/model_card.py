@@ -147,10 +147,12 @@ def _measured_sentence(metrics: dict, dataset_id: str | None) -> str:
     where = "inside the field of view" if settings["field_of_view"] else "on whole frames"
     data = f"`{dataset_id}`" if dataset_id else _data_name(settings["dataset"])
     split = "" if settings["split"] == "official" else f" (split: {Path(settings['split']).name})"
+    trained_on = len(metrics.get("trained_on", []))
+    warning = f" **{trained_on} of them were trained on.**" if trained_on else ""
     return (
         f"Measured on {count} photographs, the {settings['side']} side of {data}{split}, {where}, threshold "
         f"{settings['threshold']:g}, on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
-        f"{provenance['device']}."
+        f"{provenance['device']}.{warning}"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
+from ..training_photographs import FILE, read_training_photographs, refuse_trained
 from .model_card import eval_results_yaml, hub_id, render_card
 from .transfer import TransferError, check_target, copy_files, push_folder
 
@@ -38,6 +39,9 @@ class PushArguments:
     hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
     overwrite_repo: bool = field(
         default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )
+    allow_training_photographs: bool = field(
+        default=False, metadata={"help": "Publish metrics of photographs that the checkpoint was trained on, too."}
     )
     commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
     output_dir: str | None = field(default=None, metadata={"help": "Only write the folder here; push nothing."})
@@ -101,6 +105,12 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     train_results = _read_json(train_results_path)
     metrics = _read_json(arguments.metrics)
     benchmark = _read_json(arguments.benchmark)
+    if metrics and "photographs" not in metrics:
+        logger.warning("%s does not say which photographs were measured: measure again to know.", arguments.metrics)
+    elif metrics:
+        trained = read_training_photographs(str(checkpoint))
+        photographs, allowed = metrics.get("photographs", {}), arguments.allow_training_photographs
+        metrics["trained_on"] = refuse_trained(photographs, trained, str(checkpoint), allowed)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +119,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    copy_files([path for path in (train_results_path,) if path], folder)
+    copy_files([checkpoint / FILE, *([train_results_path] if train_results_path else [])], folder)
     figure = None
     if metrics:
         beside = Path(arguments.metrics).parent

@@ -17,7 +17,14 @@ logger = logging.getLogger(__name__)
 _INITIAL_FILES = (".gitattributes", "README.md")
 # What belongs to a checkpoint or data set of ours, and therefore goes when a new version no longer has it.
 OUR_FILES = {
-    "model": ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*", "results/*"),
+    "model": (
+        "training_photographs.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "*.py",
+        ".eval_results/*",
+        "results/*",
+    ),
     "dataset": ("data/*.parquet",),
 }
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")

@@ -73,12 +73,9 @@ def trace_grid(
     for index, (ids, output) in enumerate(zip(token_ids, outputs_of_layers, strict=True)):
         num_queries = config.num_queries if index >= config.first_query_layer else 0
         patches = output[:, num_queries + config.num_prefix_tokens :]
-        if ids is None:
-            grid, runs = patches, torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        else:
-            grid = grid.scatter(1, ids[..., None].expand_as(patches), patches)
-            runs = torch.zeros(grid.shape[:2], dtype=torch.bool, device=grid.device)
-            runs = runs.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))
+        grid = patches if index == 0 else grid.scatter(1, ids[..., None].expand_as(patches), patches)
+        runs = torch.zeros(grid.shape[:2], dtype=torch.bool, device=grid.device)
+        runs = runs.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))
         queries = output[:, :num_queries] if num_queries else model.query.weight[None].expand(len(output), -1, -1)
         states.append(grid)
         active.append(runs)

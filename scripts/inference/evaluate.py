@@ -4,7 +4,8 @@ Measure a checkpoint at several keep rates.
     reg4pru evaluate --model_name_or_path outputs/tiny --output_dir outputs/tiny-evaluated
 
 writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Photographs are measured one
-at a time, so a test set of any size fits in memory.
+at a time, so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever
+they are called here.
 """
 
 import logging
@@ -25,6 +26,7 @@ from modeling_reg4pru.tiled_inference import predict_photograph
 
 from ..console import set_up_logging
 from ..provenance import provenance
+from ..training_photographs import describe_data, read_training_photographs, refuse_trained
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
 from .loading import load_checkpoint, select_at_random
 from .panels import prediction_panels, save_prediction_figure
@@ -79,6 +81,9 @@ class EvaluationArguments:
     )
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
+    allow_training_photographs: bool = field(
+        default=False, metadata={"help": "Measure photographs that the checkpoint was trained on, too."}
+    )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
     limit: int | None = field(default=None, metadata={"help": "Measure only the first so many photographs."})
     seed: int = field(default=0, metadata={"help": "Seed of synthetic photographs, splits and random selection."})
@@ -144,6 +149,7 @@ def load_photographs(arguments: EvaluationArguments) -> Dataset:
         vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision,
         synthetic_counts=tuple(arguments.synthetic_counts),
+        fingerprints=True,
     )
     if arguments.side not in sides:
         raise ValueError(f"--side is {arguments.side!r}: {arguments.dataset} has the sides {', '.join(sides)}.")
@@ -166,6 +172,13 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.at_working_size:
             arguments.photograph_size = processor.working_size
         photographs = load_photographs(arguments)
+        hashes = dict(zip(photographs["name"], photographs["image_hash"], strict=True))
+        trained_on = refuse_trained(
+            hashes,
+            read_training_photographs(arguments.model_name_or_path, arguments.model_revision),
+            arguments.model_name_or_path,
+            arguments.allow_training_photographs,
+        )
     except ValueError as error:
         parser.error(str(error))
     if arguments.selection_pool:
@@ -183,7 +196,14 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(arguments.output_dir)
     size = f"{arguments.photograph_size} pixels" if arguments.photograph_size else "their own size"
     write_results(
-        output_dir, measured, size, provenance=provenance(model.device, arguments.seed), settings=asdict(arguments)
+        output_dir,
+        measured,
+        size,
+        provenance=provenance(model.device, arguments.seed),
+        settings=asdict(arguments),
+        data=describe_data({arguments.side: photographs}),
+        photographs=hashes,
+        trained_on=trained_on,
     )
     shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
     figure = output_dir / "figure.png"

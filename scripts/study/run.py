@@ -1,12 +1,16 @@
 """One run of a study: train it once, in a process of its own, then evaluate it; what is finished is not repeated."""
 
+import contextlib
 import json
 import logging
+import multiprocessing.connection
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import yaml
 from filelock import FileLock, Timeout
 from transformers import BaseImageProcessor
@@ -78,6 +82,23 @@ class RunFolder:
         return json.loads(self.evaluation.read_text()) if self.evaluation.is_file() else {}
 
 
+def end_with_parent() -> None:
+    """
+    Let this process of a study, and the training that it has started, end when the study does, even if it is killed:
+    nobody would wait for them, and the next study would find the folder in use. The training saves a full state.
+    """
+
+    def watch(parent: int) -> None:
+        multiprocessing.connection.wait([parent])
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+        os._exit(1)
+
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=watch, args=(sentinel,), daemon=True).start()
+
+
 def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processes: int = 1) -> None:
     """
     Bring a run to its end, from wherever it stands.
@@ -90,7 +111,6 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
     folder, recipe = RunFolder(runs_dir, arm, seed), study.run_recipe(arm, seed)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        # A study that was killed may leave a training behind, which ends by itself.
         with FileLock(folder.path / "lock", blocking=False):
             folder.check_recipe(recipe)
             if not folder.is_trained:

@@ -3,9 +3,10 @@ Train and measure every arm of a study, and put the results into tables and figu
 
     reg4pru study synthetic --output_dir results/synthetic --runs_dir runs/synthetic
 
-A study can be stopped and started again at any time: finished runs are kept, an interrupted training goes on from its
-latest checkpoint. `table.csv` holds every number, `table.md` mean and spread over the seeds; when no run is missing,
-the costs are measured (`cost.csv`, `cost.md`) and the figures drawn. plan.py tells the form of a study.
+A study can be stopped and started again at any time: its trainings end with it, finished runs are kept, an
+interrupted training goes on from its latest checkpoint. `table.csv` holds every number, `table.md` mean and spread
+over the seeds; when no run is missing, the costs are measured (`cost.csv`, `cost.md`) and the figures drawn. plan.py
+tells the form of a study.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from ..provenance import provenance
 from .cost import measure_study
 from .figures import draw_figures
 from .plan import Study, read_study
-from .run import RunFolder, complete_run
+from .run import RunFolder, complete_run, end_with_parent
 from .tables import collect, markdown, write_costs, write_csv
 
 logger = logging.getLogger("study")
@@ -50,7 +51,7 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
     # Processes, not threads: random selection draws from torch's global generator.
     spawn = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(num_parallel, mp_context=spawn) as pool,
+        ProcessPoolExecutor(num_parallel, mp_context=spawn, initializer=end_with_parent) as pool,
         tqdm(total=len(runs), desc=study.name, unit="run") as bar,
     ):
         futures = {

@@ -1,66 +1,184 @@
-"""Full-state checkpoints: written beside and renamed, so that a killed run never leaves half of one."""
+"""Full-state checkpoints: never half of one, known to be whole when they are read, and the one before otherwise."""
 
+import contextlib
 import json
+import logging
+import os
 import shutil
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from .stopping import TrainingError, where_to_go_on
+
+logger = logging.getLogger(__name__)
+
+SEAL = "files.json"  # size and CRC-32 of every other file of a full state; written last
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, total_limit: int) -> None:
     """
-    Save model, optimiser, schedule, average and random states as `checkpoints/step-<n>`.
+    Save model, optimiser, schedule, average and random states as `checkpoints/step-<n>`: written beside and renamed.
 
     Args:
         accelerator (`Accelerator`): Holds what is saved.
         output_dir (`Path`): Folder of the run.
         progress (`dict`): Step and best validation so far.
         total_limit (`int`): How many checkpoints are kept; the oldest go.
+
+    Raises:
+        [`TrainingError`]: if the disk is full or cannot be written to; the states before are still there.
     """
     folder = output_dir / "checkpoints"
     unfinished = folder / "unfinished"
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    with writing(output_dir, f"The full state of step {progress['step']}", unfinished):
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (unfinished / "progress.json").write_text(json.dumps(progress))
+            seal(unfinished)
+            finished = folder / f"step-{progress['step']:08d}"
+            if finished.exists():
+                discard(finished)
+            unfinished.rename(finished)
+            for old in list_checkpoints(output_dir)[:-total_limit]:
+                discard(old)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (unfinished / "progress.json").write_text(json.dumps(progress))
-        finished = folder / f"step-{progress['step']:08d}"
-        shutil.rmtree(finished, ignore_errors=True)
-        unfinished.rename(finished)
-        for old in list_checkpoints(output_dir)[:-total_limit]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def writing(
+    output_dir: Path,
+    what: str,
+    unfinished: Path | None = None,
+    states: Callable[[Path], list[Path]] | None = None,
+) -> Iterator[None]:
+    """
+    Where a run writes: what the disk refuses becomes a message that says where the run can go on.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        what (`str`): What is written, for the message.
+        unfinished (`Path`, *optional*): Folder that goes if it could not be completed, to give its space back.
+        states (`Callable`, *optional*): Lists the full states of a folder; default [`list_checkpoints`].
+
+    Raises:
+        [`TrainingError`]
+    """
+    try:
+        yield
+    # RuntimeError: torch.save speaks of its writer, not of the disk.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(
+            f"{what} could not be written to {output_dir}: {reason}. Is the disk full or read-only? "
+            f"{where_to_go_on((states or list_checkpoints)(output_dir))}"
+        ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def replace_files(unfinished: Path, folder: Path) -> None:
+    """Move finished files into a folder one by one, over those of the same names: none is missing at any time."""
+    folder.mkdir(exist_ok=True)
+    for path in unfinished.iterdir():
+        os.replace(path, folder / path.name)
+    unfinished.rmdir()
+
+
+def seal(folder: Path) -> None:
+    """Note size and checksum of every file of a full state; a folder without the note was not finished."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    noted = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+    replace_text(folder / SEAL, json.dumps(noted))
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the files of a sealed full state, or `None`."""
+    noted = json.loads((folder / SEAL).read_text())
+    for name, (size, checksum) in noted.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+        if _checksum(path) != [size, checksum]:
+            return f"{name} has changed since it was written"
+    return None
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+    """Finished checkpoints of `reg4pru train`, oldest first."""
     return sorted((output_dir / "checkpoints").glob("step-*"))
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
     """
-    Folder of the checkpoint to resume from.
+    Folder of the full state that `reg4pru train` resumes from.
 
     Args:
         output_dir (`Path`): Folder of the run.
-        wanted (`str`): A folder, `"latest"`, or empty for none.
+        wanted (`str`): A folder, `"latest"`, or empty for none. `"latest"` passes over damaged ones, aloud.
 
     Raises:
-        `ValueError`: if there is no such checkpoint.
+        `ValueError`: if there is no such state, or none that is whole.
     """
     if not wanted:
         return None
     if wanted == "latest":
-        found = list_checkpoints(output_dir)
-        if not found:
-            raise ValueError(
-                f"{output_dir} has no checkpoint to resume from: nothing in {output_dir / 'checkpoints'}."
-            )
-        return str(found[-1])
+        return newest_whole(list_checkpoints(output_dir), output_dir / "checkpoints")
     if not (Path(wanted) / "progress.json").is_file():
         raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
-    return wanted
+    return newest_whole([Path(wanted)], Path(wanted))
+
+
+def newest_whole(states: list[Path], where: Path) -> str:
+    """
+    The newest of some full states, oldest first, that is not damaged; those of early versions have no seal to tell by.
+
+    Raises:
+        `ValueError`: if there is none.
+    """
+    if not states:
+        raise ValueError(f"{where.parent} has no checkpoint to resume from: nothing in {where}.")
+    damages = []
+    for state in reversed(states):
+        damage = find_damage(state) if (state / SEAL).is_file() else None
+        if damage is None:
+            if damages:
+                logger.warning("%s. Going on from the state before, %s.", "; ".join(damages), state)
+            return str(state)
+        damages.append(f"The full state {state} is damaged: {damage}")
+    raise ValueError(f"{'; '.join(damages)}. There is none before it: start again, with --overwrite_output_dir true.")
+
+
+def discard(folder: Path) -> None:
+    """Delete a full state; killed in between, what is left of it is not taken for one."""
+    discarded = folder.with_name("discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    folder.rename(discarded)
+    shutil.rmtree(discarded)
+
+
+def _checksum(path: Path) -> list[int]:
+    """Size and CRC-32, which a gigabyte takes less than a second for; it guards against damage, not against malice."""
+    checksum = size = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return [size, checksum]

@@ -33,6 +33,7 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
         revision=arguments.dataset_revision or None,
         streaming=arguments.streaming,
         synthetic_counts=tuple(arguments.synthetic_counts),
+        fingerprints=True,
     )
     if "train" not in sides:
         raise ValueError(

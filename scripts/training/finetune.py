@@ -7,7 +7,8 @@ Fine-tune a Reg4Pru checkpoint with the `Trainer` of transformers, from and to t
 The flags are those of transformers' `TrainingArguments`, of the data in `reg4pru train`, and the few below. Samples
 and their order, random draws, learning rates, keep-rate warm-up and weight average are those of `reg4pru train`: on
 one CPU both end in the same weights, if the batches of a step divide the samples of an epoch. A killed run goes on, to
-the same result, with `--resume_from_checkpoint latest`.
+the same result, with `--resume_from_checkpoint latest`. SIGTERM lets it finish its step and save a full state; the
+exit code is 143.
 """
 
 import json
@@ -20,7 +21,6 @@ from pathlib import Path
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from datasets_fives.samples import SeededSamples
 from datasets_fives.transforms import TrainTransform
@@ -30,14 +30,26 @@ from ..console import set_up_logging
 from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
-from ..provenance import provenance
+from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
 from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
 from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
+from .checkpoints import replace_text, writing
 from .data import load_data
 from .loop import collate
 from .optimization import make_optimizer
-from .processes import leave_processes
+from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
+from .record import begin_record, describe_run
+from .stopping import TERMINATED, StopRequest, TrainingError
+from .trainer_survival import (
+    CheckLosses,
+    HeedStop,
+    KeepStates,
+    SurvivingTrainer,
+    find_state,
+    restore_end,
+    sealed_states,
+)
 from .validation import LABEL_NAMES, PhotographTiles, StreamingMetrics, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -67,6 +79,8 @@ def make_trainer(
     data_arguments: DataArguments,
     training: TrainingArguments,
     resume_from: str | None = None,
+    stop: StopRequest | None = None,
+    trained_on: set[str] | None = None,
 ) -> Trainer:
     """A `Trainer` with samples, optimiser, schedule and callbacks of Reg4Pru; `trainer.train()` is left to do."""
     size = model.config.image_size
@@ -87,10 +101,13 @@ def make_trainer(
         total_steps=total_steps(len(samples), training),
         poly_power=arguments.poly_power,
     )
-    callbacks = [PruningSchedule(arguments), TellEpoch(samples)]
+    callbacks = [PruningSchedule(arguments), TellEpoch(samples), CheckLosses(samples), HeedStop(stop or StopRequest())]
     if arguments.ema_decay:
         callbacks.append(WeightAverage(arguments.ema_decay, resume_from))
-    return Trainer(
+    # A full state goes only when the next one is sealed, which Trainer does not know of.
+    callbacks.append(KeepStates(training.save_total_limit, trained_on))
+    training.save_total_limit = None
+    return SurvivingTrainer(
         model,
         training,
         data_collator=collate,
@@ -131,13 +148,16 @@ def check(
     if training.load_best_model_at_end and arguments.ema_decay:
         parser.error("--load_best_model_at_end and the weight average exclude each other: add --ema_decay 0")
     output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
-    if resume == "latest":
-        resume = get_last_checkpoint(training.output_dir) if output_dir.is_dir() else None
-        if resume is None:
-            parser.error(f"{output_dir} has no checkpoint to resume from")
-    if resume is None and output_dir.is_dir() and any(output_dir.iterdir()):
+    try:
+        check_processes(training.world_size)
+        check_writable(output_dir)
+        if resume is not None:
+            return find_state(output_dir, resume)
+    except ValueError as error:
+        parser.error(str(error))
+    if is_begun(output_dir):
         parser.error(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
-    return resume
+    return None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,9 +193,19 @@ def main(argv: list[str] | None = None) -> None:
     except TransferError as error:
         sys.exit(str(error))
 
-    accelerator = _run(model, processor, data, arguments, data_arguments, training, resume_from)
-    del model  # the accelerator's own
-    leave_processes(accelerator)
+    training.distributed_state.wait_for_everyone()  # all have seen the folder as it was
+    try:
+        with sole_run(Path(training.output_dir), training.process_index == 0):
+            accelerator, finished = _run(model, processor, data, arguments, data_arguments, training, resume_from)
+            del model  # the accelerator's own
+            leave_processes(accelerator)
+    except ValueError as error:
+        parser.error(str(error))
+    except TrainingError as error:
+        sys.exit(f"Training has stopped. {error}")
+    if not finished:
+        logger.warning("Ended by SIGTERM; go on with --resume_from_checkpoint latest.")
+        sys.exit(TERMINATED)
     if push and accelerator.is_main_process:
         push_trained(
             PushArguments(
@@ -196,32 +226,46 @@ def _run(
     data_arguments: DataArguments,
     training: TrainingArguments,
     resume_from: str | None,
-) -> Accelerator:
-    """Train, validate and save; returns the accelerator, which nothing else holds on to."""
-    trainer = make_trainer(model, processor, data, arguments, data_arguments, training, resume_from)
-    trainer.train(resume_from_checkpoint=resume_from)
+) -> tuple[Accelerator, bool]:
+    """Train, validate and save; returns the accelerator, which nothing else holds on to, and whether it is done."""
+    output_dir, flags = Path(training.output_dir), training.to_dict()
+    recorded = {
+        **asdict(data_arguments),
+        **{name: flags[name] for name in RECIPE if name in flags},
+        **asdict(arguments),
+    }
+    record = describe_run(recorded, data, training.device, training.seed)
+    begin_record(output_dir, record, resume_from is not None, training.process_index == 0)
+    trained_on = fingerprints(data["train"]) | (
+        read_training_photographs(arguments.model_name_or_path, arguments.model_revision) or set()
+    )
+    with StopRequest() as stop:
+        trainer = make_trainer(
+            model, processor, data, arguments, data_arguments, training, resume_from, stop, trained_on
+        )
+        steps = total_steps(len(trainer.train_dataset), training)
+        if resume_from is None or not restore_end(trainer, resume_from, steps):
+            trainer.train(resume_from_checkpoint=resume_from)
+    if trainer.state.global_step < trainer.state.max_steps:
+        return trainer.accelerator, False
     measured = trainer.evaluate() if "validation" in data else {}
     # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
     validations = [entry for entry in trainer.state.log_history if "eval_ap" in entry]
     best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
-    trainer.save_model()
+    with writing(output_dir, "The weights", states=sealed_states):
+        trainer.save_model()
     if not trainer.is_world_process_zero():
-        return trainer.accelerator
-    output_dir = Path(training.output_dir)
-    flags = training.to_dict()
+        return trainer.accelerator, True
     results = {
-        "provenance": provenance(training.device, training.seed),
-        "arguments": {
-            **asdict(data_arguments),
-            **{name: flags[name] for name in RECIPE if name in flags},
-            **asdict(arguments),
-        },
+        **record,
         "total_steps": trainer.state.max_steps,
         "train_names": sorted(data["train"]["name"]),
         "best_validation_ap": best["eval_ap"],
         "best_step": best["step"],
         "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
     }
-    (output_dir / "train_results.json").write_text(json.dumps(results, indent=2) + "\n")
+    with writing(output_dir, "train_results.json", states=sealed_states):
+        write_training_photographs(output_dir, trained_on)
+        replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
     logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
-    return trainer.accelerator
+    return trainer.accelerator, True

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -15,12 +15,14 @@ from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamp
 from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..provenance import provenance
+from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
-from .checkpoints import save_checkpoint
+from .checkpoints import list_checkpoints, replace_files, replace_text, save_checkpoint, writing
 from .optimization import make_average, make_optimizer
+from .record import begin_record, describe_run
 from .schedule import begin_step
+from .stopping import StopRequest, check_finite, where_to_go_on
 from .validation import PhotographMetrics, PhotographTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -53,11 +55,18 @@ class TrainingRun:
         self.arguments, self.data_arguments, self.model_arguments = arguments, data_arguments, model_arguments
         self.accelerator, self.data = accelerator, data
         self.output_dir = Path(arguments.output_dir)
+        self.trained_on = fingerprints(data["train"])
+        if model_arguments.model_name_or_path and self.trained_on is not None:
+            self.trained_on |= read_training_photographs(model_arguments.model_name_or_path) or set()
         size = model.config.image_size
         self.processor = make_processor(model.config, data_arguments)
         self._count_steps()
         # `sums` are the losses since the last line of the log.
         self.progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
+        self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
+        recorded = {**asdict(model_arguments), **asdict(data_arguments), **asdict(arguments)}
+        self.record = describe_run(recorded, data, accelerator.device, arguments.seed)
+        begin_record(self.output_dir, self.record, resume_from is not None, accelerator.is_main_process)
         self._prepare_model(model, resume_from)
         self._prepare_data(size)
         if arguments.report_to:
@@ -89,6 +98,11 @@ class TrainingRun:
             poly_power=arguments.poly_power,
         )
         self.average = None
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        if self.sharded and arguments.ema_decay:
+            raise ValueError(
+                f"--ema_decay is {arguments.ema_decay}: under FSDP there is no weight average; add --ema_decay 0."
+            )
         if arguments.ema_decay:
             self.average = make_average(model, arguments.ema_decay).to(accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -108,10 +122,12 @@ class TrainingRun:
         start = self.progress["step"] * self.per_step
         stream = {"total": self.total_steps * self.per_step, "start": start, "seed": arguments.seed}
         if data_arguments.streaming:
-            samples, sampler = StreamedSamples(data["train"], transform, **stream), None
+            self.order = samples = StreamedSamples(data["train"], transform, **stream)
+            sampler = None
         else:
             samples = SeededSamples(data["train"], transform, arguments.seed)
             sampler = ResumableSampler(count_rows(data["train"]), data_arguments.samples_per_photograph, **stream)
+            self.order = sampler
         self.loader = self.accelerator.prepare(
             DataLoader(
                 samples,
@@ -130,8 +146,16 @@ class TrainingRun:
                 DataLoader(tiles, batch_size=batch_size, collate_fn=collate)
             )
 
-    def train(self) -> None:
-        """All steps that are left, then the last weights and `train_results.json`."""
+    def train(self) -> bool:
+        """
+        All steps that are left, then the last weights and `train_results.json`.
+
+        Returns:
+            `bool`: False if SIGTERM ended it before; then the full state is saved.
+
+        Raises:
+            [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+        """
         progress = self.progress
         if self.accelerator.is_main_process:
             drop_log_after(self.output_dir / "training_log.jsonl", progress["step"])
@@ -140,7 +164,8 @@ class TrainingRun:
         quiet = not self.accelerator.is_local_main_process
         self.model.train()
         rates = None
-        with tqdm(total=self.total_steps, initial=progress["step"], desc="training", disable=quiet) as bar:
+        bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", disable=quiet)
+        with StopRequest() as stop, bar:
             for batch in self.loader:
                 if rates is None:  # the first batch of a step
                     rates = begin_step(
@@ -151,9 +176,13 @@ class TrainingRun:
                 if self.accelerator.sync_gradients:
                     rates = None
                     sums = self._end_step(sums, bar)
+                    if stop.agreed() and progress["step"] < self.total_steps:
+                        self._save_state(sums)
+                        return False
         self._save_weights(self.evaluated, "last")
         if self.accelerator.is_main_process:
             self._write_results()
+        return True
 
     def _learn(self, batch: dict[str, torch.Tensor], rates: tuple[float, ...]) -> dict[str, torch.Tensor]:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""
@@ -165,6 +194,8 @@ class TrainingRun:
                 accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        step = self.progress["step"] + 1
+        self.unchecked[step] = self.unchecked.get(step, 0.0) + output.loss.detach()
         return {"loss": output.loss.detach(), **{name: part.detach() for name, part in output.loss_parts.items()}}
 
     def _end_step(self, sums: dict[str, torch.Tensor], bar: tqdm) -> dict[str, torch.Tensor]:
@@ -175,19 +206,40 @@ class TrainingRun:
             self.average.update_parameters(self.bare_model)
         progress["step"] = step = progress["step"] + 1
         bar.update()
-        if step % arguments.logging_steps == 0:
+        validates = self.validation_loader is not None and (step % self.eval_steps == 0 or step == self.total_steps)
+        saves = bool(arguments.checkpointing_steps) and step % arguments.checkpointing_steps == 0
+        logs = step % arguments.logging_steps == 0
+        # Looking at a loss waits for the device; before anything is kept it must be.
+        if self.accelerator.device.type == "cpu" or validates or saves or logs or step == self.total_steps:
+            self._check_losses()
+        if logs:
             # A part that only some steps have (a policy after a dense start) is averaged over all of them.
             steps = arguments.logging_steps * arguments.gradient_accumulation_steps
             means = {name: (total / steps).item() for name, total in sums.items()}
             bar.set_postfix(loss=f"{means['loss']:.3f}", ap=f"{progress['best_ap']:.3f}")
             self._log({**means, "learning_rate": max(self.scheduler.get_last_lr())}, step)
             sums = {}
-        if self.validation_loader is not None and (step % self.eval_steps == 0 or step == self.total_steps):
+        if validates:
             self._keep_best(step)
-        if arguments.checkpointing_steps and step % arguments.checkpointing_steps == 0:
-            progress["sums"] = {name: total.item() for name, total in sums.items()}
-            save_checkpoint(self.accelerator, self.output_dir, progress, arguments.checkpoints_total_limit)
+        if saves:
+            self._save_state(sums)
         return sums
+
+    def _check_losses(self) -> None:
+        check_finite(self.unchecked, self._names, where_to_go_on(list_checkpoints(self.output_dir)))
+        self.unchecked = {}
+
+    def _names(self, step: int) -> list[str]:
+        """The photographs of a step, of all processes."""
+        positions = range((step - 1) * self.per_step, step * self.per_step)
+        if self.data_arguments.streaming:
+            return self.order.names(positions)
+        return self.data["train"][self.order.rows(positions)]["name"]
+
+    def _save_state(self, sums: dict[str, torch.Tensor]) -> None:
+        self._check_losses()
+        self.progress["sums"] = {name: total.item() for name, total in sums.items()}
+        save_checkpoint(self.accelerator, self.output_dir, self.progress, self.arguments.checkpoints_total_limit)
 
     @property
     def evaluated(self) -> torch.nn.Module:
@@ -217,28 +269,38 @@ class TrainingRun:
         return metrics.compute()
 
     def _save_weights(self, evaluated: torch.nn.Module, name: str) -> None:
-        if self.accelerator.is_main_process:
-            evaluated.save_pretrained(self.output_dir / name)
-            self.processor.save_pretrained(self.output_dir / name)
+        # Under FSDP every process holds a part of every weight, and the model is of a class that was made for that.
+        weights = self.accelerator.get_state_dict(self.model) if self.sharded else None
+        if not self.accelerator.is_main_process:
+            return
+        if self.sharded:
+            evaluated = Reg4PruForSemanticSegmentation(evaluated.config)
+            evaluated.load_state_dict(weights)
+        unfinished = self.output_dir / f"{name}.unfinished"
+        with writing(self.output_dir, f"The weights {name!r}", unfinished):
+            evaluated.save_pretrained(unfinished)
+            self.processor.save_pretrained(unfinished)
+            write_training_photographs(unfinished, self.trained_on)
+            replace_files(unfinished, self.output_dir / name)
 
     def _log(self, values: dict[str, float], step: int) -> None:
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            with open(self.output_dir / "training_log.jsonl", "a") as log_file:
+            log_path = self.output_dir / "training_log.jsonl"
+            with writing(self.output_dir, log_path.name), open(log_path, "a") as log_file:
                 log_file.write(json.dumps({"step": step, **values}) + "\n")
 
     def _write_results(self) -> None:
         validated = self.validation_loader is not None
-        recorded = (self.model_arguments, self.data_arguments, self.arguments)
         results = {
-            "provenance": provenance(self.accelerator.device, self.arguments.seed),
-            "arguments": {name: value for part in recorded for name, value in asdict(part).items()},
+            **self.record,
             "total_steps": self.total_steps,
             "train_names": None if self.data_arguments.streaming else sorted(self.data["train"]["name"]),
             "best_validation_ap": self.progress["best_ap"] if validated else None,
             "best_step": self.progress["best_step"] if validated else None,
         }
-        (self.output_dir / "train_results.json").write_text(json.dumps(results, indent=2))
+        with writing(self.output_dir, "train_results.json"):
+            replace_text(self.output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:

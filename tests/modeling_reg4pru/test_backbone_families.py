@@ -214,6 +214,17 @@ def test_what_finds_a_checkpoint_never_becomes_part_of_the_configuration(tmp_pat
     assert "cache_dir" not in written
 
 
+@pytest.mark.parametrize(
+    ("wanted", "got"), [("bfloat16", torch.bfloat16), ("auto", torch.float16), (None, torch.float32)]
+)
+def test_the_type_of_the_weights_has_the_names_of_from_pretrained(tmp_path, wanted, got):
+    build("vit").half().save_pretrained(tmp_path)
+    model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, dtype=wanted)
+    assert model.dtype == got
+    with pytest.raises(ValueError, match="`dtype` is 'int8': it must be 'auto' or one of float32"):
+        Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, dtype="int8")
+
+
 def test_typing_errors_are_errors(tmp_path):
     build("vit").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="keep_rate"):

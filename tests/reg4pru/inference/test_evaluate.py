@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_fives import load_vessels
 from datasets_fives.evaluation import measure, write_results
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import METRICS, VesselMetrics
 from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_photograph
+from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.inference import evaluate
 from reg4pru.inference.keep_rates import predictors
+from reg4pru.training_photographs import fingerprints, read_training_photographs, write_training_photographs
 
 
 def measured_at(model, processor, photographs, keep_rates, seed=0, **settings):
@@ -193,6 +196,41 @@ def test_errors_before_any_work(tiny_model, save_checkpoint, fails, tmp_path, ar
 
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_photographs_of_the_training_are_refused(tiny_model, save_checkpoint, fails, tmp_path, monkeypatch, caplog):
+    """Whatever their size, their name and the side that they are on here."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    checkpoint = save_checkpoint(tiny_model())
+    trained = load_vessels("synthetic", photograph_size=96, synthetic_counts=(4, 0, 2), fingerprints=True)["train"]
+    write_training_photographs(checkpoint, fingerprints(trained))
+    common = ["--model_name_or_path", checkpoint, "--photograph_size", 64, "--output_dir"]
+
+    said = fails(*common, tmp_path / "out", "--synthetic_counts", 3, 0, 3)
+    assert "was trained on 1 of the 3 photographs to measure: synthetic/4_N. Give the split, seed and side" in said
+    assert not (tmp_path / "out").exists()
+
+    monkeypatch.undo()
+    common += [tmp_path / "out", "--keep_rates", 1.0, "--synthetic_counts"]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    evaluate.main([*map(str, common), "4", "0", "2"])
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["trained_on"] == []
+    evaluate.main([*map(str, common), "3", "0", "3", "--allow_training_photographs", "--overwrite_output_dir"])
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert content["trained_on"] == ["synthetic/4_N"]
+    assert set(content["photographs"]) == {"synthetic/4_N", "synthetic/5_A", "synthetic/6_D"}
+    assert content["data"]["photographs"] == {"test": 3}
+
+    pushed = {
+        "model_name_or_path": str(checkpoint),
+        "hub_model_id": "me/tiny",
+        "metrics": str(tmp_path / "out/metrics.json"),
+    }
+    with pytest.raises(ValueError, match="was trained on 1 of the 3 photographs"):
+        stage_checkpoint(PushArguments(**pushed), tmp_path / "staged")
+    stage_checkpoint(PushArguments(**pushed, allow_training_photographs=True), tmp_path / "staged")
+    assert "**1 of them were trained on.**" in (tmp_path / "staged/README.md").read_text()
+    assert read_training_photographs(str(tmp_path / "staged")) == fingerprints(trained)
 
 
 def test_no_photographs_is_an_error(tiny_model, processor, photographs):

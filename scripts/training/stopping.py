@@ -1,0 +1,82 @@
+"""How a training ends before its last step: told to by a signal, or because it cannot go on."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+
+TERMINATED = 128 + signal.SIGTERM  # exit code 143, a shell's own for a process that this signal ended
+
+
+class TrainingError(Exception):
+    """A training that cannot go on; the message says where it stands and what to do."""
+
+
+class StopRequest:
+    """
+    Catches SIGTERM, by which schedulers and `kill` ask a process to end, so that the training can save before it does.
+    It is heeded after the step that is running; whoever cannot wait has SIGKILL.
+
+    Example:
+
+    ```python
+    >>> with StopRequest() as stop:
+    ...     for batch in loader:
+    ...         if stop.requested:
+    ...             break
+    ```
+    """
+
+    requested = False
+
+    def __enter__(self) -> "StopRequest":
+        self._before: Callable | int | None = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def agreed(self) -> bool:
+        """Whether any process of the training was told to end: the signal reaches them in different steps."""
+        state = PartialState()
+        if state.num_processes == 1:
+            return self.requested
+        flag = torch.tensor(float(self.requested), device=state.device)
+        return reduce(flag, "sum").item() > 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[str]], saved: str) -> None:
+    """
+    Args:
+        losses (`dict[int, torch.Tensor]`): Losses by step, `()` each.
+        names (`Callable[[int], list[str]]`): The photographs that a step learned from.
+        saved (`str`): Where the run can go on.
+
+    Raises:
+        [`TrainingError`]: if one is not finite; what was learned from it must not be saved.
+    """
+    if not losses:
+        return
+    for step, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
+        if value - value != 0:  # inf and nan
+            raise TrainingError(
+                f"The loss of step {step} is {value}. Its photographs were {', '.join(names(step))}. Nothing was "
+                f"saved since. {saved} A lower --learning_rate, --mixed_precision bf16 in place of fp16, or a look at "
+                "these photographs may help."
+            )
+
+
+def where_to_go_on(states: list[Path]) -> str:
+    """What a message says of the full states that there are, oldest first."""
+    if not states:
+        return "There is no full state to go on from yet: start again, with --overwrite_output_dir true."
+    return f"The last full state is {states[-1]}: go on from it with --resume_from_checkpoint latest."

@@ -1,0 +1,80 @@
+"""Two processes with two images each learn from a step what one process with all four learns, in every arm."""
+
+import multiprocessing
+import socket
+
+import pytest
+import torch
+from torch import distributed
+
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+
+ARMS = {
+    "dense": {"train_pruning": "none", "routing": False},
+    "soft": {"train_pruning": "soft", "routing": False},
+    "soft + routing": {"train_pruning": "soft"},
+    "hard": {"train_pruning": "hard", "routing": False},
+    "learned query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
+    "default recipe": {"selector": "learned_query", "train_pruning": "hard", "routing_probability": 0.5},
+    "random": {"selector": "random", "train_pruning": "hard"},
+    "masked attention": {"masked_attention": True, "selection_pool": "all"},
+}
+SEEDS = {"default recipe": 5}  # the first draw routes
+
+
+def gradients(arm: str, part: slice) -> torch.Tensor:
+    """All gradients of one step of an arm on some of four images, one after the other."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = {"image_size": 64, "patch_size": 8, "num_upscale_blocks": 1, "num_blocks": 2, "pos_embed_rescale": 2.0}
+    torch.manual_seed(1)
+    model = Reg4PruForSemanticSegmentation(
+        Reg4PruConfig(**{**sizes, **shape, "initializer_range": 0.15, "masked_attention": False, **ARMS[arm]})
+    ).double()
+    model.train()
+    model.set_mask_annealing(0.5)
+    pixel_values = torch.randn(4, 3, 64, 64, dtype=torch.double)
+    labels = (torch.rand(4, 64, 64) < torch.tensor([0.02, 0.4, 0.1, 0.3])[:, None, None]).long()
+    labels[0, :48] = 255  # a loss that was averaged by process would weigh this image's pixels twice
+    torch.manual_seed(SEEDS.get(arm, 2))
+    model(pixel_values[part], labels=labels[part], keep_rates=0.6).loss.backward()
+    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+
+def _work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+    means = {}
+    for arm in ARMS:
+        means[arm] = gradients(arm, slice(2 * rank, 2 * rank + 2))
+        distributed.all_reduce(means[arm])
+        means[arm] /= 2
+    if rank == 0:
+        torch.save(means, f"{folder}/means.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def means(tmp_path_factory):
+    """Gradients by arm, averaged over two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["modeling_reg4pru"])
+    workers = [context.Process(target=_work, args=(rank, port, str(folder))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+        assert worker.exitcode == 0
+    return torch.load(folder / "means.pt")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("arm", ARMS)
+def test_gradients_are_those_of_one_process(means, arm):
+    whole = gradients(arm, slice(None))
+    assert (means[arm] - whole).abs().max() < 1e-6 * whole.abs().max()
+    halves = sum(gradients(arm, slice(start, start + 2)) for start in (0, 2)) / 2
+    assert (halves - whole).abs().max() > 1e-3 * whole.abs().max(), "the test could not fail"

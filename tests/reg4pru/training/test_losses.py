@@ -1,0 +1,48 @@
+"""A loss that is not finite ends a training before anything is kept of it."""
+
+import pytest
+import torch
+
+from datasets_fives import transforms
+
+from .processes import Runs
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def spoil_step_six() -> None:
+    """Step 6 sees a photograph that a broken augmentation has made."""
+    augment, seen = transforms.TrainTransform.__call__, []
+
+    def spoil(self, batch):
+        seen.append(batch)
+        sample = augment(self, batch)
+        if len(seen) == 11:  # the first of the two photographs of step 6
+            print("spoiled", batch["name"][0], flush=True)
+            sample["pixel_values"][0][0, 0, 0] = torch.nan
+        return sample
+
+    transforms.TrainTransform.__call__ = spoil
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_loss_that_is_not_finite_ends_the_run(runs, command):
+    assert runs.complete(command, command, prepare=spoil_step_six) == 1
+    said = runs.said(command)
+    assert "Training has stopped. The loss of step 6 is nan. Its photographs were synthetic/" in said
+    assert "Traceback" not in said
+    folder = runs.folder / command
+    state = folder / {"train": "checkpoints/step-00000004", "finetune": "checkpoint-4"}[command]
+    assert f"The last full state is {state}: go on from it with --resume_from_checkpoint latest" in said
+    assert not list(folder.rglob("*6/optimizer*"))
+
+    named = said.split("Its photographs were ")[1].split(". Nothing")[0].split(", ")
+    assert len(named) == 2
+    assert said.split("spoiled ")[1].split()[0] in named
+    # Without the broken transform the run goes on, and ends.
+    assert runs.resume(command, command) == 0
