@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import load
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, total_limit: int) -> None:
@@ -50,7 +51,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
         wanted (`str`): A folder, `"latest"`, or empty for none.
 
     Raises:
-        `ValueError`: if there is no such checkpoint.
+        `ValueError`: if there is no such checkpoint, or its states hold more than numbers.
     """
     if not wanted:
         return None
@@ -60,7 +61,31 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
             raise ValueError(
                 f"{output_dir} has no checkpoint to resume from: nothing in {output_dir / 'checkpoints'}."
             )
-        return str(found[-1])
+        wanted = str(found[-1])
     if not (Path(wanted) / "progress.json").is_file():
         raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
+    check_states(Path(wanted))
     return wanted
+
+
+def check_states(folder: Path) -> None:
+    """
+    Refuse states that would run code when they are unpickled. Accelerate reads those of schedule and average without
+    `weights_only`, and goes on silently where it cannot read the random states. What can be read with `weights_only`
+    names nothing but numbers and containers, and reading it again any other way calls nothing else.
+
+    Args:
+        folder (`Path`): A checkpoint.
+
+    Raises:
+        `ValueError`: naming the file.
+    """
+    for path in sorted([*folder.glob("*.pkl"), *folder.glob("*.bin")]):
+        try:
+            load(path, map_location="cpu", weights_only=True)
+        # Damaged files make unpickling stumble in any way; what they hold may be anything.
+        except Exception as error:
+            raise ValueError(
+                f"{path} is damaged, or holds more than numbers, and could run code: resume only from a state that "
+                "your own training wrote."
+            ) from error
