@@ -258,6 +258,28 @@ class Reg4PruConfig(EomtDinov3Config):
         """A single query for a single foreground class: logits are [0, m], and there is no class head."""
         return self.num_queries == 1 and self.num_labels == 2
 
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: sizes that no model can have."""
+        for field in (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size",
+            "num_channels",
+        ):  # fmt: skip
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` is {getattr(self, field)}: it must be at least 1.")
+        # Each channel of a rotary position is turned together with another one, by row and by column.
+        multiple = self.num_attention_heads * (4 if self.positions == "rotary" else 1)
+        if self.hidden_size % multiple:
+            raise ValueError(
+                f"`hidden_size` is {self.hidden_size} and `num_attention_heads` {self.num_attention_heads}: the width "
+                f"must be a multiple of {multiple}, a whole number of channels (of four for rotary positions) a head."
+            )
+        if min(self.input_size) < self.patch_size:
+            raise ValueError(
+                f"`image_size` is {self.image_size}: no patch of {self.patch_size} pixels (`patch_size`) fits in."
+            )
+        if self.position_grid is not None and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
+            raise ValueError(f"`position_grid` is {self.position_grid}: it must be [rows, columns].")
+
     def validate_classes(self):
         """Part of `@strict`-powered validation: a class that can never win is found here, not after training."""
         if self.num_labels < 2:

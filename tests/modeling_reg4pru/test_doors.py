@@ -80,6 +80,15 @@ def test_selectors_that_do_not_learn_are_frozen(tiny_model, arm, learns):
     assert all(weight.requires_grad for weight in model.layers.parameters())
 
 
+def test_a_training_that_is_changed_later_is_refused(tiny_model, pixel_values, labels):
+    for made, wanted in (("none", "soft"), ("soft", "none")):
+        model = tiny_model(train_pruning=made).train()
+        model.config.train_pruning = wanted
+        with pytest.raises(ValueError, match=rf"`train_pruning` is '{wanted}'.*when the model is loaded"):
+            model(pixel_values, labels=labels)
+        model.eval()(pixel_values)
+
+
 def test_outputs_can_be_gathered_from_several_devices(tiny_model, pixel_values, labels):
     """`nn.DataParallel` gathers tensors, and what is made of them; nothing else."""
 
