@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import EomtConfig, EomtDinov3Config, logging
 
@@ -39,12 +41,12 @@ def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: in
     """
     if keep_rates is None:
         return (1.0,) * num_stages
-    if isinstance(keep_rates, str):
-        raise ValueError(f"`keep_rates` is the text {keep_rates!r}: give a number, or one number per stage.")
-    if not isinstance(keep_rates, (int, float, list, tuple)):  # of NumPy or torch
+    if isinstance(keep_rates, (np.generic, np.ndarray, torch.Tensor)):
         keep_rates = keep_rates.tolist()
     if isinstance(keep_rates, (int, float)):
         keep_rates = (keep_rates,) * num_stages
+    if not isinstance(keep_rates, (list, tuple)) or not all(isinstance(rate, (int, float)) for rate in keep_rates):
+        raise ValueError(f"`keep_rates` is {keep_rates!r}: give a number, or one number per stage.")
     if len(keep_rates) != num_stages:
         raise ValueError(
             f"`keep_rates` has {len(keep_rates)} entries, {list(keep_rates)}, but there are {num_stages} pruning "
@@ -266,6 +268,8 @@ class Reg4PruConfig(EomtDinov3Config):
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` is {getattr(self, field)}: it must be at least 1.")
+        if self.num_register_tokens < 0:
+            raise ValueError(f"`num_register_tokens` is {self.num_register_tokens}: it must not be negative.")
         # Each channel of a rotary position is turned together with another one, by row and by column.
         multiple = self.num_attention_heads * (4 if self.positions == "rotary" else 1)
         if self.hidden_size % multiple:

@@ -62,7 +62,7 @@ def test_keep_rates_of_any_library(tiny_model, pixel_values, rates):
 
 
 def test_keep_rates_in_words_are_refused(tiny_model):
-    with pytest.raises(ValueError, match=r"`keep_rates` is the text '0\.5': give a number"):
+    with pytest.raises(ValueError, match=r"`keep_rates` is '0\.5': give a number"):
         tiny_model().set_keep_rates("0.5")
 
 
