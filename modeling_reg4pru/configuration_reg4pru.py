@@ -203,7 +203,7 @@ class Reg4PruConfig(EomtDinov3Config):
             quarters = {quarter * depth // 4 - 1 for quarter in (1, 2, 3)}
             self.pruning_layers = sorted(layer for layer in quarters if 0 <= layer < self.reactivation_layer)
 
-        if self.positions == "learned" and self.position_grid is None:
+        if self.positions == "learned" and self.position_grid is None and self.patch_size > 0:  # else refused below
             self.position_grid = [side // self.patch_size for side in self.input_size]
 
     @classmethod
@@ -277,9 +277,10 @@ class Reg4PruConfig(EomtDinov3Config):
                 f"`hidden_size` is {self.hidden_size} and `num_attention_heads` {self.num_attention_heads}: the width "
                 f"must be a multiple of {multiple}, a whole number of channels (of four for rotary positions) a head."
             )
-        if min(self.input_size) < self.patch_size:
+        if len(self.input_size) != 2 or min(self.input_size) < self.patch_size:
             raise ValueError(
-                f"`image_size` is {self.image_size}: no patch of {self.patch_size} pixels (`patch_size`) fits in."
+                f"`image_size` is {self.image_size}: it must be a side or [height, width], with room for a patch of "
+                f"{self.patch_size} pixels (`patch_size`)."
             )
         if self.position_grid is not None and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
             raise ValueError(f"`position_grid` is {self.position_grid}: it must be [rows, columns].")
