@@ -1,5 +1,7 @@
 # make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real photographs
+# make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
+# make audit  known vulnerabilities of the installed packages
 # make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests
 
 VENV ?= .venv
@@ -10,7 +12,10 @@ RUN := $(VENV)/bin/python
 DATA ?=
 OUTPUT ?= outputs/demo$(if $(DATA),_fives)
 
-.PHONY: install demo test test-slow lint conformance
+# Which torch those take, where the newest in the index is no build for this machine: TORCH=torch==2.13.0
+TORCH ?= torch
+
+.PHONY: install demo test test-slow test-lowest test-newest audit lint conformance
 
 install: $(INSTALLED)
 
@@ -29,6 +34,30 @@ test: install
 
 test-slow: install
 	$(RUN) -m pytest -n 2 -m slow --timeout 7200
+
+# uv resolves the lowest versions; pip installs them, as it installs everything else here.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip compile --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --extra dev \
+		--no-annotate --output-file $(VENV)-lowest/lowest.txt pyproject.toml
+	$(VENV)-lowest/bin/pip install --quiet --requirement $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/pip install --quiet --no-deps --editable .
+	$(VENV)-lowest/bin/python -m pytest -n 2
+
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH)
+	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH) --editable ".[dev]"
+	$(VENV)-newest/bin/python -m pytest -n 2
+
+# Strict: where the service cannot be reached, nothing was audited, and pip-audit alone would call that a success.
+# In an environment of its own: what audits is no part of what is audited.
+audit: install
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet pip-audit
+	$(VENV)/bin/pip freeze --exclude-editable | sed 's/+.*//' > $(VENV)-audit/installed.txt
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)-audit/installed.txt
 
 lint: install
 	$(VENV)/bin/ruff check .

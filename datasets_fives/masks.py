@@ -132,6 +132,8 @@ def _one_channel(mask: Image.Image) -> np.ndarray:
         return pixels.astype(np.uint8)
     if np.any((pixels > 0) & (pixels < 256)):  # labels that 8 bits would lose
         raise ValueError(f"mask is not binary (16 bits, with both small and large values; {_CURE})")
+    if highest < 2 * 257:  # would become 1, a vessel
+        raise ValueError(f"mask is not binary (16 bits, with no value above {highest}; {_CURE})")
     return np.rint(pixels / 257).astype(np.uint8)
 
 

@@ -5,6 +5,7 @@ Whatever the family, patch embedding, layers and final norm end up in the names 
 the CLS token becomes part of that token; a family without LayerScale has ones there.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -57,16 +58,22 @@ HEAD_DIM = 64  # of every ViT that timm calls tiny, small, base or large
 HEADS_OF_WIDTH = {1280: 16, 1408: 16, 1664: 16}  # of the huge and giant ones, whose heads are wider
 
 
-def rename(weights: Mapping[str, torch.Tensor], family: str) -> dict[str, torch.Tensor]:
+def rename(
+    weights: Mapping[str, torch.Tensor], family: str, position_grid: tuple[int, int] | None = None
+) -> dict[str, torch.Tensor]:
     """
     The weights of a family in our names.
 
     Args:
         weights (`Mapping[str, torch.Tensor]`): Of the checkpoint, in its own names.
         family (`str`): A key of [`RENAMES`].
+        position_grid (`tuple[int, int]`, *optional*): Rows and columns of a table of positions; unset, a square.
 
     Returns:
         `dict[str, torch.Tensor]`: in our names; heads and mask tokens, which no backbone of ours has, are left out.
+
+    Raises:
+        `ValueError`: if a table of positions does not fit the grid.
     """
     renamed = {}
     for name, weight in weights.items():
@@ -76,7 +83,7 @@ def rename(weights: Mapping[str, torch.Tensor], family: str) -> dict[str, torch.
             renamed[name] = weight
     _split_qkv(renamed)
     _split_swiglu(renamed)
-    _fold_cls_position(renamed)
+    _fold_cls_position(renamed, position_grid)
     return renamed
 
 
@@ -94,8 +101,17 @@ def read_fields(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -
     if config.model_type not in RENAMES:
         known = ", ".join(sorted(RENAMES))
         raise ValueError(f"The backbone is a {config.model_type!r}: plain vision transformers are known as {known}.")
-    fields = {name: getattr(config, name) for name in _VIT_FIELDS}
-    return fields | shape_fields(weights) | {"position_antialias": config.model_type == "dinov2_with_registers"}
+    fields = {name: getattr(config, name) for name in _VIT_FIELDS} | shape_fields(weights)
+    fields["position_antialias"] = config.model_type == "dinov2_with_registers"
+    return fields | {"position_grid": list(position_grid(config))}
+
+
+def position_grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """Rows and columns of patches that a configuration of transformers tells of, by its `image_size`."""
+    size, patch = config.image_size, config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
+    return height // patch_height, width // patch_width
 
 
 def shape_fields(weights: Mapping[str, torch.Tensor]) -> dict:
@@ -114,27 +130,30 @@ def shape_fields(weights: Mapping[str, torch.Tensor]) -> dict:
     }
     table = weights.get("embeddings.position_embeddings.weight")
     if table is not None:
-        side = round(len(table) ** 0.5)
+        side = math.isqrt(len(table))  # a square: `rename` saw to it, or whoever knows better says so
         fields |= {"positions": "learned", "position_grid": [side, side]}
     return fields
 
 
 def timm_fields(architecture: str, weights: Mapping[str, torch.Tensor]) -> dict:
     """
-    Fields of a timm model, or of a file in timm's names.
+    Fields of a timm model, or of a file in timm's names; see [`guess_heads`] for the one that they do not tell.
 
     Args:
         architecture (`str`): Its name in timm, such as `"vit_small_patch16_dinov3"`; empty if it is not known.
         weights (`Mapping[str, torch.Tensor]`): In our names.
     """
-    fields = shape_fields(weights)
-    width = fields["hidden_size"]
-    fields |= {"num_attention_heads": HEADS_OF_WIDTH.get(width, max(1, width // HEAD_DIM)), "layer_norm_eps": 1e-6}
+    fields = shape_fields(weights) | {"layer_norm_eps": 1e-6}
     if "reg" in architecture and fields["positions"] == "learned":
         fields["position_antialias"] = True
     if fields["positions"] == "rotary":  # DINOv3
         fields |= {"layer_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
     return fields
+
+
+def guess_heads(hidden_size: int) -> int:
+    """Number of attention heads of a ViT of timm's, by its width: no weight tells it."""
+    return HEADS_OF_WIDTH.get(hidden_size, max(1, hidden_size // HEAD_DIM))
 
 
 def _split_qkv(weights: dict[str, torch.Tensor]) -> None:
@@ -154,12 +173,22 @@ def _split_swiglu(weights: dict[str, torch.Tensor]) -> None:
         weights[name.replace("weights_out", "down_proj")] = weights.pop(name)
 
 
-def _fold_cls_position(weights: dict[str, torch.Tensor]) -> None:
+def _fold_cls_position(weights: dict[str, torch.Tensor], grid: tuple[int, int] | None) -> None:
     """A table of positions with an entry for the CLS token: that entry goes into the token, the rest is the table."""
     positions = weights.pop("embeddings.position_embeddings", None)
     if positions is None:
         return
-    num_prefix = positions.shape[1] - round((positions.shape[1] - 1) ** 0.5) ** 2
+    length = positions.shape[1]
+    if grid is None:
+        side = math.isqrt(length)
+        grid = (side, side)
+    num_prefix = length - grid[0] * grid[1]
+    if num_prefix not in (0, 1):
+        raise ValueError(
+            f"The table of positions has {length} entries: it must be a grid of {grid[0]} x {grid[1]} patches, with "
+            "or without one for the CLS token. Grids that are no square are known only from "
+            "`image_size` in the configuration of a transformers model."
+        )
     if num_prefix == 1:
         cls_token = weights["embeddings.cls_token"]
         weights["embeddings.cls_token"] = cls_token + positions[:, :1].to(cls_token.dtype)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, EomtForUniversalSegmentation, logging
 
-from .backbone_families import RENAMES, read_fields, rename, timm_fields
+from .backbone_families import RENAMES, guess_heads, position_grid, read_fields, rename, timm_fields
 from .configuration_reg4pru import Reg4PruConfig
 
 logger = logging.get_logger(__name__)
@@ -39,10 +39,14 @@ ARCHITECTURE_FIELDS = (
 
 
 class Backbone(NamedTuple):
-    """Weights of a plain vision transformer in our names, and the fields of [`Reg4PruConfig`] that they decide."""
+    """
+    Weights of a plain vision transformer in our names, the fields of [`Reg4PruConfig`] that they decide, and those
+    that they do not tell, which the user may know better.
+    """
 
     fields: dict
     weights: dict[str, torch.Tensor]
+    guesses: dict
 
 
 def read_backbone(checkpoint: str, **hub: object) -> Backbone:
@@ -63,12 +67,10 @@ def read_backbone(checkpoint: str, **hub: object) -> Backbone:
         if name in str(checkpoint).lower():
             logger.warning("The weights of %s are under %s.", checkpoint, licence)
     if Path(checkpoint).is_file():
-        weights = rename(_read_state_dict(Path(checkpoint)), "timm")
-        return Backbone(timm_fields("", weights), weights)
+        return _timm_backbone("", _read_state_dict(Path(checkpoint)))
     timm = _timm_config(checkpoint, hub)
     if timm is not None:
-        weights = rename(_read_state_dict(_timm_weights(checkpoint, hub)), "timm")
-        return Backbone(timm_fields(timm["architecture"], weights), weights)
+        return _timm_backbone(timm["architecture"], _read_state_dict(_timm_weights(checkpoint, hub)))
 
     config = AutoConfig.from_pretrained(checkpoint, **hub)
     if config.model_type not in RENAMES:
@@ -78,8 +80,14 @@ def read_backbone(checkpoint: str, **hub: object) -> Backbone:
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of its model, such as {missing[0]}.")
-    weights = rename(model.state_dict(), config.model_type)
-    return Backbone(read_fields(config, weights), weights)
+    weights = rename(model.state_dict(), config.model_type, position_grid(config))
+    return Backbone(read_fields(config, weights), weights, {})
+
+
+def _timm_backbone(architecture: str, state_dict: dict[str, torch.Tensor]) -> Backbone:
+    weights = rename(state_dict, "timm")
+    fields = timm_fields(architecture, weights)
+    return Backbone(fields, weights, {"num_attention_heads": guess_heads(fields["hidden_size"])})
 
 
 def read_eomt(checkpoint: str, **hub: object) -> dict[str, torch.Tensor]:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import EomtConfig, EomtDinov3Config, logging
 
@@ -39,12 +41,12 @@ def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: in
     """
     if keep_rates is None:
         return (1.0,) * num_stages
-    if isinstance(keep_rates, str):
-        raise ValueError(f"`keep_rates` is the text {keep_rates!r}: give a number, or one number per stage.")
-    if not isinstance(keep_rates, (int, float, list, tuple)):  # of NumPy or torch
+    if isinstance(keep_rates, (np.generic, np.ndarray, torch.Tensor)):
         keep_rates = keep_rates.tolist()
     if isinstance(keep_rates, (int, float)):
         keep_rates = (keep_rates,) * num_stages
+    if not isinstance(keep_rates, (list, tuple)) or not all(isinstance(rate, (int, float)) for rate in keep_rates):
+        raise ValueError(f"`keep_rates` is {keep_rates!r}: give a number, or one number per stage.")
     if len(keep_rates) != num_stages:
         raise ValueError(
             f"`keep_rates` has {len(keep_rates)} entries, {list(keep_rates)}, but there are {num_stages} pruning "
@@ -201,7 +203,7 @@ class Reg4PruConfig(EomtDinov3Config):
             quarters = {quarter * depth // 4 - 1 for quarter in (1, 2, 3)}
             self.pruning_layers = sorted(layer for layer in quarters if 0 <= layer < self.reactivation_layer)
 
-        if self.positions == "learned" and self.position_grid is None:
+        if self.positions == "learned" and self.position_grid is None and self.patch_size > 0:  # else refused below
             self.position_grid = [side // self.patch_size for side in self.input_size]
 
     @classmethod
@@ -257,6 +259,31 @@ class Reg4PruConfig(EomtDinov3Config):
     def is_binary(self) -> bool:
         """A single query for a single foreground class: logits are [0, m], and there is no class head."""
         return self.num_queries == 1 and self.num_labels == 2
+
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: sizes that no model can have."""
+        for field in (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size",
+            "num_channels",
+        ):  # fmt: skip
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` is {getattr(self, field)}: it must be at least 1.")
+        if self.num_register_tokens < 0:
+            raise ValueError(f"`num_register_tokens` is {self.num_register_tokens}: it must not be negative.")
+        # Each channel of a rotary position is turned together with another one, by row and by column.
+        multiple = self.num_attention_heads * (4 if self.positions == "rotary" else 1)
+        if self.hidden_size % multiple:
+            raise ValueError(
+                f"`hidden_size` is {self.hidden_size} and `num_attention_heads` {self.num_attention_heads}: the width "
+                f"must be a multiple of {multiple}, a whole number of channels (of four for rotary positions) a head."
+            )
+        if len(self.input_size) != 2 or min(self.input_size) < self.patch_size:
+            raise ValueError(
+                f"`image_size` is {self.image_size}: it must be a side or [height, width], with room for a patch of "
+                f"{self.patch_size} pixels (`patch_size`)."
+            )
+        if self.position_grid is not None and (len(self.position_grid) != 2 or min(self.position_grid) < 1):
+            raise ValueError(f"`position_grid` is {self.position_grid}: it must be [rows, columns].")
 
     def validate_classes(self):
         """Part of `@strict`-powered validation: a class that can never win is found here, not after training."""

@@ -1,4 +1,4 @@
-"""The door of the model: what images and labels must be."""
+"""The door of the model: what images, labels and a configuration that was changed later must be."""
 
 import torch
 
@@ -62,3 +62,23 @@ def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> No
     elif not known.all():
         seen = labels[~known].unique().tolist()
         raise ValueError(f"`labels` holds {', '.join(map(str, seen[:8]))}: allowed are {allowed}.")
+
+
+def check_selectors(config: Reg4PruConfig, selectors_learn: bool) -> None:
+    """
+    Refuse to train with selectors that were made for another training: they would stay as they are, unnoticed, or
+    leave other processes waiting for gradients that never come.
+
+    Args:
+        config (`Reg4PruConfig`): As it is now.
+        selectors_learn (`bool`): Whether the selectors were made to learn.
+
+    Raises:
+        `ValueError`: if the configuration wants the opposite.
+    """
+    if config.selectors_learn != selectors_learn:
+        raise ValueError(
+            f"`train_pruning` is {config.train_pruning!r} and `selector` {config.selector!r}, but the model was made "
+            f"with selectors that {'' if selectors_learn else 'do not '}learn: set these fields when the model is "
+            "loaded, as in `from_pretrained(..., train_pruning='none')`."
+        )

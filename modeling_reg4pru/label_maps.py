@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from scipy import ndimage
 
-from .photograph_reading import to_channels_last
+from .photograph_reading import to_channels_last, turn_upright
 
 # Label of pixels that do not count: outside of the photograph, or marked so by who labelled it.
 IGNORE_INDEX = 255
@@ -12,6 +13,8 @@ IGNORE_INDEX = 255
 _NEARLY = 32
 # Share of pixels that may lie between black and white in a mask with antialiased edges.
 _MAX_BETWEEN = 0.05
+# Share of those that may lie inside an even patch of 3 x 3: edges have none, areas of a class of its own have many.
+_MAX_EVEN = 0.05
 
 
 def read_label_map(
@@ -88,12 +91,14 @@ def resize_label_map(labels: np.ndarray, height: int, width: int, num_labels: in
 def _brightness_or_class(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     """One channel of integers, `int32`."""
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        image = turn_upright(image)
         indices = None
         if image.mode == "P":
             indices, image = np.asarray(image), image.convert("RGB")
         elif image.mode == "PA":
             image = image.convert("RGBA")
+        elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # where white is not the highest value of each channel
+            image = image.convert("RGB")
         elif image.mode == "1":
             image = image.convert("L")
         values = np.asarray(image)
@@ -129,18 +134,35 @@ def _binary(values: np.ndarray) -> np.ndarray:
     labels = [value for value in seen if value != IGNORE_INDEX]
     if max(labels, default=0) <= 1 and (1 in labels or IGNORE_INDEX not in seen):
         return values  # {0, 1}, or {0, 1, 255}, where 255 is to be ignored
-    if seen[-1] > 255:
-        raise ValueError(f"A mask has values up to {seen[-1]}: it must be of 8 bits, or a label map.")
+    if seen[-1] > 255:  # white is 65535; small values beside it would be labels
+        if seen[0] < 0 or seen[-1] > 65535 or any(0 < value < 256 for value in seen):
+            raise ValueError(f"A mask has the values {_some(seen)}: it must be black and white, or a label map.")
+        values = np.rint(values / 257).astype(np.int32)
+        seen = [int(value) for value in np.unique(values)]
+        labels = [value for value in seen if value != IGNORE_INDEX]
     if seen[0] < 0 or seen[-1] < 255 - _NEARLY or 0 < max(labels, default=0) <= _NEARLY:
         raise ValueError(
             f"A mask has the values {_some(seen)}: for two classes it must be a label map of 0 and 1 (255 where "
             "pixels are to be ignored), or have white foreground on black. Map other labels, such as those "
             "of arteries and veins, to 0 and 1 first."
         )
-    between = float(np.mean((values > _NEARLY) & (values < 255 - _NEARLY)))
+    _check_edges(values)
+    return (values > 127).astype(np.int32)
+
+
+def _check_edges(values: np.ndarray) -> None:
+    """Whether what is grey is only the edge between black and white."""
+    grey = (values > _NEARLY) & (values < 255 - _NEARLY)
+    between = float(np.mean(grey))
     if between > _MAX_BETWEEN:
         raise ValueError(f"A mask has {between:.0%} of its pixels neither near black nor near white.")
-    return (values > 127).astype(np.int32)
+    if between:
+        even = ndimage.maximum_filter(values, 3) == ndimage.minimum_filter(values, 3)
+        if np.count_nonzero(even & grey) > _MAX_EVEN * np.count_nonzero(grey):
+            raise ValueError(
+                "A mask has areas of grey between black and white: map its labels, such as those of arteries and "
+                "veins, to 0 and 1 first."
+            )
 
 
 def _some(values: list[int]) -> str:

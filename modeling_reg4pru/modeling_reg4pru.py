@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
-from .input_checks import check_inputs
+from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
@@ -78,9 +78,8 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         self.layers = nn.ModuleList([Reg4PruLayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.selectors = nn.ModuleList([SELECTOR_CLASSES[config.selector](config) for _ in config.pruning_layers])
-
-        self.selectors.requires_grad_(config.selectors_learn)  # DDP waits for every gradient that could come
-
+        self.selectors_learn = config.selectors_learn
+        self.selectors.requires_grad_(self.selectors_learn)  # DDP waits for every gradient that could come
         self.upscale_block = EomtDinov3ScaleBlock(config)
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
@@ -185,7 +184,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             raise ValueError(f"Give either `config` or fields of it, not both: got `config` and {sorted(kwargs)}.")
         backbone = read_backbone(checkpoint, **hub)
         if config is None:
-            config = Reg4PruConfig(**{**backbone.fields, **kwargs})
+            config = Reg4PruConfig(**{**backbone.guesses, **backbone.fields, **kwargs})
         check_backbone(config, backbone, checkpoint)
         model = cls(config)
         load_backbone(model, backbone, dtype)
@@ -231,6 +230,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
         rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
         pruning = "hard"
         if self.training:
+            check_selectors(config, self.selectors_learn)
             pruning = config.train_pruning if self.prunes_in_training else "none"
         selection = StageSelection(config, rates, grid_size, pruning, self.training, labels)
         window = self._routing_window()

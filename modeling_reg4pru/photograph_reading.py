@@ -1,7 +1,6 @@
 """Photographs as they are found (any file, mode, bit depth and orientation) as upright RGB of 8 bits."""
 
 import base64
-import binascii
 import os
 from io import BytesIO
 from urllib.request import urlopen
@@ -10,12 +9,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+# What cameras and annotators write. Not more: of the formats that Pillow knows, EPS starts another program.
+FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP", "JPEG2000")
 _WHITE_16_BIT = 65535
+# 16-bit images with nothing above this hold 8, 10 or 12 bits, which would come out black.
+_DARKEST_16_BIT = 4095
 
 
 def open_image(source: str | os.PathLike, timeout: float | None = None) -> Image.Image:
     """
-    Open an image without converting it; [`~transformers.image_utils.load_image`] clips 16-bit images to white.
+    Decode an image without converting it; [`~transformers.image_utils.load_image`] clips 16-bit images to white.
 
     Args:
         source (`str` or `os.PathLike`):
@@ -23,20 +26,53 @@ def open_image(source: str | os.PathLike, timeout: float | None = None) -> Image
         timeout (`float`, *optional*): Seconds to wait for a URL.
 
     Raises:
-        `ValueError`: if there is no image to be found.
+        `ValueError`: if there is no image to be found, it is none of [`FORMATS`], damaged, or has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
         with urlopen(source, timeout=timeout) as response:
-            return Image.open(BytesIO(response.read()))
+            return _decode(BytesIO(response.read()), source)
     if os.path.isfile(source):  # unlike a `Path` it takes names that are too long to be one
-        return Image.open(source)
+        return _decode(source, source)
     try:
-        return Image.open(BytesIO(base64.b64decode(source.rpartition(",")[2], validate=True)))
-    except (binascii.Error, ValueError, OSError) as error:
+        if os.path.exists(source):
+            raise ValueError("no file")  # but a folder, a pipe
+        return _decode(BytesIO(base64.b64decode(source.rpartition(",")[2], validate=True)), "in base64")
+    except ValueError as error:
         raise ValueError(
-            f"There is no image at {source[:200]!r}: give a path, a URL or an image in base64."
+            f"There is no image at {source[:200]!r} ({error}): give a path, a URL or an image in base64."
         ) from error
+
+
+def _decode(file: str | BytesIO, name: str) -> Image.Image:
+    """An image with its pixels in memory and its file closed."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels are more than {limit}; if you trust the file, raise "
+                    "PIL.Image.MAX_IMAGE_PIXELS"
+                )
+            image.load()
+            return image
+    # Damaged files make Pillow's decoders stumble in any way: struct.error, KeyError, EOFError, ...
+    except Exception as error:
+        raise ValueError(f"The image {name!r} cannot be read ({error}).") from error
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """
+    An image, decoded and turned as its EXIF orientation says.
+
+    Raises:
+        `ValueError`: if it is damaged: Pillow decodes what it opened only when it must.
+    """
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # as in `_decode`
+        raise ValueError(f"An image cannot be read ({error}).") from error
 
 
 def read_photograph(
@@ -60,10 +96,10 @@ def read_photograph(
         `np.ndarray` of shape `(height, width, 3)`, `uint8`.
 
     Raises:
-        `ValueError`: if an array has another shape, or values that do not say how bright white is.
+        `ValueError`: if an image is damaged, an array has another shape, or values do not say how bright white is.
     """
     if isinstance(photograph, Image.Image):
-        photograph = ImageOps.exif_transpose(photograph)
+        photograph = turn_upright(photograph)
         if photograph.mode[0] not in "IF":  # all modes of more than 8 bits
             return np.asarray(photograph.convert("RGB"))
         pixels = np.asarray(photograph)
@@ -101,6 +137,10 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     if np.issubdtype(pixels.dtype, np.floating):
         return np.rint(_check_range(pixels, 0, 1) * 255).astype(np.uint8)
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either byte order
+        if 0 < pixels.max() <= _DARKEST_16_BIT:
+            raise ValueError(
+                f"A photograph has 16 bits but no value above {pixels.max()}: scale its values so that white is 65535."
+            )
         return np.rint(pixels * (255 / _WHITE_16_BIT)).astype(np.uint8)
     return _check_range(pixels, 0, 255).astype(np.uint8)
 

@@ -10,6 +10,7 @@ what makes pruning fast everywhere.
 
 import json
 import logging
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +19,17 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
+from modeling_reg4pru.token_selection import RandomSelector
 
 from ..console import set_up_logging
 
 logger = logging.getLogger("export_onnx")
+
+# Of the largest logit. onnxruntime fuses and sums in another order.
+TOLERANCE = 1e-3
+# Share of the logits that may differ by more: of two tokens with all but equal scores it may keep the other one.
+MAX_SHARE_OFF = 0.01
 
 
 @dataclass
@@ -86,18 +94,64 @@ def export_onnx(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, in
     exported.save(path)
 
 
-def largest_difference(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> float:
-    """Largest difference of the logits between onnxruntime and the model, over batches of one and of three."""
+def compare(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> tuple[float, float]:
+    """
+    How far the logits of onnxruntime are from those of the model, over batches of one and of three.
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]): What was exported.
+        image_size (`tuple[int, int]`): Height and width of the images.
+        path (`Path`): The ONNX file.
+
+    Returns:
+        `tuple[float, float]`: the largest difference, and the share of the logits that differ by more than
+        [`TOLERANCE`] of the largest logit.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    differences = []
+    largest, shares = 0.0, []
     for batch_size in (1, 3):
         images = torch.randn(batch_size, model.config.num_channels, *image_size)
         (logits,) = session.run(None, {"pixel_values": images.numpy()})
         with torch.no_grad():
-            differences.append((model(images).logits - torch.from_numpy(logits)).abs().max().item())
-    return max(differences)
+            wanted = model(images).logits
+        difference = (wanted - torch.from_numpy(logits)).abs().nan_to_num(nan=torch.inf)
+        largest = max(largest, difference.max().item())
+        shares.append((difference > TOLERANCE * wanted.abs().max()).float().mean().item())
+    return largest, max(shares)
+
+
+def export_checked(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> float:
+    """
+    [`export_onnx`], and the file is there only if onnxruntime computes what the model computes.
+
+    Returns:
+        `float`: the largest difference of the logits.
+
+    Raises:
+        `ValueError`: if it computes something else, or if tokens are selected by chance, which nothing can check.
+    """
+    rates = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
+    if min(rates, default=1.0) < 1 and any(isinstance(selector, RandomSelector) for selector in model.selectors):
+        raise ValueError(
+            f"The checkpoint selects tokens by chance (`selector` is {model.config.selector!r}), so an export cannot "
+            "be checked: export it unpruned (--keep_rates 1.0), or a checkpoint with another selector."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, under its own name: large models are written as several files that name each other.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unchecked-") as folder:
+        unchecked = Path(folder) / path.name
+        export_onnx(model, image_size, unchecked)
+        difference, share_off = compare(model, image_size, unchecked)
+        if share_off > MAX_SHARE_OFF:
+            raise ValueError(
+                f"The export is wrong and was not kept: {share_off:.0%} of its logits are off, by up to "
+                f"{difference:.1e}. Report it with the versions of torch, onnx and onnxruntime."
+            )
+        for written in Path(folder).iterdir():
+            written.replace(path.parent / written.name)
+    return difference
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,9 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         model.set_keep_rates(arguments.keep_rates[0] if single else arguments.keep_rates)
     size = arguments.image_size or model.config.image_size
     image_size = (size, size) if isinstance(size, int) else tuple(size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(model, image_size, path)
-    difference = largest_difference(model, image_size, path)
+    difference = export_checked(model, image_size, path)
     logger.info(
         "%s: %.1f MB, keep rates %s, images of %d x %d; onnxruntime differs from PyTorch by %.1e at most.",
         path,

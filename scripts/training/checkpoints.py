@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import load
 from safetensors import SafetensorError
 
 from .stopping import TrainingError, where_to_go_on
@@ -136,15 +137,19 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
         wanted (`str`): A folder, `"latest"`, or empty for none. `"latest"` passes over damaged ones, aloud.
 
     Raises:
-        `ValueError`: if there is no such state, or none that is whole.
+        `ValueError`: if there is no such state, none that is whole, or its files hold more than numbers.
     """
     if not wanted:
         return None
     if wanted == "latest":
-        return newest_whole(list_checkpoints(output_dir), output_dir / "checkpoints")
+        found = newest_whole(list_checkpoints(output_dir), output_dir / "checkpoints")
+        check_states(Path(found))
+        return found
     if not (Path(wanted) / "progress.json").is_file():
         raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
-    return newest_whole([Path(wanted)], Path(wanted))
+    found = newest_whole([Path(wanted)], Path(wanted))
+    check_states(Path(found))
+    return found
 
 
 def newest_whole(states: list[Path], where: Path) -> str:
@@ -182,3 +187,26 @@ def _checksum(path: Path) -> list[int]:
         while block := file.read(1 << 20):
             checksum, size = zlib.crc32(block, checksum), size + len(block)
     return [size, checksum]
+
+
+def check_states(folder: Path) -> None:
+    """
+    Refuse states that would run code when they are unpickled. Accelerate reads those of schedule and average without
+    `weights_only`, and goes on silently where it cannot read the random states. What can be read with `weights_only`
+    names nothing but numbers and containers, and reading it again any other way calls nothing else.
+
+    Args:
+        folder (`Path`): A checkpoint.
+
+    Raises:
+        `ValueError`: naming the file.
+    """
+    for path in sorted([*folder.glob("*.pkl"), *folder.glob("*.bin")]):
+        try:
+            load(path, map_location="cpu", weights_only=True)
+        # Damaged files make unpickling stumble in any way; what they hold may be anything.
+        except Exception as error:
+            raise ValueError(
+                f"{path} is damaged, or holds more than numbers, and could run code: resume only from a state that "
+                "your own training wrote."
+            ) from error

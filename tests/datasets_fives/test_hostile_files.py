@@ -5,12 +5,17 @@ import time
 import warnings
 import zlib
 from io import BytesIO
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+import modeling_reg4pru.photograph_reading as of_the_model
 from datasets_fives.reading import read_mask, read_photograph
+from modeling_reg4pru.label_maps import read_label_map
 
 KINDS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP")
 # Far more than any of these small pictures takes.
@@ -35,62 +40,80 @@ def originals() -> list[bytes]:
     return found
 
 
-def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """Cut off, overwrite, swap or repeat a part."""
-    raw = bytearray(content)
-    match rng.integers(5):
-        case 0:
-            return bytes(raw[: rng.integers(len(raw))])
-        case 1:
-            for place in rng.integers(len(raw), size=rng.integers(1, 20)):
-                raw[place] = rng.integers(256)
-        case 2:  # the header, where sizes and types are
-            for place in rng.integers(min(64, len(raw)), size=rng.integers(1, 4)):
-                raw[place] = rng.choice([0, 1, 127, 128, 255])
-        case 3:
-            start, length = rng.integers(len(raw)), rng.integers(1, 200)
-            raw[start : start + length] = rng.bytes(length)
-        case 4:
-            start, length = rng.integers(len(raw)), rng.integers(1, 200)
-            raw[start:start] = raw[start : start + length]
+WHOLE = originals()
+
+
+@st.composite
+def damaged(draw) -> bytes:
+    """A picture, cut off, overwritten (its header, too, where sizes and types are) or with a part repeated."""
+    raw = bytearray(draw(st.sampled_from(WHOLE)))
+    place = st.one_of(st.integers(0, min(63, len(raw) - 1)), st.integers(0, len(raw) - 1))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(place)
+        match draw(st.sampled_from(["cut", "byte", "bytes", "repeat"])):
+            case "cut":
+                return bytes(raw[:start])
+            case "byte":
+                raw[start] = draw(st.sampled_from([0, 1, 127, 128, 255]))
+            case "bytes":
+                part = draw(st.binary(min_size=1, max_size=40))
+                raw[start : start + len(part)] = part
+            case "repeat":
+                raw[start:start] = raw[start : start + draw(st.integers(1, 200))]
     return bytes(raw)
 
 
-def read_both(content: bytes) -> int:
-    """Read as photograph and as mask; how many of the two gave an answer."""
-    answers = 0
-    start = time.process_time()
-    for read in (read_photograph, read_mask):
-        try:
-            found = np.asarray(read(content))
-        except ValueError:
-            continue
-        answers += 1
-        assert found.dtype == np.uint8
-        if read is read_mask:
-            assert found.ndim == 2
-            assert set(np.unique(found)) <= {0, 1, 255}
-        else:
-            assert found.ndim == 3
-            assert found.shape[2] == 3
-    assert time.process_time() - start < SECONDS
-    return answers
+def model_reads(content: bytes) -> np.ndarray:
+    return of_the_model.read_photograph(of_the_model._decode(BytesIO(content), "a file"))
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(4000, marks=pytest.mark.slow)])
-def test_damaged_pictures(count, monkeypatch):
+def model_reads_mask(content: bytes) -> np.ndarray:
+    return read_label_map(of_the_model._decode(BytesIO(content), "a file"), num_labels=2)
+
+
+def answer(read, content: bytes) -> np.ndarray | None:
+    """What comes out, or `None` where the file is refused in our words; nothing else may happen."""
+    try:
+        return np.asarray(read(content))
+    except ValueError:
+        return None
+
+
+def check_file(content: bytes) -> None:
     # Damaged sizes may ask for gigabytes below Pillow's own limit; a user with less memory sets a lower one, too.
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000_000)
-    rng = np.random.default_rng(0)
-    whole = originals()
-    assert len(whole) > 15
-    assert all(read_both(content) for content in whole)
-    answers = 0
-    with warnings.catch_warnings():
+    start = time.process_time()
+    with warnings.catch_warnings(), patch.object(Image, "MAX_IMAGE_PIXELS", 4_000_000):
         warnings.simplefilter("ignore")  # Pillow's own remarks on the damage
-        for index in range(count):
-            answers += read_both(damage(whole[index % len(whole)], rng))
-    assert 0 < answers < 2 * count
+        photograph, of_model = answer(read_photograph, content), answer(model_reads, content)
+        mask, map_of_model = answer(read_mask, content), answer(model_reads_mask, content)
+    assert time.process_time() - start < SECONDS
+    assert (photograph is None) == (of_model is None)
+    if photograph is not None:
+        np.testing.assert_array_equal(photograph, of_model)  # both packages see the same photograph
+    assert (mask is None) == (map_of_model is None)
+    if mask is not None:
+        assert set(np.unique(mask)) <= {0, 1, 255}
+        np.testing.assert_array_equal(mask, map_of_model)
+
+
+def test_whole_pictures_are_read_alike():
+    assert len(WHOLE) > 15
+    for content in WHOLE:
+        check_file(content)
+        assert answer(read_photograph, content) is not None
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(damaged())
+def test_some_damaged_pictures(content):
+    check_file(content)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(damaged())
+def test_many_damaged_pictures(content):
+    check_file(content)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

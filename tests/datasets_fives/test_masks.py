@@ -109,6 +109,8 @@ def test_grey_photographs_and_coloured_maps_are_refused():
     both[0, 0] = 65535
     with pytest.raises(ValueError, match="16 bits, with both small and large values"):
         binary_mask(Image.fromarray(both))
+    with pytest.raises(ValueError, match="16 bits, with no value above 300"):
+        binary_mask(Image.fromarray(tree().astype(np.uint16) * 300))
 
 
 def test_labels_of_vessels_are_said_aloud():

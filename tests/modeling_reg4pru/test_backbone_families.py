@@ -241,3 +241,31 @@ def test_weights_that_are_missing_are_named(tmp_path):
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=r"missing \['layers.2.norm1.weight'\]"):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD)
+
+
+def test_positions_of_a_grid_that_is_no_square(tmp_path):
+    torch.manual_seed(4)
+    backbone = ViTModel(ViTConfig(**{**SIZES, "image_size": (48, 96)}, **MLP)).eval()
+    torch.nn.init.normal_(backbone.embeddings.position_embeddings)
+    backbone.save_pretrained(tmp_path)
+    model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD)
+    assert model.config.position_grid == [6, 12]
+    pixel_values = torch.randn(2, 3, 48, 96)  # transformers itself has no other size for it
+    with torch.no_grad():
+        theirs = list(backbone(pixel_values, output_hidden_states=True).hidden_states)
+    assert_same_states(ours_of(model, pixel_values), theirs)
+    weights = timm_names(backbone)  # whose names tell of no grid
+    save_file(weights, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="table of positions has 73 entries: it must be a grid of 8 x 8"):
+        Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD)
+
+
+def test_heads_that_no_weight_tells_are_the_users(tmp_path):
+    save_file(timm_names(build("vit")), tmp_path / "weights.safetensors")
+    for heads in ({"num_attention_heads": 4}, {}):
+        model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD, **heads)
+        assert model.config.num_attention_heads == heads.get("num_attention_heads", 1)
+    with pytest.raises(Exception, match=r"`num_attention_heads` 5: the width must be a multiple of 5"):
+        Reg4PruForSemanticSegmentation.from_backbone(
+            str(tmp_path / "weights.safetensors"), **HEAD, num_attention_heads=5
+        )

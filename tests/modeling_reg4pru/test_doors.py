@@ -62,7 +62,7 @@ def test_keep_rates_of_any_library(tiny_model, pixel_values, rates):
 
 
 def test_keep_rates_in_words_are_refused(tiny_model):
-    with pytest.raises(ValueError, match=r"`keep_rates` is the text '0\.5': give a number"):
+    with pytest.raises(ValueError, match=r"`keep_rates` is '0\.5': give a number"):
         tiny_model().set_keep_rates("0.5")
 
 
@@ -78,6 +78,15 @@ def test_selectors_that_do_not_learn_are_frozen(tiny_model, arm, learns):
     model = tiny_model(**arm)
     assert {weight.requires_grad for weight in model.selectors.parameters()} == {learns}
     assert all(weight.requires_grad for weight in model.layers.parameters())
+
+
+def test_a_training_that_is_changed_later_is_refused(tiny_model, pixel_values, labels):
+    for made, wanted in (("none", "soft"), ("soft", "none")):
+        model = tiny_model(train_pruning=made).train()
+        model.config.train_pruning = wanted
+        with pytest.raises(ValueError, match=rf"`train_pruning` is '{wanted}'.*when the model is loaded"):
+            model(pixel_values, labels=labels)
+        model.eval()(pixel_values)
 
 
 def test_outputs_can_be_gathered_from_several_devices(tiny_model, pixel_values, labels):

@@ -40,6 +40,8 @@ def antialiased(mask: np.ndarray) -> Image.Image:
         lambda mask: white(mask).convert("RGBA"),
         lambda mask: white(mask).convert("LA"),
         lambda mask: white(mask).convert("P"),
+        lambda mask: white(mask).convert("RGB").convert("CMYK"),
+        lambda mask: mask * np.uint16(65535),
         lambda mask: palette(mask, [0, 0, 0, 255, 255, 255]),
         lambda mask: palette(1 - mask, [255, 255, 255, 0, 0, 0]),
         lambda mask: palette(mask, [0, 0, 0, 200, 30, 30]),
@@ -85,8 +87,19 @@ def test_grey_images_and_colours_are_refused():
         read_label_map(np.stack([ramp, ramp, 255 - ramp], axis=-1), num_labels=2)
     with pytest.raises(ValueError, match="no whole numbers"):
         read_label_map(np.full((2, 2), 0.5), num_labels=2)
-    with pytest.raises(ValueError, match="values up to 65535"):
-        read_label_map(np.full((2, 2), 65535, np.uint16), num_labels=2)
+    with pytest.raises(ValueError, match="values 0, 1, 65535: it must be black and white"):
+        read_label_map(np.array([[0, 1, 65535]], np.uint16), num_labels=2)
+    with pytest.raises(ValueError, match="values 0, 1: for two classes"):
+        read_label_map(np.array([[0, 300]], np.uint16), num_labels=2)
+
+
+def test_areas_of_grey_are_a_class_of_their_own(mask):
+    """Arteries and veins: few enough pixels to pass for edges, but even."""
+    drawn = mask.repeat(4, 0).repeat(4, 1) * np.uint8(255)
+    drawn[100:104, :100] = 127
+    assert np.mean(drawn == 127) < 0.05
+    with pytest.raises(ValueError, match="areas of grey"):
+        read_label_map(drawn, num_labels=2)
 
 
 def test_what_255_means_is_not_guessed(mask):

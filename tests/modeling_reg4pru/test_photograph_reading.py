@@ -132,6 +132,32 @@ def test_images_are_opened_from_path_url_and_base64(pixels, tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
-    for source in ("no such file.png", str(tmp_path), "abcd"):
+    for source in ("no such file.png", str(tmp_path), "abcd", ""):
         with pytest.raises(ValueError, match="no image at"):
             open_image(source)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_files_are_bounded_and_damage_is_told(pixels, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).resize((900, 600)).save(path)
+    whole = path.read_bytes()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900 * 600 - 1)
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read \(900x600 pixels are more than 539999"):
+        open_image(path)
+    monkeypatch.undo()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read \("):
+        open_image(path)
+    with pytest.raises(ValueError, match=r"An image cannot be read"):  # opened by somebody else
+        read_photograph(Image.open(path))
+    with pytest.raises(ValueError, match=r"no image at '.*' \(The image 'in base64' cannot be read"):
+        open_image(base64.b64encode(whole[:100]).decode())
+    Image.fromarray(pixels).save(path, "ICO")
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read"):
+        open_image(path)
+
+
+def test_dark_sixteen_bits_are_refused(grey):
+    with pytest.raises(ValueError, match=r"16 bits but no value above 4095"):
+        read_photograph(grey // 16)

@@ -11,7 +11,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 import onnx
 import onnxruntime
 
-from reg4pru.inference.export import export_onnx, export_program, largest_difference
+from reg4pru.inference.export import compare, export_checked, export_onnx, export_program
 
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
@@ -48,9 +48,34 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
 def test_pool_of_active_tokens(tiny_model, tmp_path):
     model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")
-    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") < TOLERANCE
+    largest, share_off = compare(model, (64, 64), tmp_path / "model.onnx")
+    assert largest < TOLERANCE
+    assert share_off == 0
     model.set_keep_rates(0.3)  # another model than the file holds
-    assert largest_difference(model, (64, 64), tmp_path / "model.onnx") > TOLERANCE
+    assert compare(model, (64, 64), tmp_path / "model.onnx")[1] > 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_an_export_that_is_wrong_is_no_export(tiny_model, tmp_path, monkeypatch):
+    def another(model, image_size, path):
+        other = tiny_model(num_hidden_layers=4, pruning_layers=[0], reactivation_layer=2)
+        export_onnx(other, image_size, path)
+
+    model = tiny_model(num_hidden_layers=4, pruning_layers=[0], reactivation_layer=2, keep_rates=0.3)
+    monkeypatch.setattr("reg4pru.inference.export.export_onnx", another)
+    path = tmp_path / "new" / "model.onnx"
+    with pytest.raises(ValueError, match=r"The export is wrong and was not kept: \d+% of its logits"):
+        export_checked(model, (64, 64), path)
+    assert not list(path.parent.iterdir())
+
+
+def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp_path):
+    checkpoint = save_checkpoint(tiny_model(selector="random", train_pruning="none", keep_rates=0.5))
+    path = tmp_path / "model.onnx"
+    refused = run_command("export", "--model_name_or_path", checkpoint, "--output", path)
+    assert refused.returncode != 0
+    assert "selects tokens by chance (`selector` is 'random')" in refused.stderr
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("reactivation_layer", [3, 5])

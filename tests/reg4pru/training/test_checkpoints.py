@@ -74,3 +74,30 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         find_checkpoint(tmp_path, "latest")
     with pytest.raises(ValueError, match=r"is no full state of `reg4pru train`: it has no progress.json"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoints" / "unfinished"))
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin"])
+def test_a_state_that_would_run_code_is_refused(accelerator, tmp_path, name):
+    save_checkpoint(accelerator, tmp_path, {"step": 1}, total_limit=1)
+    state = list_checkpoints(tmp_path)[0] / name
+    torch.save({"lr": 0.1, "more": RunsCode(tmp_path / "code_ran")}, state)
+    for wanted in ("latest", str(state.parent)):
+        with pytest.raises(ValueError, match=rf"{name} is damaged, or holds more than numbers, and could run code"):
+            find_checkpoint(tmp_path, wanted)
+    assert not (tmp_path / "code_ran").exists()
+
+
+def test_a_truncated_state_is_refused(accelerator, tmp_path):
+    save_checkpoint(accelerator, tmp_path, {"step": 1}, total_limit=1)
+    state = list_checkpoints(tmp_path)[0] / "random_states_0.pkl"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"random_states_0.pkl is damaged"):
+        find_checkpoint(tmp_path, "latest")

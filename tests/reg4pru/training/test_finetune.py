@@ -145,3 +145,10 @@ def test_bad_flags_are_refused(tmp_path, capsys, flags, message):
     assert message in said
     assert "secret" not in said.replace("--hub_token would", "")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_image_size_is_written_into_the_processor(checkpoint, tmp_path):
+    finetune(checkpoint, tmp_path / "out", "--max_steps", "1", "--config_overrides", "image_size=32")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["image_size"] == 32
+    written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (written["size"], written["working_size"]) == ({"height": 32, "width": 32}, 32)
