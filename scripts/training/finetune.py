@@ -35,6 +35,7 @@ from .arguments import DataArguments, OptimizerArguments, PruningScheduleArgumen
 from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
 from .data import load_data
+from .distillation import DistillingTrainer, check_distillation
 from .loop import collate
 from .optimization import make_optimizer
 from .processes import leave_processes
@@ -92,7 +93,8 @@ def make_trainer(
     callbacks = [PruningSchedule(arguments), TellEpoch(samples)]
     if arguments.ema_decay:
         callbacks.append(WeightAverage(arguments.ema_decay, resume_from))
-    return Trainer(
+    trainer = DistillingTrainer if arguments.distillation else Trainer
+    return trainer(
         model,
         training,
         data_collator=collate,
@@ -167,6 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         folder = fetch_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
         start = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
+        if arguments.distillation:
+            check_distillation(model.config)
         processor = make_processor(model.config, data_arguments, start)
         data = load_data(data_arguments, model.config.image_size, training.seed)
     except ValueError as error:

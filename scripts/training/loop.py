@@ -19,6 +19,7 @@ from ..provenance import provenance
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
 from .checkpoints import save_checkpoint
+from .distillation import distilled_loss
 from .optimization import make_average, make_optimizer
 from .schedule import begin_step
 from .validation import PixelMetrics, vessel_probability
@@ -159,13 +160,18 @@ class TrainingRun:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""
         accelerator, max_grad_norm = self.accelerator, self.arguments.max_grad_norm
         with accelerator.accumulate(self.model):
-            output = self.model(batch["pixel_values"], labels=batch["labels"], keep_rates=rates)
-            accelerator.backward(output.loss)
+            if self.arguments.distillation and self.bare_model.prunes_in_training:
+                no_sync = accelerator.no_sync(self.model)
+                loss, parts = distilled_loss(self.model, self.bare_model, batch, rates, dense_pass=no_sync)
+            else:
+                output = self.model(**batch, keep_rates=rates)
+                loss, parts = output.loss, output.loss_parts
+            accelerator.backward(loss)
             if accelerator.sync_gradients and max_grad_norm > 0:
                 accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return {"loss": output.loss.detach(), **{name: part.detach() for name, part in output.loss_parts.items()}}
+        return {"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}}
 
     def _end_step(self, sums: dict[str, torch.Tensor], bar: tqdm) -> dict[str, torch.Tensor]:
         """Schedule, average, log, validation and full state after a step; returns the sums that are not logged yet."""

@@ -23,6 +23,7 @@ from .arguments import DataArguments, ModelArguments, TrainArguments, parse_argu
 from .building import build_model
 from .checkpoints import find_checkpoint
 from .data import load_data
+from .distillation import check_distillation
 from .loop import TrainingRun
 from .processes import leave_processes
 
@@ -68,6 +69,8 @@ def _run(
     output_dir = Path(arguments.output_dir)
     set_seed(arguments.seed)
     model = build_model(model_arguments)
+    if arguments.distillation:
+        check_distillation(model.config)
     data = load_data(data_arguments, model.config.image_size, arguments.seed)
     accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
