@@ -24,7 +24,7 @@ from ..training.arguments import parse_arguments
 from ..training.building import build_model
 from ..training.schedule import keep_rates_of_step
 from .plan import Study
-from .run import RunFolder
+from .run_folder import RunFolder
 
 WARMUP_ROUNDS = 2
 

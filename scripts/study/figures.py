@@ -31,7 +31,7 @@ from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
 from .plan import AS_TRAINED, Study
-from .run import RunFolder
+from .run_folder import RunFolder
 from .tables import mean_and_sd, summarise
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F")

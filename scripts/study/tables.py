@@ -10,7 +10,7 @@ from datasets_fives.metrics import METRICS
 
 from ..inference.keep_rates import rate_name
 from .plan import Study
-from .run import RunFolder
+from .run_folder import RunFolder
 
 CHANGE = "average_precision_change"
 SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average precision", "dice": "Dice"}

@@ -8,7 +8,7 @@ import pytest
 
 from datasets_fives.metrics import METRICS
 from reg4pru.study.plan import Study
-from reg4pru.study.run import RunFolder
+from reg4pru.study.run_folder import RunFolder
 from reg4pru.study.tables import collect, markdown, mean_and_sd, write_costs, write_csv
 from reg4pru.upkeep.render_readme import section_of
 
