@@ -6,7 +6,7 @@ Train and measure every arm of a study, and put the results into tables and figu
 A study can be stopped and started again at any time: finished runs are kept, an interrupted training goes on from its
 latest checkpoint. `table.csv` holds every number, `table.md` mean and spread over the seeds, `per_image.csv` the
 numbers of every photograph, `paired.md` their differences between arms; when no run is missing, the costs are measured
-(`cost.csv`, `cost.md`) and the figures drawn. plan.py tells the form of a study.
+(`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. plan.py tells the form of a study.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from tqdm import tqdm
 from ..console import set_up_logging
 from ..packaged import find_yaml
 from ..provenance import provenance
-from .cost import measure_study
+from .cost import measure_study, training_time
 from .figures import draw_figures
 from .paired import collect_photographs, paired_markdown, write_photographs
 from .plan import Study, read_study
 from .run import complete_run
 from .run_folder import RunFolder
-from .tables import collect, markdown, write_costs, write_csv
+from .tables import collect, markdown, recipes_markdown, write_costs, write_csv
 
 logger = logging.getLogger("study")
 
@@ -105,6 +105,8 @@ def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[di
         return
     cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
+    times = {arm: training_time(study, arm, cost) for arm in study.arms}
+    (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
     draw_figures(study, runs_dir, output_dir, rows, cost)
 
 
