@@ -91,9 +91,18 @@ def training_arms(
     dense.attn_mask_probs.fill_(1)
     mask_labels = list(labels[:, None].float())
     class_labels = [torch.ones(1, dtype=torch.long, device=device)] * batch_size
+
+    def compute_loss(forward: torch.nn.Module) -> torch.Tensor:
+        return forward(pixel_values, labels=labels).loss
+
     arms = {
         TRANSFORMERS: TrainingArm(
-            make_step(dense, dtype, compile_mode, pixel_values, mask_labels=mask_labels, class_labels=class_labels)
+            make_step(
+                dense,
+                dtype,
+                compile_mode,
+                lambda forward: forward(pixel_values, mask_labels=mask_labels, class_labels=class_labels).loss,
+            )
         )
     }
     skipped = {}
@@ -103,7 +112,7 @@ def training_arms(
             continue
         arm = variant(model, **fields).train()
         arm.selectors.requires_grad_(arm.config.selectors_learn)
-        step = make_step(arm, dtype, compile_mode, pixel_values, labels=labels)
+        step = make_step(arm, dtype, compile_mode, compute_loss)
         arms[name] = TrainingArm(step, arm if fields["routing"] else None)
 
     num_tokens = (image_size // model.config.patch_size) ** 2 + model.config.num_prefix_tokens
@@ -117,7 +126,7 @@ def training_arms(
         )
     else:
         explicit = variant(use_explicit_attention(copy.deepcopy(model)), **ARMS["soft"]).train()
-        arms[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, pixel_values, labels=labels))
+        arms[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, compute_loss))
     for name, reason in skipped.items():
         logger.warning("Not measured: %s, %s.", name, reason)
     return arms, skipped
@@ -133,9 +142,7 @@ def make_step(
     model: torch.nn.Module,
     dtype: torch.dtype,
     compile_mode: str | None,
-    pixel_values: torch.Tensor,
-    draw_keep_rates: Callable[[], tuple[float, ...]] | None = None,
-    **targets: object,
+    compute_loss: Callable[[torch.nn.Module], torch.Tensor],
 ) -> Callable[[], None]:
     """
     A training step to time: forward, backward, AdamW. Gradients and moments exist before the first one.
@@ -144,9 +151,7 @@ def make_step(
         model (`torch.nn.Module`): In training mode; its weights hardly change (learning rate 1e-6).
         dtype (`torch.dtype`): Of autocast; float32 switches it off.
         compile_mode (`str`, *optional*): Of torch.compile; `None`: not compiled.
-        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Images.
-        draw_keep_rates (`Callable`, *optional*): Gives the keep rates of a step; by default the configuration's.
-        targets: Labels, under the names that the model takes them by.
+        compute_loss (`Callable`): Gives the loss of a step from the model, compiled where it is.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     for parameter in model.parameters():
@@ -156,8 +161,7 @@ def make_step(
 
     def step() -> None:
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            rates = {} if draw_keep_rates is None else {"keep_rates": draw_keep_rates()}
-            loss = forward(pixel_values, **rates, **targets).loss
+            loss = compute_loss(forward)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)

@@ -20,11 +20,12 @@ from ..benchmark.training_steps import make_step
 from ..inference.keep_rates import rate_name
 from ..inference.loading import load_checkpoint, training_size
 from ..provenance import provenance
-from ..training.arguments import parse_arguments
+from ..training.arguments import TrainArguments, parse_arguments
 from ..training.building import build_model
+from ..training.distillation import distilled_loss
 from ..training.schedule import keep_rates_of_step
 from .plan import Study
-from .run import RunFolder
+from .run_folder import RunFolder
 
 WARMUP_ROUNDS = 2
 
@@ -82,8 +83,8 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
         pictures = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
         labels = (torch.rand(len(pictures), size, size, device=device) < 0.1).long()
         dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.mixed_precision]
-        draw = partial(keep_rates_of_step, model, arguments, 1.0)
-        step = make_step(model, dtype, None, pictures, draw, labels=labels)
+        batch = {"pixel_values": pictures, "labels": labels}
+        step = make_step(model, dtype, None, partial(_loss, batch=batch, arguments=arguments))
         steps[arm] = step
         draws = [peak_memory(step, device) for _ in range(5)]  # routing windows differ
         memory[arm] = statistics.median(draws)
@@ -98,6 +99,23 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
         }
         for arm in study.arms
     }
+
+
+def _loss(
+    model: Reg4PruForSemanticSegmentation, batch: dict[str, torch.Tensor], arguments: TrainArguments
+) -> torch.Tensor:
+    """That of the last step of a training."""
+    rates = keep_rates_of_step(model, arguments, 1.0)
+    if arguments.distillation:
+        return distilled_loss(model, model, batch, rates)[0]
+    return model(**batch, keep_rates=rates).loss
+
+
+def training_time(study: Study, arm: str, cost: dict) -> float:
+    """Time of a whole training relative to that of the first arm: its dense steps cost as much as those do."""
+    recipe = study.run_recipe(arm, study.seeds[0])
+    dense_fraction = float(recipe.get("dense_fraction", 0.0))
+    return dense_fraction + (1 - dense_fraction) * cost["training"][arm]["time_ratio"]
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """
 The figures of a study, on white cards that read the same in print and on a dark page, in the colours of Okabe and Ito.
 
-`figure1.png` (predictions, and average precision against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`,
-`drift.png` with its numbers in `drift.csv`, `stages.png`. Photographs are shown inside their field of view only.
+`data_sets.png` (average precision of every seed on every data set), `figure1.png` (predictions, and average precision
+against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`, `drift.png` with its numbers in `drift.csv`,
+`stages.png`. Photographs are shown inside their field of view only.
 """
 
 import csv
@@ -30,13 +31,23 @@ from ..inference.loading import load_checkpoint, training_size
 from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
-from .plan import AS_TRAINED, Study
-from .run import RunFolder
+from .plan import AS_TRAINED, Study, is_as_trained
+from .run_folder import RunFolder
 from .tables import mean_and_sd, summarise
 
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F")
-MARKERS = "osD^vPX*"
-DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (2, 2)))
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#882255")
+MARKERS = "osD^vPX*h"
+DASHES = (
+    "-",
+    "--",
+    "-.",
+    (0, (1, 1)),
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+    (0, (4, 4)),
+)
 HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
 DPI = 150
 MEASURED = {"average_precision": "average precision", "dice": "Dice"}
@@ -66,6 +77,8 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     """
     draw = draw_keep_rates if len(study.arms) <= len(COLOURS) else draw_many_arms
     draw(study, rows, output_dir / "keep_rates.png")
+    if any("dataset" in settings for settings in study.evaluations.values()):
+        draw_data_sets(study, rows, output_dir / "data_sets.png")
     if not study.compare:
         return
     rate = shown_rate(study)
@@ -122,6 +135,36 @@ def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
     handles, _ = figure.axes[0].get_legend_handles_labels()
     _legend_below(figure, handles, ncols=3)
     figure.savefig(path, dpi=DPI)
+
+
+def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
+    """
+    Average precision against the keep rate, a panel a data set: a line an arm through the means, a faint one a seed.
+    """
+    evaluations = [name for name, settings in study.evaluations.items() if is_as_trained(settings)]
+    figure = _card(4.75 * len(evaluations), 5.0)
+    axes = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
+    for axis, evaluation in zip(axes, evaluations, strict=True):
+        for arm, settings in study.arms.items():
+            style = arm_style(study, arm)
+            for seed in study.seeds:
+                of_seed = [row for row in rows if row["seed"] == seed]
+                cells = [_mean_precision(of_seed, arm, evaluation, rate) for rate in study.keep_rates]
+                axis.plot(study.keep_rates, cells, color=style["color"], linewidth=0.8, alpha=0.4)
+            cells = [_mean_precision(rows, arm, evaluation, rate) for rate in study.keep_rates]
+            axis.plot(study.keep_rates, cells, label=settings["label"], **style)
+        axis.invert_xaxis()
+        title = "test photographs" if evaluation == AS_TRAINED else evaluation
+        axis.set(xlabel="keep rate at every stage", xticks=study.keep_rates, title=title)
+        _tidy(axis)
+    figure.axes[0].set_ylabel("average precision")
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    _legend_below(figure, handles, ncols=3)
+    figure.savefig(path, dpi=DPI)
+
+
+def _mean_precision(rows: list[dict], arm: str, evaluation: str, rate: float) -> float:
+    return summarise(rows, arm, evaluation, rate, "average_precision")[0]
 
 
 def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:

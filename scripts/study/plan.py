@@ -6,21 +6,25 @@ What a study holds, read from its YAML file: arms x seeds to train, and how each
     config: {routing_keep_rate: 0.5}              # fields of Reg4PruConfig, for all runs
     seeds: [0, 1, 2]
     keep_rates: [1.0, 0.7, 0.5, 0.3]              # at evaluation, each for every stage
-    evaluations: [{selection_pool: all}, {selector: random}]  # besides the model as it was trained
+    evaluations:                                  # besides the model as it was trained, on the test photographs
+      - {selector: random}                        # changed
+      - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
     compare: [soft, reg4pru]                      # the two arms of the pictures
     arms:                                         # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
       drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
 
-An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable. A study
-may say only what differs from a `base`: `overrides` and `config` add to those of the base, arms can be some of its own
-by their names, and any other field replaces that of the base.
+An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
+evaluation on a data set whose variable is not set is left out with a warning. A study may say only what differs from a
+`base`: `overrides` and `config` add to those of the base, arms can be some of its own by their names, and any other
+field replaces that of the base.
 
     base: sample
     overrides: {max_train_steps: 1200}
     arms: [dense, reg4pru]
 """
 
+import logging
 import os
 import re
 from dataclasses import dataclass, fields
@@ -34,7 +38,11 @@ from ..inference.keep_rates import check_keep_rates
 from ..packaged import find_yaml
 from ..training.arguments import TRAIN_ARGUMENTS
 
-EVALUATION_FIELDS = ("selection_pool", "selector", "reactivation_layer")
+logger = logging.getLogger(__name__)
+
+# What an evaluation changes in the model, and what photographs it is on.
+MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
+DATA_FIELDS = ("dataset", "split")
 # What the study itself decides for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
@@ -54,7 +62,7 @@ class Study:
         seeds (`list[int]`): Seeds, the same for every arm.
         keep_rates (`list[float]`): Keep rates of the evaluations.
         evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
-            it is, without any.
+            it is, on the test photographs, without any.
         arms (`dict[str, dict]`): `label`, `config` and `flags` of every arm by its name.
         compare (`list[str]`): Two arms to be shown side by side, or none.
     """
@@ -97,6 +105,7 @@ def read_study(path: Path) -> Study:
     missing = [name for name in REQUIRED_FIELDS if not content.get(name)]
     if missing:
         raise ValueError(f"The study {path} lacks {', '.join(missing)}.")
+    content["evaluations"] = [entry for entry in content.get("evaluations") or [] if _has_data(entry)]
     content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
 
     recipe = {**(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})}
@@ -113,7 +122,7 @@ def read_study(path: Path) -> Study:
         recipe=recipe,
         seeds=seeds,
         keep_rates=content["keep_rates"],
-        evaluations={AS_TRAINED: {}, **{evaluation_name(settings): settings for settings in content["evaluations"]}},
+        evaluations={AS_TRAINED: {}, **_read_evaluations(content["evaluations"], path)},
         arms={name: _read_arm(name, settings or {}, path) for name, settings in content["arms"].items()},
         compare=content["compare"],
     )
@@ -163,11 +172,37 @@ def _with_base(content: dict, path: Path) -> dict:
 
 
 def evaluation_name(settings: dict) -> str:
-    """`"selection_pool=all"`: what an evaluation is called in the results."""
-    _check_keys(settings, EVALUATION_FIELDS, "An evaluation")
+    """`"selection_pool=all"`, or its `name`: what an evaluation is called in the results."""
+    _check_keys(settings, ("name", *MODEL_FIELDS, *DATA_FIELDS), "An evaluation")
     if settings.get("selector", "random") != "random":
         raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
-    return ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
+    if "split" in settings and "dataset" not in settings:
+        raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset that it splits.")
+    if "dataset" in settings and "name" not in settings:
+        raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one, for the tables.")
+    return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
+
+
+def is_as_trained(settings: dict) -> bool:
+    """Whether an evaluation leaves the model as it was trained, on whatever photographs."""
+    return not set(settings) & set(MODEL_FIELDS)
+
+
+def _has_data(settings: dict) -> bool:
+    """Whether the data set of an evaluation is there; one that is not there on this machine is left out aloud."""
+    if not (isinstance(settings, dict) and "$" in os.path.expandvars(str(settings.get("dataset", "")))):
+        return True
+    logger.warning("Not evaluated on %s: %s is not set.", settings.get("name"), settings["dataset"])
+    return False
+
+
+def _read_evaluations(entries: list[dict], path: Path) -> dict[str, dict]:
+    names = [evaluation_name(settings) for settings in entries]
+    twice = sorted({name for name in names if [AS_TRAINED, *names].count(name) > 1})
+    if twice:
+        raise ValueError(f"`evaluations` of {path} has {', '.join(twice)} more than once.")
+    settings = [{field: value for field, value in entry.items() if field != "name"} for entry in entries]
+    return dict(zip(names, settings, strict=True))
 
 
 def _read_arm(name: str, settings: dict, path: Path) -> dict:
@@ -184,7 +219,7 @@ def _check_configurations(study: Study, arm: str) -> None:
     config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
     _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the arm {arm}")
     for name, settings in study.evaluations.items():
-        changed = {field: value for field, value in settings.items() if field != "selector"}
+        changed = {field: settings[field] for field in settings if field in MODEL_FIELDS and field != "selector"}
         try:
             Reg4PruConfig(**{**config, **changed})
         except Exception as error:  # the strict dataclass of huggingface_hub wraps errors in its own classes

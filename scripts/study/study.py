@@ -5,8 +5,9 @@ Train and measure every arm of a study, and put the results into tables and figu
 
 A study can be stopped and started again at any time: its trainings end with it, finished runs are kept, an
 interrupted training goes on from its latest checkpoint. `table.csv` holds every number, `table.md` mean and spread
-over the seeds; when no run is missing, the costs are measured (`cost.csv`, `cost.md`) and the figures drawn. plan.py
-tells the form of a study.
+over the seeds, `per_image.csv` the numbers of every photograph, `paired.md` their differences between arms; when no
+run is missing, the costs are measured (`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. plan.py tells the
+form of a study.
 """
 
 import argparse
@@ -23,11 +24,13 @@ from tqdm import tqdm
 from ..console import set_up_logging
 from ..packaged import find_yaml
 from ..provenance import provenance
-from .cost import measure_study
+from .cost import measure_study, training_time
 from .figures import draw_figures
+from .paired import collect_photographs, paired_markdown, write_photographs
 from .plan import Study, read_study
-from .run import RunFolder, complete_run, end_with_parent
-from .tables import collect, markdown, write_costs, write_csv
+from .run import complete_run, end_with_parent
+from .run_folder import RunFolder
+from .tables import collect, markdown, recipes_markdown, write_costs, write_csv
 
 logger = logging.getLogger("study")
 
@@ -77,11 +80,14 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
 
 
 def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
-    """Collate what has been measured: `table.csv`, `table.md` and `provenance.json`; the rows of the first."""
+    """Collate what has been measured: tables, rows of photographs and `provenance.json`; the rows of `table.csv`."""
     rows = collect(study, runs_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_csv(output_dir / "table.csv", rows)
     (output_dir / "table.md").write_text(markdown(study, rows))
+    photographs = collect_photographs(study, runs_dir)
+    write_photographs(output_dir / "per_image.csv", photographs)
+    (output_dir / "paired.md").write_text(paired_markdown(study, photographs))
     trainings = {
         f"{arm}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
         for arm, seed in study.runs()
@@ -100,6 +106,8 @@ def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[di
         return
     cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
+    times = {arm: training_time(study, arm, cost) for arm in study.arms}
+    (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
     draw_figures(study, runs_dir, output_dir, rows, cost)
 
 

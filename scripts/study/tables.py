@@ -9,8 +9,8 @@ from pathlib import Path
 from datasets_fives.metrics import METRICS
 
 from ..inference.keep_rates import rate_name
-from .plan import Study
-from .run import RunFolder
+from .plan import Study, is_as_trained
+from .run_folder import RunFolder
 
 CHANGE = "average_precision_change"
 SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average precision", "dice": "Dice"}
@@ -134,3 +134,43 @@ def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
         f"interleaved rounds on {device}. A training step is taken with pruning and routing begun; its memory is what "
         f"it needs beside weights, gradients and optimiser.\n\n{markdown_table(lines)}\n"
     )
+
+
+def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) -> str:
+    """
+    What every training costs and brings: its time relative to the first arm's, and average precision at each keep
+    rate less that of the first arm unpruned, mean ± sd over the seeds that both have.
+
+    Args:
+        study (`Study`): The study; its first arm is the reference.
+        rows (`list[dict]`): From [`collect`].
+        times (`dict[str, float]`): Relative time of training by arm.
+    """
+    reference, settings = next(iter(study.arms.items()))
+    parts = [
+        f"# {study.name}: recipes\n",
+        f"Time of the whole training relative to {settings['label']}, from steps measured side by side, dense steps "
+        f"counted as such; average precision over all pixels less that of {settings['label']}, unpruned, under the "
+        "same seed.\n",
+    ]
+    for evaluation in [name for name, changes in study.evaluations.items() if is_as_trained(changes)]:
+        cells = {
+            (row["arm"], row["seed"], row["keep_rate"]): row["average_precision"]
+            for row in rows
+            if row["evaluation"] == evaluation
+        }
+        lines = [["recipe", "training time", *map(rate_name, study.keep_rates)]]
+        for arm, arm_settings in study.arms.items():
+            changes = [
+                mean_and_sd(
+                    cells.get((arm, seed, rate_name(rate)), math.nan)
+                    - cells.get((reference, seed, rate_name(1.0)), math.nan)
+                    for seed in study.seeds
+                )
+                for rate in study.keep_rates
+            ]
+            if not all(math.isnan(mean) for mean, _ in changes):
+                line = [format_cell(*change, "+") for change in changes]
+                lines.append([arm_settings["label"], f"{times[arm]:.2f}×", *line])
+        parts.append(f"## Recipes, {evaluation}\n\n{markdown_table(lines)}\n")
+    return "\n".join(parts)

@@ -73,6 +73,10 @@ class PruningScheduleArguments:
     dense_fraction: float = field(
         default=0.0, metadata={"help": "Fraction of training that runs dense before pruning and routing begin."}
     )
+    distillation: bool = field(
+        default=False,
+        metadata={"help": "Run every step that prunes dense, too, and let the pruned pass learn its prediction."},
+    )
 
 
 @dataclass

@@ -36,6 +36,7 @@ from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
 from .checkpoints import replace_text, writing
 from .data import load_data
+from .distillation import DistillingTrainer, check_distillation
 from .loop import collate
 from .optimization import make_optimizer
 from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
@@ -107,7 +108,8 @@ def make_trainer(
     # A full state goes only when the next one is sealed, which Trainer does not know of.
     callbacks.append(KeepStates(training.save_total_limit, trained_on))
     training.save_total_limit = None
-    return SurvivingTrainer(
+    trainer = DistillingTrainer if arguments.distillation else SurvivingTrainer
+    return trainer(
         model,
         training,
         data_collator=collate,
@@ -186,6 +188,8 @@ def main(argv: list[str] | None = None) -> None:
         folder = fetch_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
         start = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
+        if arguments.distillation:
+            check_distillation(model.config)
         processor = make_processor(model.config, data_arguments, start)
         data = load_data(data_arguments, training.seed)
     except ValueError as error:

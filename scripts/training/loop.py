@@ -19,6 +19,7 @@ from ..training_photographs import fingerprints, read_training_photographs, writ
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
 from .checkpoints import list_checkpoints, replace_files, replace_text, save_checkpoint, writing
+from .distillation import distilled_loss
 from .optimization import make_average, make_optimizer
 from .record import begin_record, describe_run
 from .schedule import begin_step
@@ -188,15 +189,20 @@ class TrainingRun:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""
         accelerator, max_grad_norm = self.accelerator, self.arguments.max_grad_norm
         with accelerator.accumulate(self.model):
-            output = self.model(batch["pixel_values"], labels=batch["labels"], keep_rates=rates)
-            accelerator.backward(output.loss)
+            if self.arguments.distillation and self.bare_model.prunes_in_training:
+                no_sync = accelerator.no_sync(self.model)
+                loss, parts = distilled_loss(self.model, self.bare_model, batch, rates, dense_pass=no_sync)
+            else:
+                output = self.model(**batch, keep_rates=rates)
+                loss, parts = output.loss, output.loss_parts
+            accelerator.backward(loss)
             if accelerator.sync_gradients and max_grad_norm > 0:
                 accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         step = self.progress["step"] + 1
-        self.unchecked[step] = self.unchecked.get(step, 0.0) + output.loss.detach()
-        return {"loss": output.loss.detach(), **{name: part.detach() for name, part in output.loss_parts.items()}}
+        self.unchecked[step] = self.unchecked.get(step, 0.0) + loss.detach()
+        return {"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}}
 
     def _end_step(self, sums: dict[str, torch.Tensor], bar: tqdm) -> dict[str, torch.Tensor]:
         """Schedule, average, log, validation and full state after a step; returns the sums that are not logged yet."""

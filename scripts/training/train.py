@@ -25,6 +25,7 @@ from .arguments import DataArguments, ModelArguments, TrainArguments, parse_argu
 from .building import build_model
 from .checkpoints import find_checkpoint
 from .data import load_data
+from .distillation import check_distillation
 from .loop import TrainingRun
 from .processes import LOCK, check_processes, check_writable, is_begun, leave_processes, sole_run
 from .stopping import TERMINATED, TrainingError
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
 
     set_seed(arguments.seed)
     model = build_model(model_arguments)
+    if arguments.distillation:
+        check_distillation(model.config)
     data = load_data(data_arguments, arguments.seed)
     state.wait_for_everyone()  # all have seen the folder as it was
     try:

@@ -28,14 +28,14 @@ def study_of(num_arms: int) -> tuple[Study, list[dict]]:
 
 
 def test_lines_while_they_can_be_told_apart(tmp_path):
-    """Up to eight arms share the height of one plot; more of them have a row each."""
+    """Up to nine arms share the height of one plot; more of them have a row each."""
     heights = {}
-    for num_arms in (2, 8, 9, 12):
+    for num_arms in (2, 9, 10, 13):
         study_figures.draw_figures(*study_of(num_arms)[:1], Path(), tmp_path, study_of(num_arms)[1], {})
         with Image.open(tmp_path / "keep_rates.png") as figure:
             heights[num_arms] = figure.height
-    assert heights[2] == heights[8]
-    assert heights[12] - heights[9] == pytest.approx(3 * 0.3 * study_figures.DPI, abs=1)
+    assert heights[2] == heights[9]
+    assert heights[13] - heights[10] == pytest.approx(3 * 0.3 * study_figures.DPI, abs=1)
 
 
 def test_every_arm_has_its_row(tmp_path):
@@ -46,3 +46,13 @@ def test_every_arm_has_its_row(tmp_path):
             heights.append(figure.height)
             assert len(figure.getcolors(1 << 20)) > 10
     assert heights[1] - heights[0] == pytest.approx(9 * 0.3 * study_figures.DPI, abs=1)
+
+
+def test_a_panel_a_data_set(tmp_path):
+    study, rows = study_of(3)
+    study.evaluations["other"] = {"dataset": "somewhere"}
+    other = [{**row, "evaluation": "other", "average_precision": 0.5} for row in rows if row["arm"] != "arm2"]
+    study_figures.draw_figures(study, Path(), tmp_path, [*rows, *other], {})
+    with Image.open(tmp_path / "data_sets.png") as both, Image.open(tmp_path / "keep_rates.png") as one:
+        assert both.width == one.width
+        assert both.height > one.height

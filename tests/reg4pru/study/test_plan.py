@@ -64,6 +64,15 @@ def test_the_trained_model_is_always_evaluated_as_it_is(write):
     )
 
 
+def test_an_evaluation_on_other_photographs_is_made_where_they_are(write, monkeypatch, caplog):
+    monkeypatch.setenv("THERE", "some/folder")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    others = [{"name": name, "dataset": f"${name.upper()}", "split": "sample"} for name in ("there", "nowhere")]
+    study = read_study(write(evaluations=others))
+    assert study.evaluations == {"as trained": {}, "there": {"dataset": "some/folder", "split": "sample"}}
+    assert "Not evaluated on nowhere: $NOWHERE is not set." in caplog.text
+
+
 def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
     base = write()
     (tmp_path / "longer.yaml").write_text(
@@ -126,10 +135,13 @@ def test_environment_variables(write, monkeypatch):
         ({"overrides": ["max_steps"]}, r"`overrides` of .* is \['max_steps'\]: it must be a mapping"),
         ({"overrides": {"max_steps": 5}}, "has max_steps: known are"),
         ({"overrides": {"seed": 5}}, "has seed: known are"),
-        ({"evaluations": [{"pool": "all"}]}, "has pool: known are selection_pool"),
+        ({"evaluations": [{"pool": "all"}]}, "has pool: known are name, selection_pool"),
         ({"evaluations": [{"selector": "mlp"}]}, "selector 'mlp': it can only be 'random'"),
         ({"evaluations": [{"selection_pool": "some"}]}, "The arm dense, evaluated selection_pool=some,"),
         ({"evaluations": [{"reactivation_layer": 0}]}, "every stage must come before it"),
+        ({"evaluations": [{"dataset": "here"}]}, "on here has no name: give it one"),
+        ({"evaluations": [{"name": "other", "split": "sample"}]}, "split 'sample' but no dataset"),
+        ({"evaluations": [{"selector": "random"}] * 2}, "has selector=random more than once"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
         ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
         ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),

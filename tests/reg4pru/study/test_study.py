@@ -15,10 +15,13 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
+from datasets_fives import load_fives
+from reg4pru.study import measuring
 from reg4pru.study import run as study_run
 from reg4pru.study.cost import time_interleaved
 from reg4pru.study.plan import read_study
-from reg4pru.study.run import RunFolder, complete_run
+from reg4pru.study.run import complete_run
+from reg4pru.study.run_folder import RunFolder
 from reg4pru.study.study import complete_runs
 
 pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
@@ -60,6 +63,7 @@ def finished(tmp_path_factory) -> Path:
     """A folder with `small.yaml`, the finished `runs` and the `results`."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    save_others(folder)
     write_study(folder)
     done = start_study(folder)
     assert done.returncode == 0, done.stderr
@@ -71,8 +75,23 @@ def copied(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "copy")
 
 
+def save_others(folder: Path) -> None:
+    """Three photographs as two folders, of which one tests."""
+    photographs = load_fives(
+        "synthetic", photograph_size=96, seed=5, synthetic_counts=(2, 0, 1), cache_dir=folder / "cache"
+    )
+    for column in ("image", "mask"):
+        (folder / "others" / f"{column}s").mkdir(parents=True)
+    for count, row in enumerate((*photographs["train"], *photographs["test"])):
+        row["image"].save(folder / "others" / "images" / f"{count}_dr.png")
+        row["mask"].point(lambda value: 255 * value).save(folder / "others" / "masks" / f"{count}_dr.png")
+    (folder / "split.yaml").write_text(yaml.safe_dump({"train": ["0_dr", "1_dr"], "test": ["2_dr"]}))
+
+
 def write_study(folder: Path, **changes) -> None:
+    others = {"name": "others", "dataset": str(folder / "others"), "split": str(folder / "split.yaml")}
     content = {"recipe": str(folder / "recipe.yaml"), **STUDY, **changes}
+    content["evaluations"] = [*content["evaluations"], others]
     (folder / "small.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -95,12 +114,22 @@ def test_tables_and_figures(finished):
     results = finished / "results"
     with (results / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 3 * 2  # arms, evaluations, keep rates
+    assert len(rows) == 2 * 4 * 2  # arms, evaluations, keep rates
     assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
     unpruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "1.0"}
-    assert len(unpruned) == 1  # without pruning all evaluations agree
+    assert len(unpruned) == 2  # without pruning all evaluations on the same photographs agree
     pruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "0.5"}
-    assert len(pruned) == 3
+    assert len(pruned) == 4
+    with (results / "per_image.csv").open() as file:
+        photographs = list(csv.DictReader(file))
+    assert len(photographs) == 2 * 2 * (3 * 2 + 1)  # arms, keep rates, photographs of three evaluations and of one
+    # All pixels of the only photograph are those of its data (histograms tie some probabilities of a young model).
+    single, pooled = (
+        [float(row["average_precision"]) for row in table if row["evaluation"] == "others"]
+        for table in (photographs, rows)
+    )
+    assert single == pytest.approx(pooled, abs=0.01)
+    assert "## clDice against soft mask, at the same keep rate, others" in (results / "paired.md").read_text()
     assert "| Reg4Pru |" in (results / "table.md").read_text()
     assert "1.00×" in (results / "cost.md").read_text()
     assert set(json.loads((results / "provenance.json").read_text())["runs"]) == {"soft/seed-0", "reg4pru/seed-0"}
@@ -116,7 +145,7 @@ def test_tables_and_figures(finished):
 def test_a_finished_study_is_not_repeated(copied, monkeypatch):
     study, folder = read_study(copied / "small.yaml"), RunFolder(copied / "runs", "soft", 0)
     forbid_training(monkeypatch)
-    monkeypatch.setattr(study_run, "measure", None)
+    monkeypatch.setattr(measuring, "measure", None)
     before = folder.evaluation.stat().st_mtime_ns
     complete_run(study, copied / "runs", "soft", 0)
     assert folder.evaluation.stat().st_mtime_ns == before
@@ -132,6 +161,11 @@ def test_only_missing_evaluations_are_made(copied, monkeypatch):
     complete_run(study, copied / "runs", "soft", 0)
     assert folder.results()["selector=random"]["0.5"] == pytest.approx(lost)
     assert folder.results()["as trained"]["0.5"]["dice"] == 0.123
+    # A run measured before photographs had rows gets them, and whatever else its study has come to want.
+    rows = folder.per_image.read_text()
+    folder.per_image.unlink()
+    complete_run(study, copied / "runs", "soft", 0)
+    assert folder.per_image.read_text() == rows
 
 
 def test_changed_settings_are_refused(copied):

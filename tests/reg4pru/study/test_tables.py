@@ -7,9 +7,10 @@ import math
 import pytest
 
 from datasets_fives.metrics import METRICS
+from reg4pru.study.cost import training_time
 from reg4pru.study.plan import Study
-from reg4pru.study.run import RunFolder
-from reg4pru.study.tables import collect, markdown, mean_and_sd, write_costs, write_csv
+from reg4pru.study.run_folder import RunFolder
+from reg4pru.study.tables import collect, markdown, mean_and_sd, recipes_markdown, write_costs, write_csv
 from reg4pru.upkeep.render_readme import section_of
 
 
@@ -77,6 +78,16 @@ def test_changes_are_taken_within_each_run(study, runs_dir):
     """Over the seeds -.1, 0, -.2: their spread is not that of the runs."""
     section = section_of(markdown(study, collect(study, runs_dir)), "Change of average precision, as trained", "")
     assert section.strip().splitlines() == ["| as trained | 0.5 |", "| --- | ---: |", "| Arm A | -0.100 ± 0.100 |"]
+
+
+def test_recipes_are_compared_with_the_first_arm_unpruned_under_the_same_seed(study, runs_dir):
+    study.arms["b"]["flags"] = {"dense_fraction": 0.25}
+    cost = {"training": {"a": {"time_ratio": 1.0}, "b": {"time_ratio": 2.0}}}
+    times = {arm: training_time(study, arm, cost) for arm in study.arms}
+    assert times == {"a": 1.0, "b": 0.25 + 0.75 * 2}
+    text = recipes_markdown(study, collect(study, runs_dir), times)
+    assert "| Arm A | 1.00× | +0.000 ± 0.000 | -0.100 ± 0.100 |" in text
+    assert "| Arm B | 1.75× | -0.350 | – |" in text  # seed 1 alone: .25 against .6
 
 
 def test_costs_are_relative_to_the_first_arm(study, tmp_path):

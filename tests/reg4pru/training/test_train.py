@@ -143,8 +143,9 @@ def killed_after(monkeypatch, step):
     [
         ("--keep_rate_warmup", 0.9),
         ("--keep_rate_range", 0.3, 1.0, "--gradient_accumulation_steps", 2, "--dense_fraction", 0.3),
+        ("--keep_rate_range", 0.3, 0.6, "--gradient_accumulation_steps", 2, "--dense_fraction", 0.3, "--distillation"),
     ],
-    ids=["warmup", "range-accumulation"],
+    ids=["warmup", "range-accumulation", "distillation"],
 )
 def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more):
     # A log line holds 4 steps and a full state comes every 3: the losses between them must not be lost.

@@ -1,0 +1,98 @@
+"""The trained model of a run, measured: each evaluation and keep rate once, over all pixels and by photograph."""
+
+import csv
+import json
+
+from datasets import Dataset
+from transformers import BaseImageProcessor
+
+from datasets_fives import load_vessels
+from datasets_fives.evaluation import measure
+from datasets_fives.metrics import METRICS
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..inference.keep_rates import predictors, rate_name
+from ..inference.loading import load_checkpoint, select_at_random
+from ..training.arguments import parse_arguments
+from ..training.data import load_data
+from .plan import DATA_FIELDS, Study
+from .run_folder import RunFolder
+
+PHOTOGRAPH_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
+
+
+def evaluate_run(study: Study, folder: RunFolder) -> None:
+    """
+    Measure what is missing, evaluation by evaluation. `evaluation.json` of the run gets the metrics over all pixels,
+    `per_image.csv` those of every photograph.
+    """
+    results, rows = folder.results(), read_photographs(folder)
+    first_on: dict[tuple, str] = {}  # data → the first evaluation on them
+    for name, settings in study.evaluations.items():
+        done = results.setdefault(name, {})
+        first = first_on.setdefault(tuple(settings.get(field) for field in DATA_FIELDS), name)
+        for rate in map(rate_name, study.keep_rates):
+            # Without pruning nothing that an evaluation changes in the model has an effect.
+            if first != name and float(rate) == 1:
+                done[rate], rows[name, rate] = results[first][rate], rows[first, rate]
+        # A run that was measured before photographs had rows is measured again.
+        known = {rate for rate in done if (name, rate) in rows}
+        missing = [rate for rate in study.keep_rates if rate_name(rate) not in known]
+        if not missing:
+            continue
+        model, processor = load_evaluated(folder, settings)
+        measured = measure(predictors(model, processor, missing, batch_size=16), _photographs(folder, settings, model))
+        for rate, metrics in measured.items():
+            pooled = metrics.compute()["pooled"]
+            done[rate] = {metric: pooled[metric] for metric in METRICS}
+            rows[name, rate] = metrics.rows
+        _write_photographs(folder, rows)
+        unfinished = folder.evaluation.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(results, indent=2) + "\n")
+        unfinished.rename(folder.evaluation)
+
+
+def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
+    """The trained model of a run and its image processor, changed as an evaluation wants it."""
+    model, processor = load_checkpoint(str(folder.checkpoint))
+    for name, value in settings.items():
+        if name == "selector":
+            select_at_random(model)
+        elif name not in DATA_FIELDS:
+            setattr(model.config, name, value)
+    return model, processor
+
+
+def _photographs(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
+    """The test photographs of an evaluation, at the size of those of the training."""
+    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", str(folder.training)])
+    if "dataset" not in settings:
+        return load_data(data_arguments, arguments.seed)["test"]
+    split, size = settings.get("split", "official"), data_arguments.photograph_size
+    sides = load_vessels(settings["dataset"], split=split, photograph_size=size)
+    if "test" not in sides:
+        raise ValueError(f"The data set {settings['dataset']} has no test photographs under split {split!r}.")
+    return sides["test"]
+
+
+def read_photographs(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
+    """Rows of photographs by evaluation and keep rate, as far as they have been measured."""
+    rows: dict[tuple[str, str], list[dict]] = {}
+    if not folder.per_image.is_file():
+        return rows
+    with folder.per_image.open(newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {metric: float(row[metric]) for metric in METRICS}
+            place = (row.pop("evaluation"), row.pop("keep_rate"))
+            rows.setdefault(place, []).append({**row, **numbers})
+    return rows
+
+
+def _write_photographs(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
+    unfinished = folder.per_image.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, PHOTOGRAPH_FIELDS)
+        writer.writeheader()
+        for (evaluation, rate), photographs in rows.items():
+            writer.writerows({"evaluation": evaluation, "keep_rate": rate, **row} for row in photographs)
+    unfinished.rename(folder.per_image)

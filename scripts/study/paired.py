@@ -1,0 +1,146 @@
+"""Paired differences: the same seed and the same photograph under two arms or keep rates, with bootstrap intervals."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from ..inference.keep_rates import rate_name
+from .measuring import read_photographs
+from .plan import AS_TRAINED, Study, is_as_trained
+from .run_folder import RunFolder
+from .tables import markdown_table
+
+COMPARED = {"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"}
+FIELDS = ("arm", "seed", "evaluation", "keep_rate", "name", "condition", *COMPARED)
+NUM_RESAMPLES = 10_000
+INTERVAL = (2.5, 97.5)  # percentiles
+
+
+def collect_photographs(study: Study, runs_dir: Path) -> list[dict]:
+    """A row per arm, seed, evaluation, keep rate and photograph that has been measured, in the order of the study."""
+    rows = []
+    for arm in study.arms:
+        for seed in study.seeds:
+            measured = read_photographs(RunFolder(runs_dir, arm, seed))
+            for evaluation in study.evaluations:
+                for rate in map(rate_name, study.keep_rates):
+                    place = {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
+                    photographs = measured.get((evaluation, rate), [])
+                    rows += [{field: {**place, **row}[field] for field in FIELDS} for row in photographs]
+    return rows
+
+
+def write_photographs(path: Path, rows: list[dict]) -> None:
+    """The rows of [`collect_photographs`] as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class Pairs:
+    """
+    Every number by its place, to take differences of.
+
+    Args:
+        rows (`list[dict]`): From [`collect_photographs`].
+        metric (`str`): Which number.
+    """
+
+    def __init__(self, rows: list[dict], metric: str):
+        self.values: dict[tuple, dict[int, dict[str, float]]] = {}
+        for row in rows:
+            of_place = self.values.setdefault((row["evaluation"], row["arm"], row["keep_rate"]), {})
+            of_place.setdefault(row["seed"], {})[row["name"]] = row[metric]
+
+    def differences(self, evaluation: str, one: tuple[str, float], other: tuple[str, float]) -> np.ndarray:
+        """
+        One less the other.
+
+        Args:
+            evaluation (`str`): Of both.
+            one, other (`tuple[str, float]`): Arm and keep rate.
+
+        Returns:
+            `np.ndarray` of shape `(num_seeds, num_photographs)`: of the seeds and photographs that both have; nan
+            where a number is undefined.
+        """
+        first, second = (self.values.get((evaluation, arm, rate_name(rate)), {}) for arm, rate in (one, other))
+        seeds = sorted(first.keys() & second.keys())
+        shared = [first[seed].keys() & second[seed].keys() for seed in seeds]
+        names = sorted(set.intersection(*shared)) if shared else []
+        cells = [[first[seed][name] - second[seed][name] for name in names] for seed in seeds]
+        return np.array(cells, dtype=float).reshape(len(seeds), len(names))
+
+
+def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """
+    Mean, and the 95 % interval of a bootstrap that draws seeds and photographs anew, independently of each other: a
+    run is as much a draw as a photograph is, and all photographs of a run share it.
+
+    Args:
+        differences (`np.ndarray` of shape `(num_seeds, num_photographs)`): From [`Pairs.differences`].
+
+    Returns:
+        `tuple[float, float, float]`: mean, lower and upper end; nan without any number.
+    """
+    if not np.isfinite(differences).any():
+        return (np.nan,) * 3
+    draw = np.random.default_rng(0)
+    num_seeds, num_photographs = differences.shape
+    seeds = draw.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds, 1))
+    photographs = draw.integers(num_photographs, size=(NUM_RESAMPLES, 1, num_photographs))
+    resampled = differences[seeds, photographs].reshape(NUM_RESAMPLES, -1)
+    resampled = resampled[np.isfinite(resampled).any(axis=1)]
+    lower, upper = np.percentile(np.nanmean(resampled, axis=1), INTERVAL)
+    return float(np.nanmean(differences)), float(lower), float(upper)
+
+
+def paired_markdown(study: Study, rows: list[dict]) -> str:
+    """
+    For every data set and metric: each arm, pruned, against the first arm unpruned, and against the first of the two
+    compared arms at the same keep rate.
+    """
+    reference = next(iter(study.arms))
+    parts = [
+        f"# {study.name}: paired differences\n",
+        "Each photograph under each seed against itself, mean and 95 % interval of a bootstrap over seeds and "
+        f"photographs ({NUM_RESAMPLES:,} draws, of both independently). Metrics are those of single photographs, so "
+        "their means differ from the metrics over all pixels in `table.md`. With one seed the interval holds for "
+        "that training alone, and with three photographs it says little.\n",
+    ]
+    against = [(f"{study.arms[reference]['label']}, unpruned", lambda rate: (reference, 1.0))]
+    if study.compare:
+        other = study.compare[0]
+        against.append((f"{study.arms[other]['label']}, at the same keep rate", lambda rate: (other, rate)))
+    for evaluation in [name for name, settings in study.evaluations.items() if is_as_trained(settings)]:
+        where = "test photographs" if evaluation == AS_TRAINED else evaluation
+        for metric, heading in COMPARED.items():
+            pairs = Pairs(rows, metric)
+            for label, other_at in against:
+                lines = _lines(study, pairs, evaluation, other_at)
+                if lines:
+                    rates = map(rate_name, study.keep_rates)
+                    table = markdown_table([[f"{where}, less {label}", "seeds × photographs", *rates], *lines])
+                    parts.append(f"## {heading} against {label}, {where}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _lines(study: Study, pairs: Pairs, evaluation: str, other_at) -> list[list[str]]:
+    lines = []
+    for arm, settings in study.arms.items():
+        differences = [pairs.differences(evaluation, (arm, rate), other_at(rate)) for rate in study.keep_rates]
+        if all((arm, rate) == other_at(rate) for rate in study.keep_rates) or not any(map(np.size, differences)):
+            continue
+        most = max(differences, key=np.size).shape
+        cells = [
+            "–" if (arm, rate) == other_at(rate) else _cell(*bootstrap_interval(values))
+            for rate, values in zip(study.keep_rates, differences, strict=True)
+        ]
+        lines.append([settings["label"], f"{most[0]} × {most[1]}", *cells])
+    return lines
+
+
+def _cell(mean: float, lower: float, upper: float) -> str:
+    return "–" if np.isnan(mean) else f"{mean:+.3f} [{lower:+.3f}, {upper:+.3f}]"

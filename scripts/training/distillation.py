@@ -1,0 +1,85 @@
+"""In-place distillation: one step runs dense and pruned, and the pruned pass learns what the dense one predicts."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+
+from .trainer_survival import SurvivingTrainer
+
+SELECTOR_LOSSES = ("loss_budget", "loss_selector")
+
+
+def check_distillation(config: Reg4PruConfig) -> None:
+    """Raises `ValueError` if training does not prune: a dense pass would then learn from itself."""
+    if config.train_pruning == "none" and not config.routing:
+        raise ValueError(
+            "`distillation` with `train_pruning='none'` and `routing=False`: no pass differs from the dense one. "
+            "Set `train_pruning` to 'hard' or 'soft', or `routing`."
+        )
+
+
+def distilled_loss(
+    model: torch.nn.Module,
+    bare_model: Reg4PruForSemanticSegmentation,
+    batch: dict[str, torch.Tensor],
+    keep_rates: tuple[float, ...] | None = None,
+    *,
+    dense_pass: AbstractContextManager | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    The loss of a dense and a pruned pass through the same weights, for one backward pass.
+
+    The dense pass learns from the labels. Its prediction, detached, is what the pruned pass learns at every pixel, as
+    the widest network of a slimmable one teaches the others (Yu and Huang, arXiv 1903.05134, Sec. 3.3); only selectors
+    still learn from labels there. Where the configuration routes, the pruned pass does.
+
+    Args:
+        model (`torch.nn.Module`): In training mode; may be wrapped for several processes.
+        bare_model ([`Reg4PruForSemanticSegmentation`]): The same without a wrapper.
+        batch (`dict`): `pixel_values` and `labels`.
+        keep_rates (`tuple[float, ...]`, *optional*): Of the pruned pass; defaults to those of the configuration.
+        dense_pass (`AbstractContextManager`, *optional*): Entered for the dense pass. `DistributedDataParallel`
+            expects one forward pass for every backward pass: give its `no_sync()`.
+
+    Returns:
+        `tuple`: the loss, and its parts by name: those of the dense pass, those of the selectors, and
+        `loss_distillation`.
+    """
+    bare_model.prunes_in_training = False
+    with dense_pass or nullcontext():
+        dense = model(**batch)
+    bare_model.prunes_in_training = True
+    pruned = model(**batch, keep_rates=keep_rates)
+    selectors = {name: part for name, part in pruned.loss_parts.items() if name in SELECTOR_LOSSES}
+    weight = bare_model.config.mask_weight
+    parts = {
+        **dense.loss_parts,
+        **selectors,
+        "loss_distillation": weight * prediction_divergence(pruned.logits, dense.logits),
+    }
+    return sum(parts.values()), parts
+
+
+def prediction_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """
+    Kullback-Leibler divergence of two predictions, mean over the pixels; the teacher gets no gradient.
+
+    Args:
+        student, teacher (`torch.Tensor` of shape `(batch, num_labels, height, width)`): Logits.
+    """
+    student, teacher = student.float().log_softmax(1), teacher.detach().float().log_softmax(1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
+
+
+class DistillingTrainer(SurvivingTrainer):
+    """[`SurvivingTrainer`] whose steps are those of [`distilled_loss`] once [`PruningSchedule`] lets them prune."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        bare_model = self.accelerator.unwrap_model(model)
+        if not (model.training and bare_model.prunes_in_training):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, parts = distilled_loss(model, bare_model, inputs, dense_pass=self.accelerator.no_sync(model))
+        return (loss, parts) if return_outputs else loss
