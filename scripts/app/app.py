@@ -4,7 +4,7 @@ Show in a browser what token pruning does to a photograph.
     reg4pru app                                     the checkpoint that `make demo` trained
     reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents
 
-Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere, and its
+Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
 files are in a temporary folder that is removed when it ends. Needs `pip install "reg4pru[app]"`.
 """
 

@@ -192,8 +192,8 @@ class Page:
         )  # fmt: skip
 
     def _compare(
-        self, opened: OpenPhotograph | None, rate: float, by_stage: bool, layer: int, pool: str, truth: str | None,
-        *rates: float, request: gr.Request,
+        self, request: gr.Request, opened: OpenPhotograph | None, rate: float, by_stage: bool, layer: int, pool: str,
+        truth: str | None, *rates: float,
     ):  # fmt: skip
         if opened is None:
             return [gr.skip()] * 8
