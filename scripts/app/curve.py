@@ -1,7 +1,7 @@
 """Speed and agreement of one photograph over keep rates."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 
@@ -19,22 +19,35 @@ _TEAL, _ORANGE = "#0f8f86", "#d55e00"
 
 
 def measure_curve(
-    comparer: Comparer, photograph: OpenPhotograph, reactivation_layer: int, selection_pool: str
-) -> Iterator[dict]:
+    comparer: Comparer,
+    photograph: OpenPhotograph,
+    reactivation_layer: int,
+    selection_pool: str,
+    progress: Callable[[tuple[int, int]], None],
+) -> list[dict]:
     """
-    Rows of [`measured_row`] by keep rate, from 1 down; times are medians of three runs, of the unpruned model, too.
+    Measure a photograph at all of [`KEEP_RATES`]; times are medians of interleaved rounds.
 
     Args:
         comparer ([`Comparer`]): The model.
         photograph ([`OpenPhotograph`]): The photograph.
         reactivation_layer (`int`), selection_pool (`str`): See [`Comparer.predict`].
+        progress (`Callable`): Told after every run how many are done, and of how many.
+
+    Returns:
+        `list[dict]`: rows of [`measured_row`], from keep rate 1 down.
     """
-    for rate in KEEP_RATES:
-        runs = [comparer.predict(photograph.pixels, rate, reactivation_layer, selection_pool) for _ in range(_ROUNDS)]
-        median = replace(runs[0], seconds=statistics.median(run.seconds for run in runs))
-        if rate == KEEP_RATES[0]:
-            photograph = replace(photograph, dense=_timed(photograph.dense, median.seconds))
-        yield measured_row(photograph, median, [rate])
+    runs: dict[float, list[Prediction]] = {rate: [] for rate in KEEP_RATES}
+    for done in range(_ROUNDS * len(KEEP_RATES)):
+        rate = KEEP_RATES[done % len(KEEP_RATES)]
+        runs[rate].append(comparer.predict(photograph.pixels, rate, reactivation_layer, selection_pool))
+        progress((done + 1, _ROUNDS * len(KEEP_RATES)))
+    medians = {
+        rate: replace(several[0], seconds=statistics.median(run.seconds for run in several))
+        for rate, several in runs.items()
+    }
+    timed = replace(photograph, dense=replace(photograph.dense, seconds=medians[1.0].seconds))
+    return [measured_row(timed, median, [rate]) for rate, median in medians.items()]
 
 
 def curve_figure(rows: list[dict]) -> np.ndarray:
@@ -61,7 +74,3 @@ def curve_figure(rows: list[dict]) -> np.ndarray:
     buffer = BytesIO()
     figure.savefig(buffer, dpi=150, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def _timed(prediction: Prediction, seconds: float) -> Prediction:
-    return replace(prediction, seconds=seconds)

@@ -9,7 +9,16 @@ from .curve import KEEP_RATES, curve_figure, measure_curve
 from .downloads import Downloads
 from .examples import Example
 from .opening import open_photograph, open_truth, read_upload
-from .report import comparison_table, difference_legend, headline, measured_row, stage_legend, token_bars
+from .report import (
+    comparison_table,
+    difference_legend,
+    heading,
+    headline,
+    measured_row,
+    probability_legend,
+    stage_legend,
+    token_bars,
+)
 from .tool import segmentation_tool
 
 STYLE = Path(__file__).with_name("style.css")
@@ -71,11 +80,13 @@ class Page:
         return blocks
 
     def _sources(self) -> dict[str, gr.Component]:
-        file = gr.File(label="Your photograph", file_types=_PICTURES, height=120, elem_id="photograph")
+        gr.HTML(heading("Your photograph"))
+        file = gr.File(show_label=False, file_types=_PICTURES, height=120, elem_id="photograph")
+        gr.HTML(heading("Or an example, drawn by a program"))
         examples = gr.Gallery(
-            [(example.image, example.name) for example in self.examples],
-            label="Or an example (drawn by a program, with its true mask)",
-            columns=4, height=110, allow_preview=False, object_fit="cover", buttons=[], interactive=False,
+            [example.image for example in self.examples],
+            show_label=False,
+            columns=4, height=84, allow_preview=False, object_fit="cover", buttons=[], interactive=False,
             elem_id="examples",
         )  # fmt: skip
         return {"file": file, "examples": examples}
@@ -109,20 +120,25 @@ class Page:
 
     def _pictures(self) -> list[gr.Component]:
         figures = gr.HTML(elem_id="figures")
+        gr.HTML(heading("Vessels found: unpruned on the left, pruned on the right"))
         slider = gr.ImageSlider(
-            label="Unpruned (left) and pruned (right)", format="png", type="numpy", interactive=False, max_height=640,
+            show_label=False, format="png", type="numpy", interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="comparison",
         )  # fmt: skip
         table = gr.HTML(elem_id="table")
         with gr.Row():
             with gr.Column(min_width=220):
-                stages = gr.Image(label="Where tokens were pruned", format="png", buttons=[], elem_id="stages")
+                gr.HTML(heading("Where tokens were pruned"))
+                stages = gr.Image(show_label=False, format="png", buttons=[], elem_id="stages")
                 gr.HTML(stage_legend(self.config.num_stages))
             with gr.Column(min_width=220):
-                differences = gr.Image(label="What pruning changed", format="png", buttons=[], elem_id="differences")
+                gr.HTML(heading("What pruning changed"))
+                differences = gr.Image(show_label=False, format="png", buttons=[], elem_id="differences")
                 gr.HTML(difference_legend())
             with gr.Column(min_width=220):
-                probability = gr.Image(label="Probability of vessel", format="png", buttons=[], elem_id="probability")
+                gr.HTML(heading("Probability of vessel"))
+                probability = gr.Image(show_label=False, format="png", buttons=[], elem_id="probability")
+                gr.HTML(probability_legend())
         tokens = gr.HTML(elem_id="tokens")
         files = gr.File(label="Mask, probability (16 bits) and table", file_count="multiple", interactive=False,
                         visible=False, elem_id="files")  # fmt: skip
@@ -141,13 +157,10 @@ class Page:
         def measure(opened: OpenPhotograph | None, layer: int, pool: str, request: gr.Request, progress=gr.Progress()):
             if opened is None:
                 raise gr.Error("Choose a photograph first.", print_exception=False)
-            rows = []
-            for row in measure_curve(self.comparer, opened, layer, pool):
-                rows.append(row)
-                progress((len(rows), len(KEEP_RATES)), desc=f"Keep rate {row['keep_rate']}")
+            rows = measure_curve(self.comparer, opened, layer, pool, progress)
             named = {f"keep rate {row['keep_rate']}": row for row in rows}
             path = self.downloads.write_table(request.session_hash, rows, "curve.csv")
-            yield (
+            return (
                 gr.update(value=curve_figure(rows), visible=True),
                 comparison_table(named),
                 gr.update(value=path, visible=True),

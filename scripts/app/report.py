@@ -4,7 +4,7 @@ import math
 from html import escape
 
 from ..inference.keep_rates import rate_name
-from ..inference.panels import FALSE, FOUND, MISSED, stage_colours
+from ..inference.panels import FALSE, FOUND, GROUND, MISSED, VESSEL, stage_colours
 from .comparison import OpenPhotograph, Prediction, agreement
 
 COLUMNS = ("keep_rate", "milliseconds", "speed_up", "tokens", "dice", "cldice", "true_dice", "true_cldice")
@@ -90,6 +90,16 @@ def stage_legend(num_stages: int) -> str:
 def difference_legend() -> str:
     """The colours of the map of differences."""
     return _legend([(FOUND, "vessel in both"), (MISSED, "lost by pruning"), (FALSE, "new with pruning")])
+
+
+def probability_legend() -> str:
+    """The ends of the map of probabilities."""
+    return _legend([(GROUND, "0"), (VESSEL, "1")])
+
+
+def heading(text: str) -> str:
+    """What stands above a picture."""
+    return f'<div class="r4p-heading">{text}</div>'
 
 
 def _legend(entries) -> str:
