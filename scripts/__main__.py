@@ -10,6 +10,7 @@ COMMANDS = {
     "finetune": ("training.finetune", "fine-tune a checkpoint with the Trainer of transformers"),
     "evaluate": ("inference.evaluate", "measure a checkpoint at several keep rates"),
     "predict": ("inference.predict", "find the vessels in photographs"),
+    "app": ("app.app", "show in a browser what pruning does to a photograph"),
     "export": ("inference.export", "write a pruned model as ONNX"),
     "benchmark": ("benchmark.benchmark", "measure time, operations and memory against the dense model"),
     "study": ("study.study", "train and measure many arms; tables and figures"),

@@ -11,6 +11,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 
 from ..training_photographs import FILE, read_training_photographs, refuse_trained
 from .model_card import eval_results_yaml, hub_id, render_card
+from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ class PushArguments:
     )
     license: str | None = field(
         default=None, metadata={"help": "Of the weights; default: apache-2.0 from scratch, else 'other'."}
+    )
+    space: str | None = field(
+        default=None, metadata={"help": "Also push a Space, user/name, in which the checkpoint can be tried."}
     )
     hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
     overwrite_repo: bool = field(
@@ -61,6 +65,8 @@ def push_checkpoint(arguments: PushArguments) -> str:
     check_target(
         arguments.hub_model_id, "model", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo
     )
+    if arguments.space:
+        check_target(arguments.space, "space", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
         stage_checkpoint(arguments, folder)
@@ -69,6 +75,29 @@ def push_checkpoint(arguments: PushArguments) -> str:
             arguments.hub_model_id,
             repo_type="model",
             commit_message=arguments.commit_message,
+            private=arguments.hub_private_repo,
+            overwrite=arguments.overwrite_repo,
+        )
+
+
+def push_space(arguments: PushArguments) -> str:
+    """
+    Push the Space that shows the checkpoint of the arguments.
+
+    Returns:
+        `str`: The commit.
+
+    Raises:
+        `ValueError`, `TransferError`: See [`push_checkpoint`].
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "space"
+        write_space(folder, arguments.hub_model_id)
+        return push_folder(
+            folder,
+            arguments.space,
+            repo_type="space",
+            commit_message="Upload app",
             private=arguments.hub_private_repo,
             overwrite=arguments.overwrite_repo,
         )

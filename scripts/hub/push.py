@@ -4,7 +4,8 @@ Push a checkpoint to the Hub: weights, configuration, image processor, code for 
     reg4pru push --model_name_or_path runs/vits16/best --metrics runs/vits16-evaluated/metrics.json \
         --hub_model_id user/reg4pru-vits16-fives
 
-All of it arrives as one commit or not at all. `--output_dir` writes the same folder here, to look at before.
+All of it arrives as one commit or not at all. `--output_dir` writes the same folder here, to look at before. `--space
+user/name` then pushes a Space in which the checkpoint can be tried; written here, it is `<output_dir>-space`.
 """
 
 import logging
@@ -14,7 +15,8 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..console import set_up_logging
-from .publishing import PushArguments, push_checkpoint, stage_checkpoint
+from .publishing import PushArguments, push_checkpoint, push_space, stage_checkpoint
+from .space import write_space
 from .transfer import TransferError
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if arguments.output_dir is not None:
             stage_checkpoint(arguments, Path(arguments.output_dir))
+            if arguments.space:
+                write_space(Path(f"{arguments.output_dir}-space"), arguments.hub_model_id)
             logger.info("Written to %s; nothing was pushed.", arguments.output_dir)
             return
         commit = push_checkpoint(arguments)
+        logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
+        if arguments.space:
+            logger.info("Pushed the Space %s, commit %s.", arguments.space, push_space(arguments))
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:
         sys.exit(str(error))
-    logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)

@@ -26,6 +26,7 @@ OUR_FILES = {
         "results/*",
     ),
     "dataset": ("data/*.parquet",),
+    "space": ("*.py", "reg4pru/*", "requirements.txt"),
 }
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
@@ -40,7 +41,7 @@ def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwri
 
     Args:
         repo_id (`str`): `"user/name"`.
-        repo_type (`str`): `"model"` or `"dataset"`.
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         private (`bool`, *optional*, defaults to `False`): Whether the repository has to be private.
         overwrite (`bool`, *optional*, defaults to `False`): Allow a repository that holds something else.
 
@@ -50,7 +51,7 @@ def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwri
     Raises:
         `ValueError`: If the id is none, the repository holds something that is not ours (a model: a `config.json` with
             another `model_type`, or files without any `config.json`; a data set: files other than a card and Parquet
-            of the sides that FIVES has), or it is public and has to be private.
+            of the sides that FIVES has; a Space: files without our app), or it is public and has to be private.
         [`TransferError`]: If the Hub cannot be asked.
     """
     try:
@@ -113,7 +114,8 @@ def push_folder(
     api = HfApi()
     try:
         if before is None:
-            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            sdk = "gradio" if repo_type == "space" else None
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         commit = api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
@@ -193,6 +195,8 @@ def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str])
         return f"the file {foreign[0]}" if foreign else None
     if set(files) <= set(_INITIAL_FILES):
         return None
+    if repo_type == "space":
+        return None if "reg4pru/app/app.py" in files else "files of another app"
     if "config.json" not in files:
         return f"the file {next(file for file in files if file not in _INITIAL_FILES)}, and no config.json"
     config = json.loads(Path(hf_hub_download(repo_id, "config.json", revision=commit)).read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""The app: a photograph in the browser, and what pruning does to it."""

@@ -1,0 +1,76 @@
+"""
+Show in a browser what token pruning does to a photograph.
+
+    reg4pru app                                     the checkpoint that `make demo` trained
+    reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents
+
+Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
+files are in a temporary folder that is removed when it ends. Needs `pip install "reg4pru[app]"`.
+"""
+
+import importlib.util
+import logging
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from ..console import set_up_logging
+from ..hub.transfer import TransferError, fetch_checkpoint
+from ..inference.loading import load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+DEMO = Path("outputs/demo/runs/reg4pru/seed-0/training/last")
+
+
+@dataclass
+class AppArguments:
+    """Which model is shown, and where."""
+
+    model: str | None = field(default=None, metadata={"help": f"Folder or Hub id; default: the demo's, {DEMO}."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
+    server_name: str | None = field(default=None, metadata={"help": "Address to listen at; default: 127.0.0.1."})
+    server_port: int | None = field(default=None, metadata={"help": "Port; default: the first free one from 7860."})
+    mcp_server: bool = field(default=False, metadata={"help": "Also offer segmentation as a tool over MCP."})
+
+
+def find_model(model: str | None) -> str:
+    """
+    The checkpoint to show.
+
+    Raises:
+        `ValueError`: If none is named and the demo's does not exist.
+    """
+    if model is not None:
+        return model
+    if not (DEMO / "config.json").is_file():
+        raise ValueError(
+            f"There is no checkpoint at {DEMO}: `make demo` trains one in some minutes, or name another with --model."
+        )
+    return str(DEMO)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve the page until it is interrupted."""
+    set_up_logging()
+    parser = HfArgumentParser(AppArguments)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    if importlib.util.find_spec("gradio") is None:
+        parser.error('The app needs gradio: pip install "reg4pru[app]".')
+    try:
+        folder = fetch_checkpoint(find_model(arguments.model), arguments.model_revision)
+        model, processor = load_checkpoint(folder, device=arguments.device)
+    except (ValueError, TransferError) as error:
+        parser.error(str(error))
+
+    with tempfile.TemporaryDirectory(prefix="reg4pru-app-") as scratch:
+        # Both are read when gradio is imported.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")
+        from .serving import serve
+
+        serve(model, processor, Path(folder), Path(scratch), arguments)

@@ -1,0 +1,242 @@
+"""The page: what stands where, and what happens when somebody moves something."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from .comparison import Comparer, OpenPhotograph, shown_panels
+from .curve import KEEP_RATES, curve_figure, measure_curve
+from .downloads import Downloads
+from .examples import Example
+from .opening import open_photograph, open_truth, read_upload
+from .report import (
+    comparison_table,
+    difference_legend,
+    heading,
+    headline,
+    measured_row,
+    probability_legend,
+    stage_legend,
+    token_bars,
+)
+from .tool import segmentation_tool
+
+STYLE = Path(__file__).with_name("style.css")
+SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched
+_PICTURES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
+_INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
+A vision transformer cuts a photograph into small squares, its *tokens*, and computes every one of them in every layer.
+Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
+sets the others aside. Choose a photograph of the retina, move the slider, and compare."""
+_PRIVATE = {"api_visibility": "private"}  # the tool of tool.py is the one way in for programs
+
+
+def theme() -> gr.themes.Base:
+    """Calm, and of fonts that every machine has."""
+    return gr.themes.Soft(
+        primary_hue="teal", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
+    )
+
+
+class Page:
+    """
+    The app of a checkpoint.
+
+    Args:
+        comparer ([`Comparer`]): The model.
+        examples (`list[Example]`): Photographs to begin with.
+        attribution (`str`): Markdown: which model this is, by whom, trained on what.
+        downloads ([`Downloads`]): Where files to be fetched are put.
+    """
+
+    def __init__(self, comparer: Comparer, examples: list[Example], attribution: str, downloads: Downloads):
+        self.comparer, self.examples, self.downloads = comparer, examples, downloads
+        self.config = comparer.model.config
+        self.attribution = attribution
+
+    def build(self) -> gr.Blocks:
+        """The page, ready to be launched."""
+        with gr.Blocks(title="Reg4Pru: token pruning", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+            photograph = gr.State(None, time_to_live=3600)
+            gr.Markdown(_INTRODUCTION, elem_id="introduction")
+            with gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    sources = self._sources()
+                    settings = self._settings()
+                with gr.Column(scale=2, min_width=320), gr.Tabs():
+                    with gr.Tab("See it"):
+                        outputs = self._pictures()
+                    with gr.Tab("Speed and agreement"):
+                        self._curve(photograph, settings)
+            gr.Markdown(
+                "**Research software, not a medical device.** It must not be used for diagnosis or treatment. "
+                "Photographs stay on the machine that runs this page, and are deleted within two hours."
+                f"\n\n{self.attribution}",
+                elem_classes="r4p-note",
+            )
+            self._connect(photograph, sources, settings, outputs)
+            gr.api(segmentation_tool(self.comparer), api_name="segment", concurrency_id="model", concurrency_limit=1)
+            blocks.unload(self.downloads.forget)
+        return blocks
+
+    def _sources(self) -> dict[str, gr.Component]:
+        gr.HTML(heading("Your photograph"))
+        file = gr.File(show_label=False, file_types=_PICTURES, height=120, elem_id="photograph")
+        gr.HTML(heading("Or an example, drawn by a program"))
+        examples = gr.Gallery(
+            [example.image for example in self.examples],
+            show_label=False,
+            columns=4, height=84, allow_preview=False, object_fit="cover", buttons=[], interactive=False,
+            elem_id="examples",
+        )  # fmt: skip
+        return {"file": file, "examples": examples}
+
+    def _settings(self) -> dict[str, gr.Component]:
+        config = self.config
+        rate = gr.Slider(
+            0.1, 1.0, 0.5, step=0.05, label="Keep rate", buttons=[], elem_id="keep-rate",
+            info=f"Share of the tokens that goes on at each of {config.num_stages} stages; 1 is no pruning.",
+        )  # fmt: skip
+        with gr.Accordion("More settings", open=False):
+            by_stage = gr.Checkbox(False, label="A keep rate for each stage")
+            rates = [
+                gr.Slider(0.1, 1.0, 0.5, step=0.05, label=f"After layer {layer}", visible=False, buttons=[])
+                for layer in config.pruning_layers
+            ]
+            first = config.pruning_layers[-1] + 1 if config.pruning_layers else 0
+            layer = gr.Dropdown(
+                list(range(first, config.num_hidden_layers)), value=config.reactivation_layer,
+                label="Reactivation layer", info="After it the tokens that were set aside are put back.",
+            )  # fmt: skip
+            pool = gr.Radio(
+                [("the survivors", "active"), ("all tokens", "all")], value=config.selection_pool,
+                label="Each stage chooses among", info="Among all, a token that was set aside can come back.",
+            )  # fmt: skip
+            truth = gr.File(label="True mask, if there is one", file_types=_PICTURES, height=110, elem_id="truth")
+        by_stage.change(
+            lambda shown: [gr.update(visible=shown)] * len(rates), by_stage, rates, queue=False, **_PRIVATE
+        )
+        return {"rate": rate, "by_stage": by_stage, "layer": layer, "pool": pool, "truth": truth, "rates": rates}
+
+    def _pictures(self) -> list[gr.Component]:
+        figures = gr.HTML(elem_id="figures")
+        gr.HTML(heading("Vessels found: unpruned on the left, pruned on the right"))
+        slider = gr.ImageSlider(
+            show_label=False, format="png", type="numpy", interactive=False, max_height=640,
+            buttons=["fullscreen"], elem_id="comparison",
+        )  # fmt: skip
+        table = gr.HTML(elem_id="table")
+        with gr.Row():
+            with gr.Column(min_width=220):
+                gr.HTML(heading("Where tokens were pruned"))
+                stages = gr.Image(show_label=False, format="png", buttons=[], elem_id="stages")
+                gr.HTML(stage_legend(self.config.num_stages))
+            with gr.Column(min_width=220):
+                gr.HTML(heading("What pruning changed"))
+                differences = gr.Image(show_label=False, format="png", buttons=[], elem_id="differences")
+                gr.HTML(difference_legend())
+            with gr.Column(min_width=220):
+                gr.HTML(heading("Probability of vessel"))
+                probability = gr.Image(show_label=False, format="png", buttons=[], elem_id="probability")
+                gr.HTML(probability_legend())
+        tokens = gr.HTML(elem_id="tokens")
+        files = gr.File(label="Mask, probability (16 bits) and table", file_count="multiple", interactive=False,
+                        visible=False, elem_id="files")  # fmt: skip
+        return [figures, slider, table, stages, differences, probability, tokens, files]
+
+    def _curve(self, photograph: gr.State, settings: dict) -> None:
+        gr.Markdown(
+            f"The same photograph at {len(KEEP_RATES)} keep rates, each the median of three runs: how much faster, "
+            "and how close to the unpruned mask. It takes some seconds."
+        )
+        start = gr.Button("Measure this photograph", variant="primary", elem_id="measure")
+        plot = gr.Image(show_label=False, format="png", buttons=["fullscreen"], elem_id="curve", visible=False)
+        table = gr.HTML(elem_id="curve-table")
+        files = gr.File(label="Table as CSV", interactive=False, visible=False, elem_id="curve-file")
+
+        def measure(opened: OpenPhotograph | None, layer: int, pool: str, request: gr.Request, progress=gr.Progress()):
+            if opened is None:
+                raise gr.Error("Choose a photograph first.", print_exception=False)
+            rows = measure_curve(self.comparer, opened, layer, pool, progress)
+            named = {f"keep rate {row['keep_rate']}": row for row in rows}
+            path = self.downloads.write_table(request.session_hash, rows, "curve.csv")
+            return (
+                gr.update(value=curve_figure(rows), visible=True),
+                comparison_table(named),
+                gr.update(value=path, visible=True),
+            )
+
+        start.click(
+            measure, [photograph, settings["layer"], settings["pool"]], [plot, table, files],
+            concurrency_id="model", concurrency_limit=1, **_PRIVATE,
+        )  # fmt: skip
+
+    def _connect(self, photograph: gr.State, sources: dict, settings: dict, outputs: list) -> None:
+        rates = settings["rates"]
+        controls = [settings[name] for name in ("rate", "by_stage", "layer", "pool", "truth")] + rates
+        model = {"concurrency_id": "model", "concurrency_limit": 1, **_PRIVATE}
+
+        def from_file(path: str | None, progress=gr.Progress()):
+            if path is None:
+                return None
+            progress(0.2, desc="Reading")
+            with readable_errors():
+                image = open_photograph(read_upload(path))
+                progress(0.4, desc="Predicting without pruning, once")
+                return self.comparer.open(Path(path).stem, image)
+
+        def from_example(event: gr.SelectData, progress=gr.Progress()):
+            example = self.examples[event.index]
+            progress(0.4, desc="Predicting without pruning, once")
+            return self.comparer.open(example.name, example.image, example.mask), None
+
+        opened = [
+            sources["file"].change(from_file, sources["file"], photograph, show_progress_on=outputs[1], **model),
+            sources["examples"].select(
+                from_example, None, [photograph, settings["truth"]], show_progress_on=outputs[1], **model
+            ),
+        ]
+        for event in opened:
+            event.success(self._compare, [photograph, *controls], outputs, show_progress="hidden", **model)
+        moved = [settings[name] for name in ("rate", "layer", "pool", "by_stage", "truth")] + rates
+        gr.on(
+            [control.change for control in moved], self._compare, [photograph, *controls], outputs,
+            trigger_mode="always_last", show_progress="minimal", show_progress_on=outputs[1], **model,
+        )  # fmt: skip
+
+    def _compare(
+        self, request: gr.Request, opened: OpenPhotograph | None, rate: float, by_stage: bool, layer: int, pool: str,
+        truth: str | None, *rates: float,
+    ):  # fmt: skip
+        if opened is None:
+            return [gr.skip()] * 8
+        keep_rates = list(rates) if by_stage else [rate] * self.config.num_stages
+        with readable_errors():
+            if truth is not None:
+                opened.truth = open_truth(read_upload(truth), opened.pixels.shape[:2])
+            pruned = self.comparer.predict(opened.pixels, keep_rates, layer, pool)
+        row = measured_row(opened, pruned, keep_rates)
+        dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
+        panels = shown_panels(opened, pruned, self.config.num_stages)
+        files = self.downloads.write(request.session_hash, opened.name, pruned, [dense_row, row])
+        return [
+            headline(row),
+            (panels["dense"], panels["pruned"]),
+            comparison_table({"unpruned": dense_row, f"keep rate {row['keep_rate']}": row}),
+            panels["stages"],
+            panels["differences"],
+            panels["probability"],
+            token_bars(opened.dense, pruned, self.config.pruning_layers, layer),
+            gr.update(value=files, visible=True),
+        ]
+
+
+class readable_errors:
+    """What a visitor did wrong is said on the page; anything else is a fault of ours, and says no more than that."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):
+            raise gr.Error(str(error), title="That did not work", print_exception=False) from error

@@ -1,0 +1,57 @@
+"""From a loaded checkpoint to a served page, with the limits that keep one visitor from taking everything."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import BaseImageProcessor
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from .attribution import attribution
+from .comparison import Comparer
+from .downloads import Downloads
+from .examples import draw_examples
+from .opening import MAX_MEGABYTES
+from .page import STYLE, Page, theme
+
+if TYPE_CHECKING:
+    from .app import AppArguments
+
+_QUEUE = 20  # visitors who wait; more are told that the page is busy
+_SESSIONS = 50
+
+
+def serve(
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    checkpoint: Path,
+    scratch: Path,
+    arguments: "AppArguments",
+) -> None:
+    """
+    Serve the page until it is interrupted.
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]), processor ([`Reg4PruImageProcessor`]): The checkpoint.
+        checkpoint (`Path`): Its folder, for its card.
+        scratch (`Path`): For temporary files.
+        arguments ([`AppArguments`]): Where to listen.
+    """
+    comparer, examples = Comparer(model, processor), draw_examples()
+    comparer.open(examples[0].name, examples[0].image)  # the first run of a process is slower than those that count
+    page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads")).build()
+    page.queue(max_size=_QUEUE, default_concurrency_limit=2)
+    page.launch(
+        server_name=arguments.server_name,
+        server_port=arguments.server_port,
+        mcp_server=arguments.mcp_server,
+        allowed_paths=[str(scratch / "downloads")],
+        max_file_size=f"{MAX_MEGABYTES}mb",
+        state_session_capacity=_SESSIONS,
+        show_error=False,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=theme(),
+        css_paths=STYLE,
+    )

@@ -1,0 +1,49 @@
+"""The folder of a Space that shows a checkpoint from the Hub: the app, its code, and what it needs."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from ..packaged import PACKAGE
+
+_TEMPLATE = PACKAGE / "app" / "space" / "README.md"
+# The package is on no registry, so its code travels along; tests, results and pages do not.
+_PACKAGES = ("datasets_fives", "modeling_reg4pru")
+_CODE = ("*.py", "*.css", "*.md", "*.yaml")
+
+
+def write_space(folder: Path, model_id: str) -> None:
+    """
+    Write a ready Space.
+
+    Args:
+        folder (`Path`): New or empty.
+        model_id (`str`): Hub id of the checkpoint that it shows, `"user/name"`.
+
+    Raises:
+        `ValueError`: If the folder holds something, or gradio, whose version a Space names, is not installed.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: choose another folder.")
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError:
+        raise ValueError('A Space names the version of gradio: install it, pip install "reg4pru[app]".') from None
+    for source, name in ((PACKAGE, "reg4pru"), *((PACKAGE.parent / name, name) for name in _PACKAGES)):
+        for path in sorted(file for pattern in _CODE for file in source.rglob(pattern)):
+            target = folder / name / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    card = _TEMPLATE.read_text(encoding="utf-8").replace("<model>", model_id).replace("<gradio>", gradio)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "app.py").write_text(
+        f'from reg4pru.app.app import main\n\nmain(["--model", "{model_id}", "--mcp_server"])\n', encoding="utf-8"
+    )
+    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+
+
+def requirements() -> list[str]:
+    """What the app needs, from the metadata of the installed package."""
+    needed = (line.partition(";") for line in requires("reg4pru") or ())
+    wanted = (name.strip() for name, _, condition in needed if "extra" not in condition or '"app"' in condition)
+    return sorted(wanted)
