@@ -63,7 +63,8 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
 
 def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
     folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    folder.evaluation.unlink(missing_ok=True)
+    for measured in (folder.evaluation, folder.per_image):
+        measured.unlink(missing_ok=True)
     resumes = bool(list_checkpoints(folder.training))
     command = [sys.executable, "-m"]
     if num_processes > 1:
