@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from transformers import BaseImageProcessor
 
@@ -133,7 +134,10 @@ class Comparer:
         try:
             config.reactivation_layer = before[0] if reactivation_layer is None else reactivation_layer
             config.selection_pool = before[1] if selection_pool is None else selection_pool
-            config.validate()
+            try:
+                config.validate()
+            except StrictDataclassClassValidationError as error:
+                raise ValueError(str(error.__cause__)) from None
             yield
         finally:
             config.reactivation_layer, config.selection_pool = before
