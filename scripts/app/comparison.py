@@ -61,6 +61,7 @@ class OpenPhotograph:
         inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view.
         dense (`Prediction`): The unpruned prediction, made once.
         truth (`np.ndarray` of shape `(height, width)`, `bool`, *optional*): The true vessels.
+        dense_row (`dict`, *optional*): What was measured of the unpruned prediction, against this truth.
     """
 
     name: str
@@ -68,6 +69,7 @@ class OpenPhotograph:
     inside: np.ndarray
     dense: Prediction
     truth: np.ndarray | None = None
+    dense_row: dict | None = None
 
 
 class Comparer:

@@ -96,7 +96,7 @@ def test_the_tool_answers_an_mcp_client(served):
 
     async def ask():
         async with (
-            streams.streamablehttp_client(f"{served.address}/gradio_api/mcp/") as (read, write, _),
+            streams.streamable_http_client(f"{served.address}/gradio_api/mcp/") as (read, write, _),
             mcp.ClientSession(read, write) as session,
         ):
             await session.initialize()
