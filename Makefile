@@ -1,5 +1,5 @@
 # make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
-# make demo DATA=path/to/fives     the same on real photographs
+# make demo DATA=path/to/fives     the same on real photographs;  make app  shows its model in a browser
 # make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests
 
 VENV ?= .venv
@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 DATA ?=
 OUTPUT ?= outputs/demo$(if $(DATA),_fives)
 
-.PHONY: install demo test test-slow lint conformance
+.PHONY: install demo app test test-slow lint conformance
 
 install: $(INSTALLED)
 
@@ -23,6 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(VENV)/bin/reg4pru study demo$(if $(DATA),_fives) \
 		--output_dir "$(OUTPUT)" --runs_dir "$(OUTPUT)/runs" --num_parallel 2
+
+app: install
+	$(VENV)/bin/reg4pru app
 
 test: install
 	$(RUN) -m pytest -n 2

@@ -26,8 +26,8 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
             keep_rate: Share of the image tokens that is kept at each pruning stage, above 0, at most 1 (no pruning).
 
         Returns:
-            JSON with mask: the vessel mask as a PNG in base64, 255 is vessel; vessel_fraction: share of the field of view that
-            is vessel; dice_with_unpruned: agreement with the mask without pruning, null where both are empty;
+            JSON with mask: the vessel mask as a PNG in base64, 255 is vessel; vessel_fraction: share of the field of
+            view that is vessel; dice_with_unpruned: agreement with the mask without pruning, null where both are empty;
             milliseconds: time with pruning; milliseconds_unpruned: time without.
         """
         try:
