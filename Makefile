@@ -1,5 +1,5 @@
 # make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
-# make demo DATA=path/to/fives     the same on real photographs
+# make demo DATA=path/to/fives     the same on real photographs;  make app  shows its model in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
 # make audit  known vulnerabilities of the installed packages
 # make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests
@@ -15,7 +15,7 @@ OUTPUT ?= outputs/demo$(if $(DATA),_fives)
 # Which torch those take, where the newest in the index is no build for this machine: TORCH=torch==2.13.0
 TORCH ?= torch
 
-.PHONY: install demo test test-slow test-lowest test-newest audit lint conformance
+.PHONY: install demo app test test-slow test-lowest test-newest audit lint conformance
 
 install: $(INSTALLED)
 
@@ -28,6 +28,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(VENV)/bin/reg4pru study demo$(if $(DATA),_fives) \
 		--output_dir "$(OUTPUT)" --runs_dir "$(OUTPUT)/runs" --num_parallel 2
+
+app: install
+	$(VENV)/bin/reg4pru app
 
 test: install
 	$(RUN) -m pytest -n 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from transformers import BaseImageProcessor
 
@@ -60,6 +61,7 @@ class OpenPhotograph:
         inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view.
         dense (`Prediction`): The unpruned prediction, made once.
         truth (`np.ndarray` of shape `(height, width)`, `bool`, *optional*): The true vessels.
+        dense_row (`dict`, *optional*): What was measured of the unpruned prediction, against this truth.
     """
 
     name: str
@@ -67,6 +69,7 @@ class OpenPhotograph:
     inside: np.ndarray
     dense: Prediction
     truth: np.ndarray | None = None
+    dense_row: dict | None = None
 
 
 class Comparer:
@@ -133,7 +136,10 @@ class Comparer:
         try:
             config.reactivation_layer = before[0] if reactivation_layer is None else reactivation_layer
             config.selection_pool = before[1] if selection_pool is None else selection_pool
-            config.validate()
+            try:
+                config.validate()
+            except StrictDataclassClassValidationError as error:
+                raise ValueError(str(error.__cause__)) from None
             yield
         finally:
             config.reactivation_layer, config.selection_pool = before

@@ -213,16 +213,17 @@ class Page:
         keep_rates = list(rates) if by_stage else [rate] * self.config.num_stages
         with readable_errors():
             if truth is not None:
-                opened.truth = open_truth(read_upload(truth), opened.pixels.shape[:2])
+                opened.truth, opened.dense_row = open_truth(read_upload(truth), opened.pixels.shape[:2]), None
             pruned = self.comparer.predict(opened.pixels, keep_rates, layer, pool)
         row = measured_row(opened, pruned, keep_rates)
-        dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
+        if opened.dense_row is None:
+            opened.dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
         panels = shown_panels(opened, pruned, self.config.num_stages)
-        files = self.downloads.write(request.session_hash, opened.name, pruned, [dense_row, row])
+        files = self.downloads.write(request.session_hash, opened.name, pruned, [opened.dense_row, row])
         return [
             headline(row),
             (panels["dense"], panels["pruned"]),
-            comparison_table({"unpruned": dense_row, f"keep rate {row['keep_rate']}": row}),
+            comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}),
             panels["stages"],
             panels["differences"],
             panels["probability"],

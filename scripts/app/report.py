@@ -78,7 +78,7 @@ def token_bars(dense: Prediction, pruned: Prediction, pruning_layers: list[int],
         )
     tiles = f"{pruned.num_tiles} tiles" if pruned.num_tiles > 1 else "one tile"
     caption = f"<caption>Tokens by layer, of each tile ({tiles})</caption>"
-    return f'<table class="r4p-table r4p-tokens">{caption}{"".join(rows)}</table>'
+    return f'<div class="r4p-scroll"><table class="r4p-table r4p-tokens">{caption}{"".join(rows)}</table></div>'
 
 
 def stage_legend(num_stages: int) -> str:

@@ -1,6 +1,7 @@
 """Segmentation as a tool for programs and agents: over HTTP, and over the Model Context Protocol."""
 
 import base64
+import json
 from collections.abc import Callable
 from io import BytesIO
 
@@ -12,10 +13,10 @@ from .comparison import Comparer, agreement
 from .opening import decode_base64, open_photograph
 
 
-def segmentation_tool(comparer: Comparer) -> Callable[[str, float], dict]:
+def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
     """The tool of a model; its type hints and docstring are what a client is told."""
 
-    def segment(photograph: str, keep_rate: float = 0.5) -> dict:
+    def segment(photograph: str, keep_rate: float = 0.5) -> str:
         """
         Find the vessels in a fundus photograph with a token-pruned vision transformer. Research software, not a
         medical device.
@@ -25,8 +26,8 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], dict]:
             keep_rate: Share of the image tokens that is kept at each pruning stage, above 0, at most 1 (no pruning).
 
         Returns:
-            mask: the vessel mask as a PNG in base64, 255 is vessel; vessel_fraction: share of the field of view that
-            is vessel; dice_with_unpruned: agreement with the mask without pruning, null where both are empty;
+            JSON with mask: the vessel mask as a PNG in base64, 255 is vessel; vessel_fraction: share of the field of
+            view that is vessel; dice_with_unpruned: agreement with the mask without pruning, null where both are empty;
             milliseconds: time with pruning; milliseconds_unpruned: time without.
         """
         try:
@@ -37,12 +38,13 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], dict]:
         buffer = BytesIO()
         Image.fromarray(pruned.vessels.astype(np.uint8) * np.uint8(255)).save(buffer, format="PNG")
         dice, _ = agreement(pruned, opened.dense.vessels, opened.inside)
-        return {
+        answer = {
             "mask": base64.b64encode(buffer.getvalue()).decode(),
             "vessel_fraction": round(float(pruned.vessels[opened.inside].mean()), 6),
             "dice_with_unpruned": None if np.isnan(dice) else round(dice, 4),
             "milliseconds": round(1000 * pruned.seconds, 1),
             "milliseconds_unpruned": round(1000 * opened.dense.seconds, 1),
         }
+        return json.dumps(answer)  # as text, for MCP would be told the dictionary in Python's notation
 
     return segment

@@ -130,10 +130,7 @@ class Visitor:
             self.outside.append(request.url)
 
     def upload(self, path: Path) -> None:
-        field = self.page.locator("#photograph input[type=file]")
-        if not field.count():  # a file is there already
-            self.page.locator("#photograph button[aria-label='Clear'], #photograph [title='Clear']").first.click()
-        field.set_input_files(path)
+        self.page.locator("#photograph input[type=file]").set_input_files(path)
 
     def set_keep_rate(self, rate: float) -> None:
         field = self.page.locator("#keep-rate input[type=number]")

@@ -1,0 +1,96 @@
+"""What the app measures and refuses, without a browser."""
+
+import base64
+import math
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_fives.synthetic import draw_photograph
+from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.tiled_inference import predict_photograph
+from reg4pru.app.comparison import Comparer
+from reg4pru.app.opening import decode_base64, open_photograph, open_truth
+from reg4pru.app.report import measured_row
+from reg4pru.upkeep import gallery
+
+
+@pytest.fixture
+def comparer(tiny_model):
+    return Comparer(tiny_model(), Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None))
+
+
+@pytest.fixture
+def photograph():
+    pixels, mask = draw_photograph(96, "N", np.random.SeedSequence(3))
+    return Image.fromarray(pixels), mask > 0
+
+
+def as_png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_settings_hold_for_one_call_only(comparer, photograph):
+    image, _ = photograph
+    config = comparer.model.config
+    before = config.reactivation_layer, config.selection_pool
+    opened = comparer.open("eye", image)
+    changed = comparer.predict(opened.pixels, [0.5, 0.5, 0.4], reactivation_layer=5, selection_pool="all")
+    assert (config.reactivation_layer, config.selection_pool) == before
+    assert changed.token_counts[5] < opened.dense.token_counts[5], "nothing was put back before layer 5"
+    with pytest.raises(ValueError, match="reactivation_layer"):
+        comparer.predict(opened.pixels, 0.5, reactivation_layer=1)
+    assert (config.reactivation_layer, config.selection_pool) == before
+    again = comparer.predict(opened.pixels, 0.5)
+    expected = predict_photograph(comparer.model, comparer.processor, image, 0.5)
+    np.testing.assert_allclose(again.probability, expected.probabilities[1].numpy(), atol=1e-5)
+
+
+def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, photograph):
+    image, mask = photograph
+    opened = comparer.open("eye", image)
+    row = measured_row(opened, opened.dense, [1.0] * 3)
+    assert (row["dice"], row["speed_up"], row["tokens"], row["keep_rate"]) == (1.0, 1.0, 100.0, "1.0")
+    assert math.isnan(row["true_dice"])
+    opened.truth = mask
+    found, inside = opened.dense.vessels, opened.inside
+    dice = 2 * (found & mask & inside).sum() / ((found & inside).sum() + (mask & inside).sum())
+    assert measured_row(opened, opened.dense, [0.7, 0.5, 0.5])["true_dice"] == pytest.approx(dice)
+    assert measured_row(opened, opened.dense, [0.7, 0.5, 0.5])["keep_rate"] == "0.7 / 0.5 / 0.5"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text", "is no picture"),
+        (as_png(Image.new("1", (6000, 6000))), "6000 × 6000 pixels, more than the 25"),
+        (as_png(Image.new("RGB", (8, 8))), "8 × 8 pixels"),
+        (as_png(Image.effect_noise((64, 64), 50))[:2000], "damaged or incomplete"),
+    ],
+)
+def test_what_is_refused(content, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        open_photograph(content)
+    assert "0x" not in str(refused.value)
+
+
+def test_masks_and_texts_that_do_not_fit(photograph):
+    _, mask = photograph
+    content = as_png(Image.fromarray(mask))
+    np.testing.assert_array_equal(open_truth(content, (96, 96)), mask)
+    with pytest.raises(ValueError, match="96 × 96 pixels, the photograph 64 × 32"):
+        open_truth(content, (32, 64))
+    assert decode_base64("data:image/png;base64," + base64.b64encode(content).decode()) == content
+    with pytest.raises(ValueError, match="no base64"):
+        decode_base64("/etc/passwd")
+
+
+def test_the_gallery_of_a_checkpoint(comparer, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "load_checkpoint", lambda _: (comparer.model, comparer.processor))
+    monkeypatch.setattr(gallery, "_SIDE", 96)
+    assert gallery.main(["--model", "any", "--output", str(tmp_path / "app" / "gallery.png")]) == 0
+    assert np.asarray(Image.open(tmp_path / "app" / "gallery.png").convert("L")).std() > 10
