@@ -2,8 +2,7 @@
 
 import numpy as np
 import torch
-from PIL import Image
-from scipy import ndimage
+from PIL import Image, ImageFilter
 
 from .photograph_reading import to_channels_last, turn_upright
 
@@ -157,8 +156,11 @@ def _check_edges(values: np.ndarray) -> None:
     if between > _MAX_BETWEEN:
         raise ValueError(f"A mask has {between:.0%} of its pixels neither near black nor near white.")
     if between:
-        even = ndimage.maximum_filter(values, 3) == ndimage.minimum_filter(values, 3)
-        if np.count_nonzero(even & grey) > _MAX_EVEN * np.count_nonzero(grey):
+        image = Image.fromarray(values.astype(np.uint8))
+        highest, lowest = (
+            np.asarray(image.filter(rank(3))) for rank in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
+        )
+        if np.count_nonzero((highest == lowest) & grey) > _MAX_EVEN * np.count_nonzero(grey):
             raise ValueError(
                 "A mask has areas of grey between black and white: map its labels, such as those of arteries and "
                 "veins, to 0 and 1 first."
