@@ -27,7 +27,6 @@ def test_the_folder_runs_by_itself(tmp_path):
     assert "gradio[mcp]" in needed
     assert "pytest" not in needed
     assert (folder / "reg4pru" / "app" / "style.css").is_file()
-    # -P and -S leave nothing but the folder; the checkpoint cannot be had, which the app says without a traceback.
     code = (
         "import sys; sys.path.insert(0, '.'); import reg4pru.app.app as app, modeling_reg4pru as model; "
         "print(app.__file__, model.__file__)"
@@ -48,12 +47,13 @@ from huggingface_hub import HfApi
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from reg4pru.hub import push
 Reg4PruForSemanticSegmentation(Reg4PruConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2,
-    intermediate_size=64, image_size=64, patch_size=8, num_upscale_blocks=1, num_blocks=1)).save_pretrained("checkpoint")
+    intermediate_size=64, image_size=64, patch_size=8, num_upscale_blocks=1, num_blocks=1)
+    ).save_pretrained("checkpoint")
 Reg4PruImageProcessor(size={"height": 64, "width": 64}).save_pretrained("checkpoint")
 for _ in range(2):
     push.main(["--model_name_or_path", "checkpoint", "--hub_model_id", "tester/vessels", "--space", "tester/app"])
 files = HfApi().list_repo_files("tester/app", repo_type="space")
-assert {"README.md", "app.py", "requirements.txt", "reg4pru/app/page.py", "modeling_reg4pru/token_routing.py"} <= set(files)
+assert {"README.md", "app.py", "requirements.txt", "reg4pru/app/page.py", "datasets_fives/metrics.py"} <= set(files)
 HfApi().create_repo("tester/other", repo_type="space", space_sdk="gradio")
 HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="mine.py", repo_id="tester/other", repo_type="space")
 try:
