@@ -27,8 +27,8 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
 
         Returns:
             JSON with mask: the vessel mask as a PNG in base64, 255 is vessel; vessel_fraction: share of the field of
-            view that is vessel; dice_with_unpruned: agreement with the mask without pruning, null where both are
-            empty; milliseconds: time with pruning; milliseconds_unpruned: time without.
+            view that is vessel; dice_with_unpruned: agreement with the unpruned mask, null where both are empty;
+            milliseconds: time with pruning; milliseconds_unpruned: time without.
         """
         try:
             opened = comparer.open("photograph", open_photograph(decode_base64(photograph)))
