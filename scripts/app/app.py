@@ -11,6 +11,7 @@ files are in a temporary folder that is removed when it ends. Needs `pip install
 import importlib.util
 import logging
 import os
+import signal
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, TransferError) as error:
         parser.error(str(error))
 
+    # Services and containers are stopped by SIGTERM: then, too, the temporary files go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="reg4pru-app-") as scratch:
         # Both are read when gradio is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

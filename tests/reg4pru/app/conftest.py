@@ -84,8 +84,11 @@ def served(checkpoint, photographs, tmp_path_factory) -> Iterator[Served]:
         _wait_until_it_answers(server, address, log)
         yield Served(address, photographs, scratch / "out", log)
     finally:
-        server.send_signal(2)  # as Ctrl-C does
-        server.wait(timeout=30)
+        server.terminate()  # a process that was started in the background ignores Ctrl-C
+        try:
+            server.wait(timeout=60)
+        finally:
+            server.kill()
     assert not list((scratch / "tmp").glob("reg4pru-app-*")), "temporary files were left behind"
 
 
