@@ -65,6 +65,7 @@ def variant(model: Reg4PruForSemanticSegmentation, **fields) -> Reg4PruForSemant
     """The same model, same weights in memory, with other values in its configuration."""
     other = copy.copy(model)
     other.config = variant_config(model.config, **fields)
+    other.selectors_learn = other.config.selectors_learn
     return other
 
 
