@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from reg4pru.training.checkpoints import find_checkpoint, list_checkpoints, save_checkpoint
+from reg4pru.training.checkpoints import find_checkpoint, list_checkpoints, save_checkpoint, seal
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def test_a_state_that_would_run_code_is_refused(accelerator, tmp_path, name):
     save_checkpoint(accelerator, tmp_path, {"step": 1}, total_limit=1)
     state = list_checkpoints(tmp_path)[0] / name
     torch.save({"lr": 0.1, "more": RunsCode(tmp_path / "code_ran")}, state)
+    seal(state.parent)  # as whoever made it would
     for wanted in ("latest", str(state.parent)):
         with pytest.raises(ValueError, match=rf"{name} is damaged, or holds more than numbers, and could run code"):
             find_checkpoint(tmp_path, wanted)
@@ -99,5 +100,5 @@ def test_a_truncated_state_is_refused(accelerator, tmp_path):
     save_checkpoint(accelerator, tmp_path, {"step": 1}, total_limit=1)
     state = list_checkpoints(tmp_path)[0] / "random_states_0.pkl"
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"random_states_0.pkl is damaged"):
+    with pytest.raises(ValueError, match=r"is damaged: random_states_0.pkl has"):
         find_checkpoint(tmp_path, "latest")
