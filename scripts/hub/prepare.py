@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetInfo, Features, SplitDict, SplitInfo, Value
 from datasets.info import DatasetInfosDict
-from datasets.table import embed_table_storage
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
@@ -33,6 +32,7 @@ from datasets_fives.rows import CONDITIONS, FINGERPRINTS
 from datasets_fives.splits import twin_groups
 
 from ..console import set_up_logging
+from .shards import write_shards
 from .transfer import TransferError, check_target, push_folder
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
 # A vessel tree covers about a tenth of a photograph; the nearly unreadable ones have masks far below this.
 SPARSE_BELOW = 0.01
-# A few photographs of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
-ROWS_PER_GROUP = 8
 _PREPARED = ".prepared.json"  # what the folder was made from; stays here
 _FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
           "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
@@ -137,13 +135,7 @@ def _write_side(photographs: list[Photograph], side: str, folder: Path, cache: P
         writer_batch_size=16,
     )
     facts = [{**fact, "condition": CONDITIONS[fact["condition"]]} for fact in rows.remove_columns(["image", "mask"])]
-    rows = rows.select_columns(list(FEATURES))
-    count = -(-len(rows) // per_shard)
-    for index in range(count):
-        shard = rows.shard(count, index, contiguous=True).with_format("arrow")
-        # The rows point to the published files; a shard holds their bytes.
-        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
-        shard.to_parquet(folder / f"{side}-{index:05d}-of-{count:05d}.parquet", batch_size=ROWS_PER_GROUP)
+    write_shards(rows.select_columns(list(FEATURES)), folder, side, per_shard)
     return facts
 
 

@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
-from datasets.table import embed_table_storage
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..hub.shards import write_shards
+
 ROWS_PER_SHARD = 500
-# A few pictures: what a reader who streams has to fetch to see the first row.
-ROWS_PER_GROUP = 8
 FEATURES = Features(
     {
         "name": Value("string"),
@@ -55,12 +54,7 @@ def write_dataset(folder: Path, results: Path, stems: dict[str, str], model: str
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
     dataset = Dataset.from_list([_row(row, results, stems[row["file"]]) for row in rows], features=FEATURES)
-    count = max(1, -(-len(dataset) // ROWS_PER_SHARD))
-    for index in range(count):
-        shard = dataset.shard(count, index, contiguous=True).with_format("arrow")
-        # The rows point to files; a shard holds their bytes.
-        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
-        shard.to_parquet(unfinished / "data" / f"train-{index:05d}-of-{count:05d}.parquet", batch_size=ROWS_PER_GROUP)
+    write_shards(dataset, unfinished / "data", "train", ROWS_PER_SHARD)
     card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels"])
     MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
         card
