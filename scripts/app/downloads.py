@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
+from ..inference.panels import mask_picture, probability_picture
 from .comparison import Prediction
 from .report import COLUMNS
 
@@ -33,8 +33,8 @@ class Downloads:
         """
         folder, name = self._folder(visitor), re.sub(r"[^\w.-]", "_", name)[:60]
         mask, probability = folder / f"{name}_mask.png", folder / f"{name}_probability.png"
-        Image.fromarray(prediction.vessels.astype(np.uint8) * np.uint8(255)).save(mask)
-        Image.fromarray(np.round(prediction.probability * 65535).astype(np.uint16)).save(probability, compress_level=1)
+        Image.fromarray(mask_picture(prediction.vessels)).save(mask)
+        Image.fromarray(probability_picture(prediction.probability)).save(probability, compress_level=1)
         return [str(mask), str(probability), self.write_table(visitor, rows, f"{name}.csv")]
 
     def write_table(self, visitor: str, rows: list[dict], name: str) -> str:

@@ -9,6 +9,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from ..inference.panels import mask_picture
 from .comparison import Comparer, agreement
 from .opening import decode_base64, open_photograph
 
@@ -36,7 +37,7 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         buffer = BytesIO()
-        Image.fromarray(pruned.vessels.astype(np.uint8) * np.uint8(255)).save(buffer, format="PNG")
+        Image.fromarray(mask_picture(pruned.vessels)).save(buffer, format="PNG")
         dice, _ = agreement(pruned, opened.dense.vessels, opened.inside)
         answer = {
             "mask": base64.b64encode(buffer.getvalue()).decode(),

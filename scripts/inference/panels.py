@@ -34,6 +34,16 @@ class PredictionPanels(NamedTuple):
     panels: tuple[np.ndarray, ...]
 
 
+def mask_picture(vessels: np.ndarray) -> np.ndarray:
+    """A mask as it is written: `(height, width)` `bool` to `uint8`, 255 is vessel."""
+    return vessels.astype(np.uint8) * np.uint8(255)
+
+
+def probability_picture(probability: np.ndarray) -> np.ndarray:
+    """A probability as it is written: `(height, width)` in [0, 1] to `uint16`, 65535 is probability 1."""
+    return np.round(probability * 65535).astype(np.uint16)
+
+
 def prediction_panels(
     name: str,
     image: np.ndarray,

@@ -39,7 +39,7 @@ from ..console import set_up_logging
 from ..hub.transfer import TransferError, check_target, push_folder
 from .keep_rates import check_keep_rates, fixed_draws, rate_name
 from .loading import load_checkpoint
-from .panels import blank_outside, overlay_panel, stage_panel
+from .panels import blank_outside, mask_picture, overlay_panel, probability_picture, stage_panel
 from .photographs import Photograph, list_files, list_stored
 from .prediction_dataset import write_dataset
 
@@ -137,8 +137,8 @@ def pictures(
     probability, pixels = prediction.probabilities[1].numpy(), np.asarray(image)
     vessels, inside = probability > threshold, field_of_view(pixels)
     made = {
-        "mask": vessels.astype(np.uint8) * np.uint8(255),
-        "probability": np.round(probability * 65535).astype(np.uint16),
+        "mask": mask_picture(vessels),
+        "probability": probability_picture(probability),
         "overlay": blank_outside(overlay_panel(pixels, vessels), inside),
     }
     if prediction.stages is not None:
