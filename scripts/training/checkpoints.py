@@ -143,11 +143,10 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
         return None
     if wanted == "latest":
         found = newest_whole(list_checkpoints(output_dir), output_dir / "checkpoints")
-        check_states(Path(found))
-        return found
-    if not (Path(wanted) / "progress.json").is_file():
+    elif (Path(wanted) / "progress.json").is_file():
+        found = newest_whole([Path(wanted)], Path(wanted))
+    else:
         raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
-    found = newest_whole([Path(wanted)], Path(wanted))
     check_states(Path(found))
     return found
 

@@ -33,8 +33,8 @@ class PhotographTiles(torch.utils.data.Dataset):
         self.rows, self.processor = rows, processor
         self.places = [
             (photograph, tile)
-            for photograph, row in enumerate(rows)
-            for tile in range(len(processor.cut_photograph(row["image"])))
+            for photograph, image in enumerate(rows["image"])  # the masks are not decoded for this
+            for tile in range(len(processor.cut_photograph(image)))
         ]
         self._opened: tuple[int, TiledPhotograph, np.ndarray] | None = None
 
