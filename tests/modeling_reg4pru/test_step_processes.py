@@ -9,17 +9,14 @@ from torch import distributed
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
+from ..arms import ARMS as TRAINING_ARMS
+
 ARMS = {
-    "dense": {"train_pruning": "none", "routing": False},
-    "soft": {"train_pruning": "soft", "routing": False},
-    "soft + routing": {"train_pruning": "soft"},
-    "hard": {"train_pruning": "hard", "routing": False},
-    "learned query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
-    "default recipe": {"selector": "learned_query", "train_pruning": "hard", "routing_probability": 0.5},
+    **TRAINING_ARMS,
     "random": {"selector": "random", "train_pruning": "hard"},
     "masked attention": {"masked_attention": True, "selection_pool": "all"},
 }
-SEEDS = {"default recipe": 5}  # the first draw routes
+SEEDS = {"default": 5}  # the first draw routes
 
 
 def gradients(arm: str, part: slice) -> torch.Tensor:

@@ -9,17 +9,10 @@ from safetensors.torch import load
 
 from reg4pru.training import processes
 
+from ...arms import ARMS
 from .processes import Runs
 
 pytestmark = pytest.mark.timeout(600)
-ARMS = {
-    "dense": {"train_pruning": "none", "routing": False},
-    "soft": {"train_pruning": "soft", "routing": False},
-    "soft-routing": {"train_pruning": "soft"},
-    "hard": {"train_pruning": "hard", "routing": False},
-    "learned-query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
-    "default": {"selector": "learned_query", "train_pruning": "hard", "routing_probability": 0.5},
-}
 # What the recipes do: begin dense, then a rate of its own for every step.
 SCHEDULE = ("--dense_fraction", 0.3, "--keep_rate_range", 0.3, 1.0)
 PLAIN = ("--ema_decay", 0, "--keep_rate_warmup", 0)
