@@ -37,6 +37,8 @@ from .transfer import TransferError, check_target, push_folder
 
 logger = logging.getLogger(__name__)
 
+TAG = "reg4pru-photographs"
+
 CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
 # A vessel tree covers about a tenth of a photograph; the nearly unreadable ones have masks far below this.
 SPARSE_BELOW = 0.01
@@ -160,7 +162,7 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
         pretty_name="FIVES",
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        tags=["medical", "retina", "fundus", "vessels"],
+        tags=["medical", "retina", "fundus", "vessels", TAG],
         size_categories=["n<1K" if len(everything) < 1000 else "1K<n<10K"],
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
@@ -214,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         output_dir = Path(arguments.output_dir or Path(scratch) / "prepared")
         try:
             if arguments.push_to_hub:  # refused before gigabytes are read
-                check_target(repo_id, "dataset", private=private, overwrite=overwrite)
+                check_target(repo_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
             prepare(Path(arguments.fives_dir), output_dir, repo_id, arguments.photographs_per_shard)
             if arguments.push_to_hub:
                 commit = push_folder(
@@ -224,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
                     commit_message="Upload FIVES",
                     private=private,
                     overwrite=overwrite,
+                    tag=TAG,
                     ignore=(_PREPARED,),
                 )
                 logger.info("Uploaded to %s, commit %s.", repo_id, commit)

@@ -7,7 +7,7 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, snapshot_download
+from huggingface_hub import DatasetCard, HfApi, constants, get_token, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -35,7 +35,9 @@ class TransferError(Exception):
     """A transfer that did not end well; the message says what happened and what to do."""
 
 
-def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwrite: bool = False) -> str | None:
+def check_target(
+    repo_id: str, repo_type: str, *, private: bool = False, overwrite: bool = False, tag: str | None = None
+) -> str | None:
     """
     Refuse a repository that must not be pushed to; call it before hours of work, too.
 
@@ -44,14 +46,15 @@ def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwri
         repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         private (`bool`, *optional*, defaults to `False`): Whether the repository has to be private.
         overwrite (`bool`, *optional*, defaults to `False`): Allow a repository that holds something else.
+        tag (`str`, *optional*): A data set is ours if its card bears this tag.
 
     Returns:
         `str` or `None`: The commit that a push will build on; `None` if there is no such repository yet.
 
     Raises:
         `ValueError`: If the id is none, the repository holds something that is not ours (a model: a `config.json` with
-            another `model_type`, or files without any `config.json`; a data set: files other than a card and Parquet
-            of the sides that FIVES has; a Space: files without our app), or it is public and has to be private.
+            another `model_type`, or files without any `config.json`; a data set: a card without `tag`, or files other
+            than a card and Parquet; a Space: files without our app), or it is public and has to be private.
         [`TransferError`]: If the Hub cannot be asked.
     """
     try:
@@ -63,7 +66,7 @@ def check_target(repo_id: str, repo_type: str, *, private: bool = False, overwri
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type)
         files = [file.rfilename for file in info.siblings]
-        other = None if overwrite else _something_else(repo_id, repo_type, info.sha, files)
+        other = None if overwrite else _something_else(repo_id, repo_type, info.sha, files, tag)
     except RepositoryNotFoundError:
         return None
     except (HTTPError, OSError) as error:
@@ -87,6 +90,7 @@ def push_folder(
     private: bool = False,
     overwrite: bool = False,
     ignore: tuple[str, ...] = (),
+    tag: str | None = None,
     again: str = "Run the same command again",
 ) -> str:
     """
@@ -100,6 +104,7 @@ def push_folder(
         private (`bool`, *optional*, defaults to `False`): Make a new repository private. An old one stays what it is.
         overwrite (`bool`, *optional*, defaults to `False`): Replace whatever the repository holds.
         ignore (`tuple[str, ...]`, *optional*): Files of the folder that stay here.
+        tag (`str`, *optional*): See [`check_target`].
         again (`str`, *optional*): What the user is told to do after a fault.
 
     Returns:
@@ -110,7 +115,7 @@ def push_folder(
         [`TransferError`]: If the transfer failed.
     """
     _refuse_tokens(folder)
-    before = check_target(repo_id, repo_type, private=private, overwrite=overwrite)
+    before = check_target(repo_id, repo_type, private=private, overwrite=overwrite, tag=tag)
     api = HfApi()
     try:
         if before is None:
@@ -183,18 +188,21 @@ def _mismatches(repo_id: str, folder: str) -> list[str]:
     return [mismatch["path"] for mismatch in check.mismatches]
 
 
-def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str]) -> str | None:
+def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str], tag: str | None) -> str | None:
     """What a repository holds that is not ours; `None` if nothing."""
-    if repo_type == "dataset":
-        sides = ("train", "validation", "test")
-        foreign = [
-            file
-            for file in files
-            if file not in _INITIAL_FILES and not any(fnmatch(file, f"data/{side}-*.parquet") for side in sides)
-        ]
-        return f"the file {foreign[0]}" if foreign else None
     if set(files) <= set(_INITIAL_FILES):
         return None
+    if repo_type == "dataset":
+        foreign = [file for file in files if file not in _INITIAL_FILES and not _is_ours(file, repo_type)]
+        if foreign:
+            return f"the file {foreign[0]}"
+        card = (
+            hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=commit)
+            if "README.md" in files
+            else None
+        )
+        tagged = card is not None and tag in (DatasetCard.load(card).data.get("tags") or [])
+        return None if tagged else f"a data set whose card has no tag {tag!r}"
     if repo_type == "space":
         return None if "reg4pru/app/app.py" in files else "files of another app"
     if "config.json" not in files:

@@ -13,11 +13,13 @@ class Photograph(NamedTuple):
     """
     Args:
         name (`str`): What tables and messages call it: its path, or its name in the data set.
+        public_name (`str`): The same without the folders of this machine.
         stem (`str`): How the names of its results begin.
         content (`Callable`): Gives the path of the file, or what it holds.
     """
 
     name: str
+    public_name: str
     stem: str
     content: Callable[[], Path | bytes]
 
@@ -47,7 +49,7 @@ def list_files(patterns: list[str]) -> list[Photograph]:
             other = images.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
                 raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
-    return [Photograph(str(path), stem, lambda path=path: path) for stem, path in images.items()]
+    return [Photograph(str(path), path.name, stem, lambda path=path: path) for stem, path in images.items()]
 
 
 def list_stored(source: str, revision: str | None, side: str) -> list[Photograph]:
@@ -79,7 +81,7 @@ def list_stored(source: str, revision: str | None, side: str) -> list[Photograph
     photographs: dict[str, Photograph] = {}
     for index, label in enumerate(labels):
         stem = Path(label.name.replace("/", "_").replace("\\", "_")).stem
-        photograph = Photograph(label.name, stem, lambda index=index: content(index))
+        photograph = Photograph(label.name, label.name, stem, lambda index=index: content(index))
         other = photographs.setdefault(stem, photograph)
         if other is not photograph:
             raise ValueError(f"{other.name} and {label.name} of {source} would write to the same files.")

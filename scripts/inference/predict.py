@@ -41,7 +41,7 @@ from .keep_rates import check_keep_rates, fixed_draws, rate_name
 from .loading import load_checkpoint
 from .panels import blank_outside, mask_picture, overlay_panel, probability_picture, stage_panel
 from .photographs import Photograph, list_files, list_stored
-from .prediction_dataset import write_dataset
+from .prediction_dataset import TAG, write_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def _check(arguments: PredictionArguments) -> list[Photograph]:
         if not arguments.hub_dataset_id:
             raise ValueError("--push_to_hub needs --hub_dataset_id.")
         private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
-        check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite)
+        check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
     if arguments.dataset:
         photographs = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
     else:
@@ -280,14 +280,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Not predicted: {problem}", file=sys.stderr)
     state.wait_for_everyone()
     if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
-        _publish(output_dir, {photograph.name: photograph.stem for photograph in photographs}, arguments)
+        _publish(output_dir, photographs, arguments)
     return 1 if problems else 0
 
 
-def _publish(output_dir: Path, stems: dict[str, str], arguments: PredictionArguments) -> None:
+def _publish(output_dir: Path, photographs: list[Photograph], arguments: PredictionArguments) -> None:
     """The predictions as a data set, and on the Hub."""
     folder, repo_id = output_dir / "dataset", arguments.hub_dataset_id
-    write_dataset(folder, output_dir, stems, arguments.model_name_or_path)
+    write_dataset(folder, output_dir, photographs, arguments.model_name_or_path)
     logger.info("Written to %s: a data set of masks and probabilities.", folder)
     if arguments.push_to_hub:
         try:
@@ -298,6 +298,7 @@ def _publish(output_dir: Path, stems: dict[str, str], arguments: PredictionArgum
                 commit_message="Upload predictions",
                 private=arguments.hub_private_repo,
                 overwrite=arguments.overwrite_repo,
+                tag=TAG,
             )
         except (ValueError, TransferError) as error:
             sys.exit(str(error))

@@ -9,8 +9,10 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..hub.shards import write_shards
+from .photographs import Photograph
 
 ROWS_PER_SHARD = 500
+TAG = "reg4pru-predictions"
 FEATURES = Features(
     {
         "name": Value("string"),
@@ -35,45 +37,45 @@ Research only; not a medical device. The photographs are not part of this data s
 """
 
 
-def write_dataset(folder: Path, results: Path, stems: dict[str, str], model: str) -> None:
+def write_dataset(folder: Path, results: Path, photographs: list[Photograph], model: str) -> None:
     """
     Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.
 
     Args:
         folder (`Path`): Where the data set goes; an earlier one is replaced when the new one is whole.
         results (`Path`): Output folder of the predictions.
-        stems (`dict[str, str]`): For every photograph, by its name, how the names of its pictures begin.
-        model (`str`): What predicted; named in the card.
+        photographs (`list[Photograph]`): Those whose predictions are meant.
+        model (`str`): What predicted; named in the card, a folder without those it lies in.
     """
+    by_name = {photograph.name: photograph for photograph in photographs}
     rows = []
     for table in sorted(results.glob("predictions*.csv")):
         with table.open(newline="", encoding="utf-8") as file:
-            rows += [row for row in csv.DictReader(file) if row["file"] in stems]
+            rows += [row for row in csv.DictReader(file) if row["file"] in by_name]
     rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
-    dataset = Dataset.from_list([_row(row, results, stems[row["file"]]) for row in rows], features=FEATURES)
+    dataset = Dataset.from_list([_row(row, results, by_name[row["file"]]) for row in rows], features=FEATURES)
     write_shards(dataset, unfinished / "data", "train", ROWS_PER_SHARD)
-    card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels"])
+    card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels", TAG])
     MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
         card
     )
-    DatasetCard(f"---\n{card.to_yaml()}\n---\n\n{CARD.format(model=Path(model).name, count=len(rows))}").save(
-        unfinished / "README.md"
-    )
+    text = CARD.format(model=Path(model).resolve().name if Path(model).exists() else model, count=len(rows))
+    DatasetCard(f"---\n{card.to_yaml()}\n---\n\n{text}").save(unfinished / "README.md")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
-def _row(row: dict[str, str], results: Path, stem: str) -> dict:
+def _row(row: dict[str, str], results: Path, photograph: Photograph) -> dict:
     pictures = {}
     for kind in ("mask", "probability"):
         # With several keep rates every name ends in the rate.
-        rated = results / f"{stem}_{kind}_{row['keep_rate']}.png"
-        pictures[kind] = str(rated if rated.is_file() else results / f"{stem}_{kind}.png")
+        rated = results / f"{photograph.stem}_{kind}_{row['keep_rate']}.png"
+        pictures[kind] = str(rated if rated.is_file() else results / f"{photograph.stem}_{kind}.png")
     numbers = {name: row[name] for name in FEATURES if name in row and name != "keep_rate"}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
     }
-    return {"name": row["file"], "keep_rate": row["keep_rate"], **pictures, **numbers}
+    return {"name": photograph.public_name, "keep_rate": row["keep_rate"], **pictures, **numbers}

@@ -112,7 +112,17 @@ assert "config.json" in api.list_repo_files("tester/bert")
 api.create_repo("tester/rows", repo_type="dataset")
 api.upload_file(repo_id="tester/rows", repo_type="dataset", path_or_fileobj=b"a,b", path_in_repo="rows.csv")
 with pytest.raises(ValueError, match="holds something else: the file rows.csv"):
-    check_target("tester/rows", "dataset")
+    check_target("tester/rows", "dataset", tag="ours")
+# Parquet of somebody else, under the names that ours have.
+api.create_repo("tester/others", repo_type="dataset")
+others = dict(repo_id="tester/others", repo_type="dataset")
+api.upload_file(path_or_fileobj=b"PAR1", path_in_repo="data/train-0.parquet", **others)
+for card in (None, b"---\\ntags: [theirs]\\n---", b"# No header"):
+    if card:
+        api.upload_file(path_or_fileobj=card, path_in_repo="README.md", **others)
+    with pytest.raises(ValueError, match="a data set whose card has no tag 'ours'"):
+        check_target("tester/others", "dataset", tag="ours")
+check_target("tester/others", "dataset", tag="theirs", overwrite=True)
 
 # Private, and it stays so when it is pushed to again without the flag.
 push("--hub_private_repo", name="tester/secret")
