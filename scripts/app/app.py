@@ -24,14 +24,15 @@ from ..inference.loading import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-DEMO = Path("outputs/demo/runs/reg4pru/seed-0/training/last")
+# That of `make demo`; the second where it found no pretrained weights.
+DEMOS = [Path("outputs", study, "runs/reg4pru/seed-0/training/last") for study in ("demo", "demo_scratch")]
 
 
 @dataclass
 class AppArguments:
     """Which model is shown, and where."""
 
-    model: str | None = field(default=None, metadata={"help": f"Folder or Hub id; default: the demo's, {DEMO}."})
+    model: str | None = field(default=None, metadata={"help": f"Folder or Hub id; default: the demo's, {DEMOS[0]}."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     server_name: str | None = field(default=None, metadata={"help": "Address to listen at; default: 127.0.0.1."})
@@ -48,11 +49,12 @@ def find_model(model: str | None) -> str:
     """
     if model is not None:
         return model
-    if not (DEMO / "config.json").is_file():
-        raise ValueError(
-            f"There is no checkpoint at {DEMO}: `make demo` trains one in some minutes, or name another with --model."
-        )
-    return str(DEMO)
+    for demo in DEMOS:
+        if (demo / "config.json").is_file():
+            return str(demo)
+    raise ValueError(
+        f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in some minutes, or name another with --model."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
