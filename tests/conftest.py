@@ -1,11 +1,12 @@
 """What all tests share: no network, one thread, tiny models, and where real photographs are."""
 
 import os
+import resource
 
 # Read when the libraries are imported, hence before them. The tests of the Hub start clients with their own settings.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _same_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def bounded_memory() -> Iterator[None]:
+    """No case of a module, however hostile, may make the process larger by more than 1 GiB (of resident memory)."""
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    before = peak()
+    yield
+    assert peak() - before < 1024, f"{peak() - before} MiB"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.metrics import VesselMetrics
+from datasets_fives.image_counts import count_image, ratios
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
 
@@ -147,8 +147,8 @@ class Comparer:
 
 def agreement(prediction: Prediction, reference: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
     """Dice and clDice of a prediction against a mask, inside the field of view; `nan` where both are empty."""
-    row = VesselMetrics(threshold=THRESHOLD).update("", None, prediction.probability, reference, inside)
-    return row["dice"], row["cldice"]
+    scores = ratios(count_image(prediction.vessels, reference, inside, boundary_width=1))
+    return scores["dice"], scores["cldice"]
 
 
 def shown_panels(photograph: OpenPhotograph, pruned: Prediction, num_stages: int) -> dict[str, np.ndarray]:

@@ -13,6 +13,8 @@ from PIL import Image
 from datasets_fives.reading import read_mask, read_photograph
 from datasets_fives.two_folders import list_pairs
 
+pytestmark = pytest.mark.usefixtures("bounded_memory")
+
 # Spaces, quotes, what a shell or a pattern would read, right-to-left, combining and wide letters, line breaks.
 NAMES = st.one_of(
     st.text("ab01_- .'\"*?[]$;&\\\néß眼Жλא\u0301🩸", min_size=1, max_size=12),

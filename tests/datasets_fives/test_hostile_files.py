@@ -17,6 +17,8 @@ import modeling_reg4pru.photograph_reading as of_the_model
 from datasets_fives.reading import read_mask, read_photograph
 from modeling_reg4pru.label_maps import read_label_map
 
+pytestmark = pytest.mark.usefixtures("bounded_memory")
+
 KINDS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP")
 # Far more than any of these small pictures takes.
 SECONDS = 5.0

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
+pytestmark = pytest.mark.usefixtures("bounded_memory")
+
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=600, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -54,6 +54,14 @@ def test_weights_are_those_of_one_process(runs, arm):
 
 
 @pytest.mark.slow
+def test_layers_that_are_computed_again_and_a_selector_that_learns_nothing(runs):
+    """Gradient checkpointing in processes that wait for every gradient, where the selector gets none."""
+    more = (*PLAIN, "--gradient_checkpointing", "--max_train_steps", 4)
+    train_both(runs, "train", "again", *more, config=ARMS["dense"])
+    assert apart(runs, "train", "one-again", "two-again") < 1e-5
+
+
+@pytest.mark.slow
 def test_finetune_in_two_processes(runs):
     even = ("--synthetic_counts", 8, 2, 1)  # Trainer ends an epoch with a batch of what is left
     train_both(runs, "finetune", "finetune", *even, *PLAIN, "--max_steps", 6, config=ARMS["soft-routing"])
