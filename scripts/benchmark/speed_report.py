@@ -74,7 +74,8 @@ def draw_front(speed: dict, path: Path) -> None:
     axis = figure.subplots()
     axis.plot(*points(rows), "o", color="0.75", markersize=4, label="measured")
     axis.plot(*points(uniform), "s--", color="#D55E00", label="one rate for all stages, as the checkpoint is set")
-    axis.plot(*points([row for row in rows if row["on_front"]]), "o-", color="#0072B2", label="front")
+    front = points([row for row in rows if row["on_front"]])
+    axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="front")
     axis.set(xlabel="milliseconds an image", ylabel="average precision, validation photographs")
     threads = speed["machine"]["num_threads"]
     title = f"{speed['machine']['device']}{f', {threads} threads' if threads else ''}, {speed['machine']['dtype']}"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from tqdm import tqdm
 from transformers import BaseImageProcessor, HfArgumentParser
 
@@ -142,7 +143,10 @@ class Tuning:
         self.space = (config.num_stages, sorted(arguments.keep_rates), layers, pools)
         for layer in layers:
             for pool in pools:
-                variant_config(config, reactivation_layer=layer, selection_pool=pool)
+                try:
+                    variant_config(config, reactivation_layer=layer, selection_pool=pool)
+                except StrictDataclassClassValidationError as error:
+                    raise ValueError(str(error.__cause__)) from None
         self.size = (processor.size.height, processor.size.width)
         self.data = describe_data({"validation": photographs})
         self.identity = {
