@@ -92,7 +92,9 @@ def render_card(
         figure=figure,
         **_speed(benchmark),
         tuned=[] if tuned is None else front_rows(tuned),
-        tuned_budget="" if tuned is None else math.ceil(max(row["milliseconds"] for row in tuned["candidates"])),
+        tuned_budget=""
+        if tuned is None
+        else math.ceil(max(row["milliseconds"] for row in tuned["candidates"] if row["on_front"])),
         tuned_sentence="" if tuned is None else measured_sentence(tuned),
         data_sentence=_data_sentence(source, dataset_id, arguments.get("dataset_revision"), train_results),
         cites_fives=source != "synthetic",
