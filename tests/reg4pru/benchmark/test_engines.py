@@ -55,7 +55,7 @@ def test_onnx_engines(tiny_model, pixel_values, tmp_path):
     (tmp_path / "int8").mkdir()
     int8 = build_engine("onnx_int8", logits, (64, 64), tmp_path / "int8", CPU)(pixel_values)
     difference = (int8 - wanted).abs().mean()
-    assert 1e-4 < difference < 0.2 * wanted.abs().mean()
+    assert 1e-4 < difference < 0.5 * wanted.abs().mean()
     assert torch.isfinite(int8).all()
 
 
