@@ -171,7 +171,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             kwargs: What `from_pretrained` takes to find a checkpoint (`token`, `revision`, `cache_dir`, `subfolder`,
                 `local_files_only`, `force_download`) and `dtype` (`torch.dtype`, its name, or `"auto"`: that of the
                 checkpoint); and, without `config`, fields of [`Reg4PruConfig`].
-                With another `patch_size` than the checkpoint's, its patch kernel is resampled.
+                With another `patch_size` the patch kernel is resampled; of fewer layers these are the first ones.
 
         Raises:
             `ValueError`: for a field that there is not, if `config` describes another architecture than the
