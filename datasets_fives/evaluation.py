@@ -62,7 +62,7 @@ def measure(
     measured = {name: VesselMetrics(threshold=threshold) for name in predictors}
     conditions = dataset.features["condition"]
     grades = [grade for grade in QUALITY if grade in dataset.features]
-    for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="photograph")):
+    for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="photograph", leave=None)):
         vessels, counts = counted_pixels(np.asarray(row["mask"]))
         if inside_field_of_view:
             counts &= photographed_area(row)

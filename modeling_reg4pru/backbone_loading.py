@@ -125,7 +125,10 @@ def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -
     differences = [
         f"`{name}` is {getattr(config, name)}, the checkpoint has {backbone.fields[name]}"
         for name in ARCHITECTURE_FIELDS
-        if name in backbone.fields and getattr(config, name) != backbone.fields[name]
+        if name in backbone.fields
+        and getattr(config, name) != backbone.fields[name]
+        # The first layers of a deeper backbone are a backbone, too.
+        and not (name == "num_hidden_layers" and config.num_hidden_layers < backbone.fields[name])
     ]
     if "rope_parameters" in backbone.fields:
         theta, wanted = config.rope_parameters["rope_theta"], backbone.fields["rope_parameters"]["rope_theta"]
@@ -137,8 +140,8 @@ def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -
 
 def load_backbone(model: nn.Module, backbone: Backbone, dtype: torch.dtype | str | None = None) -> None:
     """
-    Copy embeddings, layers and final norm into a model. A patch kernel of another size is resampled; a LayerScale that
-    the family lacks is one; a bias that it lacks is zero.
+    Copy embeddings, layers and final norm into a model. A patch kernel of another size is resampled; of more layers
+    than the model has the first are taken; a LayerScale that the family lacks is one; a bias that it lacks is zero.
 
     Args:
         dtype (`torch.dtype` or `str`, *optional*): What the model turns into, as `from_pretrained` takes it: a type,
@@ -154,7 +157,11 @@ def load_backbone(model: nn.Module, backbone: Backbone, dtype: torch.dtype | str
         raise ValueError(f"`dtype` is {dtype!r}: it must be 'auto' or one of {', '.join(DTYPES)}.")
     parts = ("embeddings.", "layers.", "layernorm.")
     wanted = {name: weight for name, weight in model.state_dict().items() if name.startswith(parts)}
-    weights = dict(backbone.weights)
+    depth = model.config.num_hidden_layers
+    dropped = {name for name in backbone.weights if name.startswith("layers.") and int(name.split(".")[1]) >= depth}
+    if dropped:
+        logger.warning("Only the first %d of the %d layers are taken.", depth, backbone.fields["num_hidden_layers"])
+    weights = {name: weight for name, weight in backbone.weights.items() if name not in dropped}
     kernel = "embeddings.patch_embeddings.weight"
     weights[kernel] = resample_patch_kernel(weights[kernel], model.config.patch_size)
     for name, weight in wanted.items():

@@ -23,6 +23,7 @@ from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
 from .segmentation_head import allowed_patches, mask_probability, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
+from .speed_budget import SpeedBudgetMixin
 from .stage_selection import StageSelection
 from .token_routing import TokenBank, sample_routing_window
 from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
@@ -49,7 +50,7 @@ class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
             init.ones_(module.attn_mask_probs)
 
 
-class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
+class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
     """
     EoMT-DINOv3 for semantic segmentation with token pruning and random token routing (Reg4Pru, arXiv 2602.02163).
 
@@ -145,6 +146,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             kwargs, name = {key: value for key, value in kwargs.items() if key not in hub}, None
         model, loading = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         check_loading(loading["missing_keys"], pretrained_model_name_or_path)
+        model._remember_source(pretrained_model_name_or_path, **hub)
         if model_type in ("eomt", "eomt_dinov3") and model.attn_mask_probs.any():
             logger.warning(
                 "%s masks the attention of its queries at inference, too, in transformers (`attn_mask_probs` above "
@@ -169,7 +171,7 @@ class Reg4PruForSemanticSegmentation(Reg4PruPreTrainedModel):
             kwargs: What `from_pretrained` takes to find a checkpoint (`token`, `revision`, `cache_dir`, `subfolder`,
                 `local_files_only`, `force_download`) and `dtype` (`torch.dtype`, its name, or `"auto"`: that of the
                 checkpoint); and, without `config`, fields of [`Reg4PruConfig`].
-                With another `patch_size` than the checkpoint's, its patch kernel is resampled.
+                With another `patch_size` the patch kernel is resampled; of fewer layers these are the first ones.
 
         Raises:
             `ValueError`: for a field that there is not, if `config` describes another architecture than the

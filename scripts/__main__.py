@@ -13,6 +13,11 @@ COMMANDS = {
     "app": ("app.app", "show in a browser what pruning does to a photograph"),
     "export": ("inference.export", "write a pruned model as ONNX"),
     "benchmark": ("benchmark.benchmark", "measure time, operations and memory against the dense model"),
+    "engines": (
+        "benchmark.compare_engines",
+        "measure low precision, torch.compile and ONNX Runtime, dense and pruned",
+    ),
+    "tune": ("benchmark.tune", "choose keep rates by stage for a budget in milliseconds"),
     "study": ("study.study", "train and measure many arms; tables and figures"),
     "prepare": ("hub.prepare", "turn the FIVES archive into a data set for the Hub"),
     "push": ("hub.push", "push a checkpoint to the Hub, with its card"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from modeling_reg4pru.speed_budget import processor_name
+
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image", "scikit-learn")
 
 
@@ -31,12 +33,8 @@ def git_commit() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """`NVIDIA H200` or the like; for a CPU its model, where the system tells, and the number of threads in use."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = "" if torch.device(device).type == "cuda" else f", {torch.get_num_threads()} threads"
+    return f"{processor_name(device)}{threads}"
 
 
 def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> dict:

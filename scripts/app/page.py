@@ -16,6 +16,7 @@ from .report import (
     headline,
     measured_row,
     probability_legend,
+    speed_table,
     stage_legend,
     token_bars,
 )
@@ -47,12 +48,20 @@ class Page:
         examples (`list[Example]`): Photographs to begin with.
         attribution (`str`): Markdown: which model this is, by whom, trained on what.
         downloads ([`Downloads`]): Where files to be fetched are put.
+        speed (`dict`, *optional*): The checkpoint's `speed.json`.
     """
 
-    def __init__(self, comparer: Comparer, examples: list[Example], attribution: str, downloads: Downloads):
+    def __init__(
+        self,
+        comparer: Comparer,
+        examples: list[Example],
+        attribution: str,
+        downloads: Downloads,
+        speed: dict | None = None,
+    ):
         self.comparer, self.examples, self.downloads = comparer, examples, downloads
         self.config = comparer.model.config
-        self.attribution = attribution
+        self.attribution, self.speed = attribution, speed
 
     def build(self) -> gr.Blocks:
         """The page, ready to be launched."""
@@ -145,6 +154,8 @@ class Page:
         return [figures, slider, table, stages, differences, probability, tokens, files]
 
     def _curve(self, photograph: gr.State, settings: dict) -> None:
+        if self.speed is not None:
+            gr.HTML(heading("What was measured of this checkpoint, for a budget of time") + speed_table(self.speed))
         gr.Markdown(
             f"The same photograph at {len(KEEP_RATES)} keep rates, each the median of three runs: how much faster, "
             "and how close to the unpruned mask. It takes some seconds."

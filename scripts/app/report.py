@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-from ..inference.keep_rates import rate_name
+from ..benchmark.speed_report import front_rows, measured_sentence, rates_name
 from ..inference.panels import FALSE, FOUND, GROUND, MISSED, VESSEL, stage_colours
 from .comparison import OpenPhotograph, Prediction, agreement
 
@@ -28,9 +28,8 @@ def measured_row(photograph: OpenPhotograph, prediction: Prediction, keep_rates:
     truth = (math.nan, math.nan)
     if photograph.truth is not None:
         truth = agreement(prediction, photograph.truth, photograph.inside)
-    rates = [rate_name(rate) for rate in keep_rates]
     return {
-        "keep_rate": rates[0] if len(set(rates)) == 1 else " / ".join(rates),
+        "keep_rate": rates_name(keep_rates),
         "milliseconds": round(1000 * prediction.seconds, 1),
         "speed_up": round(dense.seconds / prediction.seconds, 3),
         "tokens": round(100 * sum(prediction.token_counts) / sum(dense.token_counts), 1),
@@ -64,6 +63,17 @@ def comparison_table(rows: dict[str, dict]) -> str:
         lines.append(f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f'<div class="r4p-scroll"><table class="r4p-table"><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def speed_table(speed: dict) -> str:
+    """What `reg4pru tune` found for this checkpoint: the settings that nothing beats in time and accuracy."""
+    heads = ("ms an image", "× unpruned", "keep rates", "reactivated after", "pool", "AP", "Dice", "clDice")
+    lines = [
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in front_rows(speed)
+    ]
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    caption = f"<caption>{escape(measured_sentence(speed))}</caption>"
+    return f'<div class="r4p-scroll"><table class="r4p-table">{caption}<tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def token_bars(dense: Prediction, pruned: Prediction, pruning_layers: list[int], reactivation_layer: int) -> str:

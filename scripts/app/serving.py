@@ -1,11 +1,13 @@
 """From a loaded checkpoint to a served page, with the limits that keep one visitor from taking everything."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.speed_budget import SPEED_FILE
 
 from .attribution import attribution
 from .comparison import Comparer
@@ -39,7 +41,9 @@ def serve(
     """
     comparer, examples = Comparer(model, processor), draw_examples()
     comparer.open(examples[0].name, examples[0].image)  # the first run of a process is slower than those that count
-    page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads")).build()
+    measured = checkpoint / SPEED_FILE
+    speed = json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else None
+    page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads"), speed).build()
     page.queue(max_size=_QUEUE, default_concurrency_limit=2)
     page.launch(
         server_name=arguments.server_name,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
@@ -34,6 +36,32 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, repeats: 
         call()
     synchronize(device)
     return (time.perf_counter() - start) / repeats
+
+
+def interleaved_seconds(
+    calls: list[Callable[[], object]], device: torch.device, rounds: int, min_seconds: float
+) -> list[list[float]]:
+    """
+    Mean wall time of every call in every round; each runs once a round, short ones several times.
+
+    Args:
+        calls (`list[Callable]`): What is timed, after one call that is not.
+        device (`torch.device`): Where they compute.
+        rounds (`int`): Rounds.
+        min_seconds (`float`): How long one call is repeated within a round.
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    with tqdm(total=len(calls) * (rounds + 1), desc="Timing", unit="run") as bar:
+        repeats = []
+        for call in calls:
+            call()
+            repeats.append(max(1, math.ceil(min_seconds / seconds_per_call(call, device))))
+            bar.update()
+        for _ in range(rounds):
+            for own, call, count in zip(seconds, calls, repeats, strict=True):
+                own.append(seconds_per_call(call, device, count))
+                bar.update()
+    return seconds
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:

@@ -3,7 +3,12 @@
 import copy
 
 import torch
-from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
+from transformers import (
+    EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+)
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import apply_rotary_pos_emb
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
@@ -16,6 +21,13 @@ MODEL_SIZES = {
     "small": (384, 12, 6, 16),
     "base": (768, 12, 12, 16),
     "large": (1024, 24, 16, 16),
+}
+# What EoMT on DINOv2 calls other than EoMT on DINOv3 does.
+EOMT_NAMES = {
+    "embeddings.patch_embeddings.": "embeddings.patch_embeddings.projection.",
+    "attention.o_proj.": "attention.out_proj.",
+    "mlp.up_proj.": "mlp.fc1.",
+    "mlp.down_proj.": "mlp.fc2.",
 }
 
 
@@ -33,23 +45,52 @@ def model_config(model_size: str, image_size: int) -> Reg4PruConfig:
     )
 
 
-def dense_model(model: Reg4PruForSemanticSegmentation, image_size: int) -> EomtDinov3ForUniversalSegmentation:
+def dense_model(
+    model: Reg4PruForSemanticSegmentation, image_size: int
+) -> EomtDinov3ForUniversalSegmentation | EomtForUniversalSegmentation:
     """
-    The dense model of transformers with the same weights, its masked attention annealed away, as after training.
+    The dense model of transformers with the same weights, its masked attention annealed away, as after training: EoMT
+    on DINOv3 for rotary positions, EoMT on DINOv2 for learned ones.
 
     Raises:
         `RuntimeError`: if a weight that the output depends on has no counterpart.
     """
-    known = EomtDinov3Config().to_dict().keys() - {"model_type", "architectures", "transformers_version", "dtype"}
-    fields = {name: value for name, value in model.config.to_dict().items() if name in known}
-    dense = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**{**fields, "image_size": image_size}))
-    missing, unexpected = dense.load_state_dict(model.state_dict(), strict=False)
-    unmatched = [name for name in missing if not name.startswith(("class_predictor.", "criterion."))]
+    if model.config.positions == "learned":
+        dense = EomtForUniversalSegmentation(_eomt_config(model.config, image_size))
+        weights = _eomt_weights(model, image_size)
+    else:
+        known = EomtDinov3Config().to_dict().keys() - {"model_type", "architectures", "transformers_version", "dtype"}
+        fields = {name: value for name, value in model.config.to_dict().items() if name in known}
+        dense = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**{**fields, "image_size": image_size}))
+        weights = model.state_dict()
+    missing, unexpected = dense.load_state_dict(weights, strict=False)
+    may_lack = ("class_predictor.", "criterion.", "embeddings.mask_token")
+    unmatched = [name for name in missing if not name.startswith(may_lack)]
     unmatched += [name for name in unexpected if not name.startswith("selectors.")]
     if unmatched:
         raise RuntimeError(f"The dense model of transformers lacks a counterpart of {', '.join(unmatched)}.")
     dense.attn_mask_probs.zero_()
     return dense.eval()
+
+
+def _eomt_config(config: Reg4PruConfig, image_size: int) -> EomtConfig:
+    known = EomtConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version", "dtype"}
+    fields = {name: value for name, value in config.to_dict().items() if name in known}
+    return EomtConfig(
+        **{**fields, "image_size": image_size, "mlp_ratio": config.intermediate_size // config.hidden_size}
+    )
+
+
+def _eomt_weights(model: Reg4PruForSemanticSegmentation, image_size: int) -> dict[str, torch.Tensor]:
+    """Our weights in the names of EoMT on DINOv2, which has positions for one size of images only."""
+    weights = {}
+    for name, weight in model.state_dict().items():
+        for ours, theirs in EOMT_NAMES.items():
+            name = name.replace(ours, theirs)
+        weights[name] = weight
+    side = image_size // model.config.patch_size
+    weights["embeddings.position_embeddings.weight"] = model.embeddings.positions((side, side))[0].detach().clone()
+    return weights
 
 
 def variant_config(config: Reg4PruConfig, **fields) -> Reg4PruConfig:

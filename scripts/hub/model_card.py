@@ -1,12 +1,15 @@
 """The card of a checkpoint, rendered from the JSON files that the scripts wrote: no number in it is typed by hand."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from safetensors import safe_open
+
+from ..benchmark.speed_report import front_rows, measured_sentence
 
 TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
@@ -32,6 +35,7 @@ def render_card(
     train_results: dict | None = None,
     metrics: dict | None = None,
     benchmark: dict | None = None,
+    tuned: dict | None = None,
     dataset_id: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
@@ -44,6 +48,7 @@ def render_card(
         train_results (`dict`, *optional*): `train_results.json` of `reg4pru train` or `finetune`.
         metrics (`dict`, *optional*): `metrics.json` of `reg4pru evaluate`.
         benchmark (`dict`, *optional*): `benchmark.json` of `reg4pru benchmark`.
+        tuned (`dict`, *optional*): `speed.json` of `reg4pru tune`.
         dataset_id (`str`, *optional*): Hub id of the data; by default what the training read, if that is one.
         base_model (`str`, *optional*): Hub id of the checkpoint that training began with; default as above.
         license (`str`, *optional*): Of the weights; by default Apache-2.0 from scratch, else `"other"`.
@@ -86,6 +91,11 @@ def render_card(
         measured_sentence=_measured_sentence(metrics, dataset_id) if results else "",
         figure=figure,
         **_speed(benchmark),
+        tuned=[] if tuned is None else front_rows(tuned),
+        tuned_budget=""
+        if tuned is None
+        else math.ceil(max(row["milliseconds"] for row in tuned["candidates"] if row["on_front"])),
+        tuned_sentence="" if tuned is None else measured_sentence(tuned),
         data_sentence=_data_sentence(source, dataset_id, arguments.get("dataset_revision"), train_results),
         cites_fives=source != "synthetic",
         training_sentence=_training_sentence(train_results, start, base_model),

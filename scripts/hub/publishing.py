@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru.speed_budget import SPEED_FILE
 
 from ..training_photographs import FILE, read_training_photographs, refuse_trained
 from .model_card import eval_results_yaml, hub_id, render_card
@@ -148,7 +149,10 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    copy_files([checkpoint / FILE, *([train_results_path] if train_results_path else [])], folder)
+    tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
+    copy_files(
+        [checkpoint / FILE, checkpoint / SPEED_FILE, *([train_results_path] if train_results_path else [])], folder
+    )
     figure = None
     if metrics:
         beside = Path(arguments.metrics).parent
@@ -167,6 +171,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         train_results=train_results,
         metrics=metrics,
         benchmark=benchmark,
+        tuned=tuned,
         dataset_id=arguments.hub_dataset_id,
         base_model=arguments.base_model,
         license=arguments.license,

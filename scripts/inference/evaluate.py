@@ -17,7 +17,6 @@ import numpy as np
 from datasets import Dataset
 from transformers import BaseImageProcessor, HfArgumentParser
 
-from datasets_fives import load_vessels
 from datasets_fives.evaluation import measure, results_table, write_results
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import VesselMetrics
@@ -26,9 +25,10 @@ from modeling_reg4pru.tiled_inference import predict_photograph
 
 from ..console import set_up_logging
 from ..provenance import provenance
-from ..training_photographs import describe_data, read_training_photographs, refuse_trained
+from ..training_photographs import describe_data
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
 from .loading import load_checkpoint, select_at_random
+from .measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
 from .panels import prediction_panels, save_prediction_figure
 
 logger = logging.getLogger(__name__)
@@ -36,33 +36,12 @@ logger = logging.getLogger(__name__)
 FIGURE_ROWS = 4
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(PhotographArguments):
     """What is measured, on what, and where the result goes."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
-    dataset: str = field(default="synthetic", metadata={"help": "Folder, Hub id, saved DatasetDict or 'synthetic'."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    split: str = field(
-        default="official",
-        metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
-    )
     side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
-    condition_pattern: str | None = field(
-        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
-    )
-    vessel_labels: list[int] | None = field(
-        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
-    )
-    synthetic_counts: list[int] = field(
-        default_factory=lambda: [64, 8, 16],
-        metadata={"help": "Synthetic photographs for train, validation and test; give what the training was given."},
-    )
-    photograph_size: int | None = field(
-        default=None, metadata={"help": "Longer side at which it is measured; default: the photographs' own size."}
-    )
     at_working_size: bool = field(
         default=False, metadata={"help": "Measure at the size at which the model sees photographs."}
     )
@@ -81,14 +60,7 @@ class EvaluationArguments:
     )
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
-    allow_training_photographs: bool = field(
-        default=False, metadata={"help": "Measure photographs that the checkpoint was trained on, too."}
-    )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
-    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many photographs."})
-    seed: int = field(default=0, metadata={"help": "Seed of synthetic photographs, splits and random selection."})
-    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
 
 
 def draw_figure(
@@ -138,27 +110,6 @@ def _check(arguments: EvaluationArguments) -> None:
             raise ValueError(f"--{name} is {value}: it must be at least 1.")
 
 
-def load_photographs(arguments: EvaluationArguments) -> Dataset:
-    """The photographs to measure; raises `ValueError` if there are none."""
-    sides = load_vessels(
-        arguments.dataset,
-        split=arguments.split,
-        seed=arguments.seed,
-        photograph_size=arguments.photograph_size,
-        condition_pattern=arguments.condition_pattern,
-        vessel_labels=arguments.vessel_labels,
-        revision=arguments.dataset_revision,
-        synthetic_counts=tuple(arguments.synthetic_counts),
-        fingerprints=True,
-    )
-    if arguments.side not in sides:
-        raise ValueError(f"--side is {arguments.side!r}: {arguments.dataset} has the sides {', '.join(sides)}.")
-    photographs = sides[arguments.side]
-    if not len(photographs):
-        raise ValueError(f"The side {arguments.side!r} of {arguments.dataset} has no photographs.")
-    return photographs.select(range(min(arguments.limit or len(photographs), len(photographs))))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Evaluate as the command line says."""
     set_up_logging()
@@ -171,14 +122,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         if arguments.at_working_size:
             arguments.photograph_size = processor.working_size
-        photographs = load_photographs(arguments)
-        hashes = dict(zip(photographs["name"], photographs["image_hash"], strict=True))
-        trained_on = refuse_trained(
-            hashes,
-            read_training_photographs(arguments.model_name_or_path, arguments.model_revision),
-            arguments.model_name_or_path,
-            arguments.allow_training_photographs,
-        )
+        photographs = load_photographs(arguments, arguments.side)
+        hashes, trained_on = refuse_trained_on(arguments, photographs)
     except ValueError as error:
         parser.error(str(error))
     if arguments.selection_pool:

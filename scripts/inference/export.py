@@ -64,12 +64,24 @@ def export_program(model: Reg4PruForSemanticSegmentation, image_size: tuple[int,
         model ([`Reg4PruForSemanticSegmentation`]): The model; it is exported for inference.
         image_size (`tuple[int, int]`): Height and width of the images, multiples of the patch size.
     """
-    module = LogitsOnly(model).eval()
-    # A batch of one would be taken for a constant.
     example = torch.zeros(2, model.config.num_channels, *image_size, device=model.device, dtype=model.dtype)
+    return _program(LogitsOnly(model).eval(), example)
+
+
+def _program(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    """A graph with a dynamic batch; the example holds two images: a batch of one would be taken for a constant."""
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes={"pixel_values": {0: batch}})
+
+
+def export_module(module: nn.Module, num_channels: int, image_size: tuple[int, int]) -> torch.onnx.ONNXProgram:
+    """Any module that takes `pixel_values` and gives logits, in `float32` on the CPU, as ONNX with a dynamic batch."""
+    return _onnx_program(_program(module.eval(), torch.zeros(2, num_channels, *image_size)))
+
+
+def _onnx_program(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    return torch.onnx.export(program, input_names=["pixel_values"], output_names=["logits"], verbose=False)
 
 
 def export_onnx(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> None:
@@ -81,9 +93,7 @@ def export_onnx(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, in
         image_size (`tuple[int, int]`): Height and width of the images.
         path (`Path`): The file to write.
     """
-    exported = torch.onnx.export(
-        export_program(model, image_size), input_names=["pixel_values"], output_names=["logits"], verbose=False
-    )
+    exported = _onnx_program(export_program(model, image_size))
     exported.model.metadata_props.update(
         {
             "keep_rates": json.dumps(model.config.keep_rates),

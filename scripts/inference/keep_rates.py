@@ -1,6 +1,6 @@
 """Keep rates as the commands take them, and a model at one of them as a function of photographs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -53,16 +53,31 @@ def predictors(
         `ValueError`: If the keep rates are wrong.
     """
     check_keep_rates(keep_rates)
+    common = {"batch_size": batch_size, "seed": seed}
+    return {rate_name(rate): predictor(model, processor, rate, **common) for rate in keep_rates}
 
-    def at(rate: float) -> Callable[[Image.Image, int], np.ndarray]:
-        def predict(photograph: Image.Image, index: int) -> np.ndarray:
-            with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
-                prediction = predict_photograph(model, processor, photograph, rate, batch_size=batch_size)
-            return prediction.probabilities[1].numpy()
 
-        return predict
+def predictor(
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    keep_rates: float | Sequence[float] | None,
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+) -> Callable[[Image.Image, int], np.ndarray]:
+    """
+    The model as a function of a photograph and its number to its vessel probability; arguments as for [`predictors`].
 
-    return {rate_name(rate): at(rate) for rate in keep_rates}
+    Args:
+        keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
+    """
+
+    def predict(photograph: Image.Image, index: int) -> np.ndarray:
+        with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
+            prediction = predict_photograph(model, processor, photograph, keep_rates, batch_size=batch_size)
+        return prediction.probabilities[1].numpy()
+
+    return predict
 
 
 @contextmanager

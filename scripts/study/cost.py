@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
@@ -142,6 +143,15 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
         }
         for arm in study.arms
     }
+
+
+def tiles_per_photograph(study: Study, runs_dir: Path, photograph: Image.Image) -> dict[str, int]:
+    """Forward passes that a photograph takes, by arm: its tiles at the size at which the arm sees it."""
+    tiles = {}
+    for arm in study.arms:
+        _, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint), device="cpu")
+        tiles[arm] = len(processor.cut_photograph(photograph).patch_offsets)
+    return tiles
 
 
 def _forward(model: Reg4PruForSemanticSegmentation, pictures: torch.Tensor, rate: float) -> Callable[[], object]:

@@ -119,7 +119,7 @@ def arm_style(study: Study, arm: str) -> dict:
 
 def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
     """Average precision and Dice against the keep rate: a line an arm, bars of one standard deviation."""
-    figure = _card(9.5, 4.4)
+    figure = card(9.5, 4.4)
     for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
         for arm, settings in study.arms.items():
             cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for rate in study.keep_rates])
@@ -131,9 +131,9 @@ def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
             axis.errorbar(beside, cells[:, 0], spreads, fmt="none", ecolor=style["color"], alpha=0.6)
         axis.invert_xaxis()
         axis.set(xlabel="keep rate at every stage", ylabel=name, xticks=study.keep_rates)
-        _tidy(axis)
+        tidy(axis)
     handles, _ = figure.axes[0].get_legend_handles_labels()
-    _legend_below(figure, handles, ncols=3)
+    legend_below(figure, handles, ncols=3)
     figure.savefig(path, dpi=DPI)
 
 
@@ -142,7 +142,7 @@ def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
     Average precision against the keep rate, a panel a data set: a line an arm through the means, a faint one a seed.
     """
     evaluations = [name for name, settings in study.evaluations.items() if is_as_trained(settings)]
-    figure = _card(4.75 * len(evaluations), 5.0)
+    figure = card(4.75 * len(evaluations), 5.0)
     axes = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
     for axis, evaluation in zip(axes, evaluations, strict=True):
         for arm, settings in study.arms.items():
@@ -156,10 +156,10 @@ def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
         axis.invert_xaxis()
         title = "test photographs" if evaluation == AS_TRAINED else evaluation
         axis.set(xlabel="keep rate at every stage", xticks=study.keep_rates, title=title)
-        _tidy(axis)
+        tidy(axis)
     figure.axes[0].set_ylabel("average precision")
     handles, _ = figure.axes[0].get_legend_handles_labels()
-    _legend_below(figure, handles, ncols=3)
+    legend_below(figure, handles, ncols=3)
     figure.savefig(path, dpi=DPI)
 
 
@@ -169,7 +169,7 @@ def _mean_precision(rows: list[dict], arm: str, evaluation: str, rate: float) ->
 
 def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
     """Average precision and Dice of more arms than lines can be told apart: a row an arm, a point a keep rate."""
-    figure = _card(9.5, 1.5 + 0.3 * len(study.arms))
+    figure = card(9.5, 1.5 + 0.3 * len(study.arms))
     places = range(len(study.arms))
     for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
         for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
@@ -177,11 +177,11 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
             label, style = f"keep rate {rate_name(rate)}", {"color": colour, "marker": marker, "linestyle": "none"}
             axis.errorbar(cells[:, 0], places, xerr=np.nan_to_num(cells[:, 1]), label=label, **style)
         axis.set_xlabel(name)
-        _tidy(axis)
+        tidy(axis)
     axis.set_yticks(places, [settings["label"] for settings in study.arms.values()])
     axis.invert_yaxis()
     handles, _ = axis.get_legend_handles_labels()
-    _legend_below(figure, handles, ncols=len(handles))
+    legend_below(figure, handles, ncols=len(handles))
     figure.savefig(path, dpi=DPI)
 
 
@@ -191,7 +191,7 @@ def draw_figure1(
     """Input, ground truth and the pruned predictions of the two compared arms; average precision against speed."""
     chosen = [photographs[index] for index in _spread(len(photographs), NUM_PHOTOGRAPHS)]
     labels = [f"{study.arms[arm]['label']}\npruned to {rate_name(rate)}" for arm in study.compare]
-    figure = _card(2.1 * len(chosen) + 5.6, 9.0)
+    figure = card(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
     models = [load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint)) for arm in study.compare]
@@ -224,7 +224,7 @@ def draw_figure1(
     first = next(iter(study.arms.values()))["label"]
     axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
     axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
-    _tidy(axis)
+    tidy(axis)
     below.legend(*axis.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=9)
     figure.savefig(path, dpi=DPI)
 
@@ -241,7 +241,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     if not arms:
         return
     chosen = [photographs[index] for index in _spread(len(photographs), 2)]
-    figure = _card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
+    figure = card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
     axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
     images = [np.asarray(row["image"]) for row in chosen]
@@ -261,7 +261,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
     colours = stage_colours(model.config.num_stages) / 255
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-    _legend_below(figure, handles, ncols=len(arms) + 1)
+    legend_below(figure, handles, ncols=len(arms) + 1)
     figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
     figure.savefig(path, dpi=DPI)
 
@@ -292,7 +292,7 @@ def collect_drift(study: Study, runs_dir: Path, rate: float) -> list[dict]:
 def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
     """Cosine similarity of preserved and unpruned states by layer; average precision decoded after the last layers."""
     num_layers = max(row["layer"] for row in drift) + 1
-    figure = _card(9.5, 5.2)
+    figure = card(9.5, 5.2)
     similarity, decoded = figure.subplots(1, 2)
     for arm in study.compare:
         label, style = study.arms[arm]["label"], arm_style(study, arm)
@@ -308,7 +308,7 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
     decoded.set(xlabel="decoded after layer", ylabel="average precision")
     decoded.set_title("read out by the model's own heads", fontsize=10)
     for axis in (similarity, decoded):
-        _tidy(axis)
+        tidy(axis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)
 
@@ -356,13 +356,15 @@ def _crop(panel: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return panel[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _card(width: float, height: float) -> Figure:
+def card(width: float, height: float) -> Figure:
+    """An empty figure, inches wide and high."""
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _legend_below(figure: Figure, handles: list, ncols: int) -> None:
+def legend_below(figure: Figure, handles: list, ncols: int) -> None:
+    """One legend for all panels."""
     ncols = min(len(handles), ncols)
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
 
@@ -372,7 +374,8 @@ def _bare(axis) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _tidy(axis) -> None:
+def tidy(axis) -> None:
+    """No frame, and a grid behind the lines."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="0.9", linewidth=0.6)
     axis.set_axisbelow(True)

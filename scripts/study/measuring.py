@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 from datasets import Dataset
 from transformers import BaseImageProcessor
@@ -64,11 +65,12 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
 
 
 def _photographs(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
-    """The test photographs of an evaluation, at the size of those of the training."""
+    """The test photographs of an evaluation, at its size, else at that of those of the training."""
     _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", str(folder.training)])
+    size = settings.get("photograph_size", data_arguments.photograph_size)
     if "dataset" not in settings:
-        return load_data(data_arguments, arguments.seed)["test"]
-    split, size = settings.get("split", "official"), data_arguments.photograph_size
+        return load_data(replace(data_arguments, photograph_size=size), arguments.seed)["test"]
+    split = settings.get("split", "official")
     sides = load_vessels(settings["dataset"], split=split, photograph_size=size)
     if "test" not in sides:
         raise ValueError(f"The data set {settings['dataset']} has no test photographs under split {split!r}.")

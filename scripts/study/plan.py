@@ -9,6 +9,7 @@ What a study holds, read from its YAML file: arms x seeds to train, and how each
     evaluations:                                  # besides the model as it was trained, on the test photographs
       - {selector: random}                        # changed
       - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
+      - {photograph_size: 1024}                   # at one size, whichever size an arm sees them at
     compare: [soft, reg4pru]                      # the two arms of the pictures
     arms:                                         # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # What an evaluation changes in the model, and what photographs it is on.
 MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
-DATA_FIELDS = ("dataset", "split")
+DATA_FIELDS = ("dataset", "split", "photograph_size")
 # What the study itself decides for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
@@ -178,6 +179,9 @@ def evaluation_name(settings: dict) -> str:
         raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
     if "split" in settings and "dataset" not in settings:
         raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset that it splits.")
+    size = settings.get("photograph_size", 1)
+    if type(size) is not int or size < 1:
+        raise ValueError(f"An evaluation has photograph_size {size!r}: it must be a number of pixels.")
     if "dataset" in settings and "name" not in settings:
         raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one, for the tables.")
     return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED

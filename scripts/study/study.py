@@ -28,6 +28,7 @@ from .cost import measure_study, training_time
 from .figures import draw_figures
 from .paired import collect_photographs, paired_markdown, write_photographs
 from .plan import Study, read_study
+from .race import write_race
 from .run import complete_run, end_with_parent
 from .run_folder import RunFolder
 from .tables import collect, markdown, recipes_markdown, write_costs, write_csv
@@ -109,6 +110,8 @@ def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[di
     times = {arm: training_time(study, arm, cost) for arm in study.arms}
     (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
     draw_figures(study, runs_dir, output_dir, rows, cost)
+    if any("photograph_size" in settings for settings in study.evaluations.values()):
+        write_race(study, runs_dir, output_dir, rows, cost)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -113,3 +113,13 @@ def test_fields_may_be_set_beside_the_backbone(plain_backbone):
     assert model.config.pos_embed_rescale == 2.0
     with pytest.raises(ValueError, match="`hidden_size` is 64, the checkpoint has 32"):
         Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, hidden_size=64)
+
+
+@torch.no_grad()
+def test_the_first_layers_of_a_deeper_backbone(plain_backbone, pixel_values):
+    whole = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD).eval()
+    short = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, num_hidden_layers=4).eval()
+    assert len(short.layers) == 4
+    states = [model(pixel_values, keep_rates=1.0, output_hidden_states=True).hidden_states for model in (whole, short)]
+    for index in range(short.config.first_query_layer + 1):
+        torch.testing.assert_close(states[1][index], states[0][index])

@@ -13,7 +13,7 @@ from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_photograph
 from reg4pru.app.comparison import Comparer
 from reg4pru.app.opening import decode_base64, open_photograph, open_truth
-from reg4pru.app.report import measured_row
+from reg4pru.app.report import measured_row, speed_table
 from reg4pru.upkeep import gallery
 
 
@@ -94,3 +94,22 @@ def test_the_gallery_of_a_checkpoint(comparer, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "_SIDE", 96)
     assert gallery.main(["--model", "any", "--output", str(tmp_path / "app" / "gallery.png")]) == 0
     assert np.asarray(Image.open(tmp_path / "app" / "gallery.png").convert("L")).std() > 10
+
+
+def test_what_was_tuned_is_a_table(speed):
+    table = speed_table(speed)
+    assert table.count("<tr>") == 1 + 2
+    assert "<td>1.0 / 0.7 / 0.5</td><td>L−2</td><td>all</td><td>0.875</td>" in table
+    assert "Slow &amp; Steady, 2 threads" in table
+
+
+def test_the_page_shows_what_was_tuned(comparer, speed, tmp_path):
+    pytest.importorskip("gradio")
+    from reg4pru.app.downloads import Downloads
+    from reg4pru.app.page import Page
+
+    def page(measured):
+        return str(Page(comparer, [], "", Downloads(tmp_path), measured).build().get_config_file())
+
+    assert "Slow &amp; Steady" in page(speed)
+    assert "for a budget of time" not in page(None)

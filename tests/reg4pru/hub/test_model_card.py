@@ -108,6 +108,20 @@ def test_what_was_not_measured_is_said(checkpoint, tmp_path):
     assert "license: apache-2.0" in card
 
 
+def test_what_was_tuned_goes_along_and_is_shown(checkpoint, speed, tmp_path):
+    (checkpoint / "speed.json").write_text(json.dumps(speed))
+    folder = stage(checkpoint, tmp_path)
+    assert json.loads((folder / "speed.json").read_text()) == speed
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "model.set_speed_budget(milliseconds=62)" in card, "a budget that one of the rows meets"
+    rows = [line for line in card.splitlines() if "| L−2 |" in line]
+    assert rows == [
+        "| 61.2 | 1.50× | 1.0 / 0.7 / 0.5 | L−2 | all | 0.875 | 0.750 | – |",
+        "| 40 | 2.25× | 0.5 | L−2 | all | 0.800 | 0.750 | – |",
+    ]
+    assert "Slow & Steady, 2 threads, float32" in card
+
+
 def test_synthetic_data_and_local_starts_are_no_hub_ids(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "old").mkdir(parents=True)

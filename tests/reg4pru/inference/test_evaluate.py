@@ -19,6 +19,7 @@ from modeling_reg4pru.tiled_inference import predict_photograph
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.inference import evaluate
 from reg4pru.inference.keep_rates import predictors
+from reg4pru.inference.measured_photographs import load_photographs
 from reg4pru.training_photographs import fingerprints, read_training_photographs, write_training_photographs
 
 
@@ -165,7 +166,7 @@ def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_pat
             split=wanted,
             photograph_size=64,
         )
-        names[wanted] = evaluate.load_photographs(arguments)["name"][:]
+        names[wanted] = load_photographs(arguments, "test")["name"][:]
 
     assert names == {"sample": SAMPLE_SPLIT["test"], str(split): ["test/39_A"]}
 
@@ -183,8 +184,8 @@ def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_pat
         (["--model_name_or_path", "./missing"], "./missing"),
         (["--dataset", "./missing"], "missing"),
         (["--split", "missing.yaml"], "missing.yaml"),
-        (["--side", "validation"], "--side is 'validation'"),
-        (["--synthetic_counts", "1", "0", "0"], "--side is 'test'"),
+        (["--side", "validation"], "no side 'validation'"),
+        (["--synthetic_counts", "1", "0", "0"], "no side 'test'"),
         (["--device", "nowhere"], "nowhere"),
     ],
 )

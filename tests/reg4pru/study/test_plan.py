@@ -142,6 +142,7 @@ def test_environment_variables(write, monkeypatch):
         ({"evaluations": [{"dataset": "here"}]}, "on here has no name: give it one"),
         ({"evaluations": [{"name": "other", "split": "sample"}]}, "split 'sample' but no dataset"),
         ({"evaluations": [{"selector": "random"}] * 2}, "has selector=random more than once"),
+        ({"evaluations": [{"photograph_size": 0}]}, "photograph_size 0: it must be a number of pixels"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
         ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
         ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),

@@ -49,7 +49,7 @@ STUDY = {
     "overrides": {"max_train_steps": 3},
     "seeds": [0],
     "keep_rates": [1.0, 0.5],
-    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}],
+    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}, {"photograph_size": 96}],
     "compare": ["soft", "reg4pru"],
     "arms": {
         "soft": {"label": "soft mask", "config": {"routing": False}},
@@ -114,15 +114,15 @@ def test_tables_and_figures(finished):
     results = finished / "results"
     with (results / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 4 * 2  # arms, evaluations, keep rates
+    assert len(rows) == 2 * 5 * 2  # arms, evaluations, keep rates
     assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
     unpruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "1.0"}
-    assert len(unpruned) == 2  # without pruning all evaluations on the same photographs agree
+    assert len(unpruned) == 3  # without pruning all evaluations on the same photographs agree
     pruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "0.5"}
-    assert len(pruned) == 4
+    assert len(pruned) == 5
     with (results / "per_image.csv").open() as file:
         photographs = list(csv.DictReader(file))
-    assert len(photographs) == 2 * 2 * (3 * 2 + 1)  # arms, keep rates, photographs of three evaluations and of one
+    assert len(photographs) == 2 * 2 * (4 * 2 + 1)  # arms, keep rates, photographs of four evaluations and of one
     # All pixels of the only photograph are those of its data (histograms tie some probabilities of a young model).
     single, pooled = (
         [float(row["average_precision"]) for row in table if row["evaluation"] == "others"]
@@ -133,7 +133,13 @@ def test_tables_and_figures(finished):
     assert "| Reg4Pru |" in (results / "table.md").read_text()
     assert "1.00×" in (results / "cost.md").read_text()
     assert set(json.loads((results / "provenance.json").read_text())["runs"]) == {"soft/seed-0", "reg4pru/seed-0"}
-    for name in ("figure1", "keep_rates", "drift", "stages"):
+    with (results / "race.csv").open() as file:
+        raced = list(csv.DictReader(file))
+    assert [(row["arm"], row["keep_rate"]) for row in raced] == [
+        (arm, rate) for arm in ("soft", "reg4pru") for rate in ("1.0", "0.5")
+    ]
+    assert {(row["evaluation"], row["tiles"]) for row in raced} == {("photograph_size=96", "1")}
+    for name in ("figure1", "keep_rates", "drift", "stages", "race"):
         with Image.open(results / f"{name}.png") as figure:
             assert figure.width > 500
     with (results / "drift.csv").open() as file:

@@ -1,0 +1,155 @@
+"""Keep rates for a budget in milliseconds, from what `reg4pru tune` measured and left beside the checkpoint."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+from transformers import logging
+from transformers.utils import cached_file
+
+logger = logging.get_logger(__name__)
+
+SPEED_FILE = "speed.json"
+# What of `from_pretrained` says where a checkpoint lies. No token: a model that is pickled must not carry one.
+_PLACE = ("cache_dir", "subfolder", "local_files_only")
+
+
+def processor_name(device: torch.device | str) -> str:
+    """`NVIDIA H200` or the like; for a CPU its model, where the system tells."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def describe_machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, str | int | None]:
+    """What times hold for: `device`, `dtype`, and on a CPU `num_threads`."""
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else None
+    return {"device": processor_name(device), "dtype": str(dtype).removeprefix("torch."), "num_threads": threads}
+
+
+def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
+    """
+    The most accurate candidate within a budget.
+
+    Args:
+        candidates (`list[dict]`): What was measured, with `milliseconds` (of one image) and `average_precision`.
+        milliseconds (`float`): What an image may take.
+
+    Raises:
+        `ValueError`: if the budget is no positive number, or below the fastest candidate.
+    """
+    if not milliseconds > 0:
+        raise ValueError(f"The budget is {milliseconds} milliseconds: it must be above 0.")
+    within = [row for row in candidates if row["milliseconds"] <= milliseconds]
+    if not within:
+        fastest = min(candidates, key=lambda row: row["milliseconds"])
+        raise ValueError(
+            f"The budget is {milliseconds:g} milliseconds, but the fastest that was measured takes "
+            f"{fastest['milliseconds']:.3g}: keep rates {fastest['keep_rates']}, `reactivation_layer` "
+            f"{fastest['reactivation_layer']}, `selection_pool` {fastest['selection_pool']!r}."
+        )
+    return max(within, key=lambda row: (row["average_precision"], -row["milliseconds"]))
+
+
+class SpeedBudgetMixin:
+    """What a model knows of its speed: the `speed.json` that lies where its weights came from."""
+
+    _source: tuple[str, dict] | None = None
+
+    def keep_rates_for(self, milliseconds: float) -> list[float]:
+        """
+        The most accurate keep rates that were measured within a budget, for the reactivation layer and the selection
+        pool that the model has now; [`~SpeedBudgetMixin.set_speed_budget`] chooses these, too. A warning says so if
+        the times are those of another device, data type or number of threads than here.
+
+        Args:
+            milliseconds (`float`):
+                What an image of the size that was measured may take, in a batch as large as it was measured; a
+                photograph of several tiles takes several times as much.
+
+        Returns:
+            `list[float]`: one keep rate a stage, for [`set_keep_rates`] or a single call.
+
+        Raises:
+            `ValueError`: If the checkpoint has no `speed.json`, nothing was measured with these settings, or the
+                budget is below the fastest that was.
+        """
+        layer, pool = self.config.reactivation_layer, self.config.selection_pool
+        candidates = self._read_speed()["candidates"]
+        fitting = [
+            row
+            for row in candidates
+            # Unpruned, both settings have no effect.
+            if min(row["keep_rates"]) == 1 or (row["reactivation_layer"], row["selection_pool"]) == (layer, pool)
+        ]
+        if not any(min(row["keep_rates"]) < 1 for row in fitting):
+            raise ValueError(
+                f"Nothing was measured with `reactivation_layer` {layer} and `selection_pool` {pool!r}: tune again "
+                "with these, or let `set_speed_budget` choose among what was measured."
+            )
+        return list(choose_candidate(fitting, milliseconds)["keep_rates"])
+
+    def set_speed_budget(self, milliseconds: float) -> dict:
+        """
+        Set keep rates, reactivation layer and selection pool to the most accurate ones within a budget; see
+        [`~SpeedBudgetMixin.keep_rates_for`].
+
+        Args:
+            milliseconds (`float`): What an image may take.
+
+        Returns:
+            `dict`: what was measured with these settings: `milliseconds`, `average_precision`, `dice`, ...
+        """
+        chosen = choose_candidate(self._read_speed()["candidates"], milliseconds)
+        self.set_keep_rates(chosen["keep_rates"])
+        self.config.reactivation_layer = chosen["reactivation_layer"]
+        self.config.selection_pool = chosen["selection_pool"]
+        return chosen
+
+    def _remember_source(self, name: str | os.PathLike | None, **kwargs) -> None:
+        """Note where the weights came from, with the commit: what lies beside them must be of the same one."""
+        if name is None:
+            return
+        place = {key: kwargs[key] for key in _PLACE if kwargs.get(key) is not None}
+        # transformers sets it on configurations that come from the Hub, and on no others.
+        revision = getattr(self.config, "_commit_hash", None) or kwargs.get("revision")
+        name = os.path.abspath(name) if os.path.isdir(name) else str(name)
+        self._source = (name, {**place, "revision": revision} if revision else place)
+
+    def _read_speed(self) -> dict:
+        """The `speed.json` of the checkpoint; warns if it was measured on another machine than this."""
+        advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <photographs>` makes one"
+        if self._source is None:
+            raise ValueError(f"The model was not loaded from a checkpoint, so it has no {SPEED_FILE}: {advice}.")
+        name, place = self._source
+        if os.path.isabs(name) and not os.path.isdir(name):
+            raise ValueError(f"The checkpoint {name} is no longer there, and its {SPEED_FILE} neither.")
+        path = cached_file(name, SPEED_FILE, _raise_exceptions_for_missing_entries=False, **place)
+        if path is None:
+            raise ValueError(f"{name} has no {SPEED_FILE}, so its speed is not known: {advice}.")
+        try:
+            speed = json.loads(Path(path).read_text(encoding="utf-8"))
+            measured = speed["machine"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no file of reg4pru tune: {error!r}. {advice}.") from None
+        here = describe_machine(self.device, self.dtype)
+        other = [
+            f"{field} {measured.get(field)} (here {here[field]})"
+            for field in here
+            if measured.get(field) != here[field]
+        ]
+        if other:
+            logger.warning(
+                "The times of %s were measured with %s: they do not hold here. To measure here, tune again.",
+                name,
+                ", ".join(other),
+            )
+        return speed
+
+
+__all__ = ["SPEED_FILE", "SpeedBudgetMixin"]

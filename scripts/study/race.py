@@ -1,0 +1,79 @@
+"""
+The race of a study whose arms see photographs at several sizes: quality at one size over the time of a photograph.
+
+Time is that of a tile, measured side by side (`cost.json`), times the tiles that a photograph takes at the arm's size.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from ..inference.keep_rates import rate_name
+from .cost import tiles_per_photograph
+from .figures import DPI, arm_style, card, legend_below, load_photographs, tidy
+from .plan import Study
+from .tables import summarise
+
+RACED = {"average_precision": "average precision", "cldice": "clDice"}
+SPREADS = {name: f"{name}_sd" for name in RACED}
+FIELDS = ("evaluation", "arm", "keep_rate", "tiles", "seconds", *RACED, *SPREADS.values())
+
+
+def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int]) -> list[dict]:
+    """
+    A row an arm and keep rate, for every evaluation at a size of its own; arms that never learned to prune stand
+    unpruned only.
+
+    Args:
+        study (`Study`): The study.
+        rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
+        cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
+        tiles (`dict[str, int]`): Tiles of a photograph, by arm.
+    """
+    raced = []
+    for evaluation, settings in study.evaluations.items():
+        if "photograph_size" not in settings:
+            continue
+        for arm in study.arms:
+            config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
+            prunes = config.get("train_pruning", "soft") != "none"
+            for rate in study.keep_rates if prunes else (1.0,):
+                row = {"evaluation": evaluation, "arm": arm, "keep_rate": rate_name(rate), "tiles": tiles[arm]}
+                row["seconds"] = tiles[arm] / cost["inference"][arm][rate_name(rate)]["images_per_second"]
+                for metric in RACED:
+                    row[metric], row[SPREADS[metric]] = summarise(rows, arm, evaluation, rate, metric)
+                raced.append(row)
+    return raced
+
+
+def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
+    """Write `race.csv` and `race.png`."""
+    photograph = load_photographs(study, runs_dir)[0]["image"]
+    raced = race_rows(study, rows, cost, tiles_per_photograph(study, runs_dir, photograph))
+    with (output_dir / "race.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(raced)
+    draw_race(study, raced, cost["provenance"]["device"], output_dir / "race.png")
+
+
+def draw_race(study: Study, raced: list[dict], device: str, path: Path) -> None:
+    """Average precision and clDice over the seconds of a photograph: a line an arm, bars of one standard deviation."""
+    figure = card(9.5, 4.8)
+    first = raced[0]["evaluation"]
+    for axis, (metric, name) in zip(figure.subplots(1, 2), RACED.items(), strict=True):
+        for arm, settings in study.arms.items():
+            line = [row for row in raced if row["arm"] == arm and row["evaluation"] == first]
+            seconds = [row["seconds"] for row in line]
+            means = [row[metric] for row in line]
+            style = arm_style(study, arm)
+            axis.plot(seconds, means, label=settings["label"], **style)
+            spreads = np.nan_to_num([row[SPREADS[metric]] for row in line])
+            axis.errorbar(seconds, means, spreads, fmt="none", ecolor=style["color"], alpha=0.6)
+        axis.set(xlabel=f"seconds a photograph\n{device}", ylabel=name)
+        axis.set_xlim(left=0)
+        tidy(axis)
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    legend_below(figure, handles, ncols=3)
+    figure.savefig(path, dpi=DPI)

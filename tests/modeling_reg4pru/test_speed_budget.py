@@ -1,0 +1,110 @@
+"""Keep rates for a budget, from the `speed.json` beside a checkpoint."""
+
+import copy
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.speed_budget import describe_machine
+
+
+def candidate(milliseconds, precision, rates, layer=4, pool="active"):
+    return {
+        "milliseconds": milliseconds, "average_precision": precision, "keep_rates": rates,
+        "reactivation_layer": layer, "selection_pool": pool,
+    }  # fmt: skip
+
+
+SPEED = {
+    "machine": describe_machine("cpu", torch.float32),
+    "candidates": [
+        candidate(100.0, 0.9, [1.0, 1.0, 1.0]),
+        candidate(80.0, 0.85, [0.7, 0.7, 0.7]),
+        candidate(79.0, 0.87, [1.0, 0.7, 0.5]),
+        candidate(60.0, 0.88, [0.7, 0.7, 0.7], layer=5, pool="all"),
+        candidate(50.0, 0.7, [0.5, 0.5, 0.5]),
+    ],
+}
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "speed.json").write_text(json.dumps(SPEED))
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def model(folder):
+    return Reg4PruForSemanticSegmentation.from_pretrained(folder).eval()
+
+
+def test_the_most_accurate_rates_within_the_budget(model, pixel_values):
+    assert model.keep_rates_for(milliseconds=90) == [1.0, 0.7, 0.5]
+    assert model.keep_rates_for(milliseconds=79) == [1.0, 0.7, 0.5]
+    assert model.keep_rates_for(milliseconds=78) == [0.5, 0.5, 0.5]
+    assert model.keep_rates_for(milliseconds=1000) == [1.0, 1.0, 1.0]
+    assert model.config.keep_rates == 0.7, "it only says"
+    model(pixel_values, keep_rates=model.keep_rates_for(milliseconds=90))
+
+
+def test_a_budget_also_sets_layer_and_pool(model):
+    chosen = model.set_speed_budget(milliseconds=90)
+    assert chosen["milliseconds"] == 60
+    config = model.config
+    assert (config.keep_rates, config.reactivation_layer, config.selection_pool) == ([0.7] * 3, 5, "all")
+    config.validate()
+    assert model.keep_rates_for(milliseconds=60) == [0.7] * 3
+
+
+def test_another_machine_is_said_aloud(model, folder, caplog, monkeypatch):
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        model.keep_rates_for(milliseconds=90)
+        assert "do not hold here" not in caplog.text
+        other = SPEED | {"machine": SPEED["machine"] | {"num_threads": 99}}
+        (folder / "speed.json").write_text(json.dumps(other))
+        model.keep_rates_for(milliseconds=90)
+    assert "num_threads 99 (here 1)" in caplog.text
+    assert "dtype" not in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        model.to(torch.bfloat16).keep_rates_for(milliseconds=90)
+    assert "dtype float32 (here bfloat16)" in caplog.text
+
+
+def test_what_cannot_be_answered(model, folder, tiny_model):
+    with pytest.raises(ValueError, match=r"budget is 10 milliseconds, but the fastest that was measured takes 50"):
+        model.keep_rates_for(milliseconds=10)
+    for wrong in (0, -5, float("nan")):
+        with pytest.raises(ValueError, match="must be above 0"):
+            model.keep_rates_for(milliseconds=wrong)
+    elsewhere = copy.deepcopy(model)
+    elsewhere.config.selection_pool = "all"
+    with pytest.raises(
+        ValueError, match="Nothing was measured with `reactivation_layer` 4 and `selection_pool` 'all'"
+    ):
+        elsewhere.keep_rates_for(milliseconds=90)
+    with pytest.raises(ValueError, match="not loaded from a checkpoint"):
+        tiny_model().keep_rates_for(milliseconds=90)
+    (folder / "speed.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no file of reg4pru tune"):
+        model.keep_rates_for(milliseconds=90)
+    (folder / "speed.json").unlink()
+    with pytest.raises(ValueError, match=r"has no speed.json.*reg4pru tune --model_name_or_path"):
+        model.keep_rates_for(milliseconds=90)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="no longer there"):
+        model.keep_rates_for(milliseconds=90)
+
+
+def test_the_checkpoint_is_found_from_any_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder.parent)
+    model = Reg4PruForSemanticSegmentation.from_pretrained("checkpoint")
+    monkeypatch.chdir(tmp_path.parent)
+    assert model.keep_rates_for(milliseconds=90) == [1.0, 0.7, 0.5]

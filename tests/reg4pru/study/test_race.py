@@ -1,0 +1,90 @@
+"""The race: its arms can be built, and times are those of whole photographs."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from reg4pru.packaged import PACKAGE
+from reg4pru.study.plan import Study, read_study
+from reg4pru.study.race import draw_race, race_rows
+from reg4pru.training.arguments import parse_arguments
+from reg4pru.training.building import build_model, make_processor
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    """The race on a DINOv2 that is as deep as ViT-S/14, and narrow."""
+    backbone = Dinov2Config(hidden_size=16, num_hidden_layers=12, num_attention_heads=2, image_size=518, patch_size=14)
+    Dinov2Model(backbone).save_pretrained(tmp_path / "dinov2")
+    monkeypatch.setenv("DINOV2_DIR", str(tmp_path / "dinov2"))
+    monkeypatch.setenv("FIVES_DIR", str(tmp_path))
+    return read_study(PACKAGE / "studies" / "race.yaml")
+
+
+def built(study: Study, arm: str, tmp_path):
+    recipe = study.run_recipe(arm, 0)
+    flags = [
+        f"--{name}={value}" for name, value in recipe.items() if name in ("backbone_name_or_path", "photograph_size")
+    ]
+    fields = [f"{name}={value}" for name, value in recipe["config_overrides"].items()]
+    arguments = ["--random_crop", "true", *flags, "--config_overrides", *fields, "--output_dir", str(tmp_path / "run")]
+    model_arguments, data_arguments, _ = parse_arguments(arguments)
+    model = build_model(model_arguments)
+    return model, make_processor(model.config, data_arguments)
+
+
+def test_every_arm_can_be_built_and_learns(study, tmp_path):
+    models, tiles = {}, {}
+    photograph = Image.new("RGB", (1024, 1024))
+    for arm in study.arms:
+        model, processor = built(study, arm, tmp_path)
+        outputs = model.train()(torch.randn(1, 3, 252, 252), labels=torch.ones(1, 252, 252, dtype=torch.long))
+        outputs.loss.backward()
+        assert outputs.logits.shape[-2:] == (72, 72), arm
+        models[arm], tiles[arm] = model, len(processor.cut_photograph(photograph).patch_offsets)
+    assert tiles == {arm: {"reduced_860": 25, "reduced_724": 16, "pruned_860": 25}.get(arm, 36) for arm in study.arms}
+    assert models["patch_28"].config.patch_size == 28
+    assert len(models["layers_8"].layers) == len(models["pruned_layers_8"].layers) == 8
+    counts = [models[arm].eval()(torch.randn(1, 3, 252, 252), keep_rates=1.0).token_counts for arm in models]
+    assert {int(count[0]) for count in counts} == {1 + 18 * 18, 1 + 9 * 9}
+    pruned = [arm for arm, model in models.items() if model.config.train_pruning == "hard"]
+    assert pruned == ["pruned", "pruned_860", "pruned_layers_8"]
+    assert all(isinstance(model, Reg4PruForSemanticSegmentation) for model in models.values())
+
+
+def test_the_time_of_a_photograph_is_that_of_its_tiles(study, tmp_path):
+    evaluation = "at 1024 px"
+    rows = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "evaluation": evaluation,
+            "keep_rate": rate,
+            "average_precision": 0.8,
+            "cldice": 0.7,
+        }
+        for arm in study.arms
+        for seed in study.seeds
+        for rate in ("1.0", "0.7", "0.5", "0.3")
+    ]
+    speeds = {"1.0": 10.0, "0.7": 15.0, "0.5": 20.0, "0.3": 25.0}
+    cost = {
+        "inference": {
+            arm: {rate: {"images_per_second": speed} for rate, speed in speeds.items()} for arm in study.arms
+        }
+    }
+    raced = race_rows(study, rows, cost, dict.fromkeys(study.arms, 36) | {"reduced_724": 16})
+
+    of_arm = {arm: [row for row in raced if row["arm"] == arm] for arm in study.arms}
+    assert [row["keep_rate"] for row in of_arm["dense"]] == ["1.0"], "it never learned to prune"
+    assert [row["seconds"] for row in of_arm["pruned"]] == [36 / speed for speed in speeds.values()]
+    assert of_arm["reduced_724"][0]["seconds"] == pytest.approx(1.6)
+    assert raced[0]["cldice"] == pytest.approx(0.7)
+    assert math.isclose(raced[0]["average_precision_sd"], 0, abs_tol=1e-9)
+    draw_race(study, raced, "a CPU", tmp_path / "race.png")
+    with Image.open(tmp_path / "race.png") as figure:
+        assert len(figure.getcolors(1 << 20)) > 20
