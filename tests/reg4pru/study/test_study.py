@@ -136,7 +136,7 @@ def test_tables_and_figures(finished):
     with (results / "race.csv").open() as file:
         raced = list(csv.DictReader(file))
     assert [(row["arm"], row["keep_rate"]) for row in raced] == [
-        (arm, rate) for arm in ("soft", "reg4pru") for rate in ("1.0", "0.5")
+        (arm, rate) for arm in ("reg4pru", "soft") for rate in ("1.0", "0.5")
     ]
     assert {(row["evaluation"], row["tiles"]) for row in raced} == {("photograph_size=96", "1")}
     for name in ("figure1", "keep_rates", "drift", "stages", "race"):
