@@ -167,6 +167,7 @@ def test_other_folders_are_not_taken_for_two(tmp_path):
     assert not is_two_folders(tmp_path / "missing.yaml")
 
 
+@pytest.mark.slow
 @needs_hrf
 def test_hrf_is_one_folder_and_no_photograph_is_stretched(tmp_path):
     data = load_vessels(HRF_DIR, photograph_size=252, cache_dir=tmp_path, validation_fraction=0.2)

@@ -104,6 +104,7 @@ for revision, expected in ((None, -2), ({revision!r}, 2)):
     assert hub.repo("tester/wrong", "space").sdk == "gradio"
 
 
+@pytest.mark.slow
 def test_transformers_push_and_load(hub, run_client, tmp_path):
     push = """
 import torch

@@ -11,6 +11,7 @@ from modeling_reg4pru.speed_budget import describe_machine
 pytestmark = pytest.mark.hub
 
 
+@pytest.mark.slow
 def test_a_model_from_the_hub_knows_its_speed(hub, run_client, tiny_model, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     tiny_model().save_pretrained(checkpoint)

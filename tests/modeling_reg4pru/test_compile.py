@@ -54,6 +54,7 @@ def test_one_graph_for_batches_of_one_too(tiny_model):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_keep_rates_of_a_call(tiny_model):
     """Every set of rates has a graph of its own, as token counts are constants in it; a known one is found again."""
@@ -76,7 +77,7 @@ def test_inductor_gives_the_same_logits(tiny_model):
     torch.testing.assert_close(compiled(images(2)).logits, model(images(2)).logits, **TOLERANCE)
 
 
-@pytest.mark.parametrize("train_pruning", ["soft", "hard"])
+@pytest.mark.parametrize("train_pruning", ["soft", pytest.param("hard", marks=pytest.mark.slow)])
 def test_training_step_with_a_fixed_window(tiny_model, train_pruning):
     fields = {"train_pruning": train_pruning, "routing_window": [1, 3], "pruning_layers": [0, 2]}
     labels = (torch.rand(2, 64, 64) < 0.2).long()

@@ -28,7 +28,9 @@ def test_every_command_tells_its_own_flags(name, monkeypatch, capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: reg4pru {name}")
-    assert "--output" in shown or name in ("app", "tune"), "the app writes nothing that stays, tune into the checkpoint"
+    assert "--output" in shown or name in ("app", "tune"), (
+        "the app writes nothing that stays, tune into the checkpoint"
+    )
 
 
 def test_a_command_that_there_is_not():

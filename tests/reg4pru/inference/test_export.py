@@ -16,6 +16,7 @@ from reg4pru.inference.export import compare, export_checked, export_onnx, expor
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
 
+@pytest.mark.slow
 def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
     model = tiny_model(selection_pool="all", pruning_layers=[0, 2], reactivation_layer=3)
     checkpoint = save_checkpoint(model)
@@ -44,6 +45,7 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
 def test_pool_of_active_tokens(tiny_model, tmp_path):
     model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)

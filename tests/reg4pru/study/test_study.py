@@ -200,6 +200,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(copied, monkeypatch):
     assert set(folder.results()) == set(study.evaluations)
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_reported_and_the_others_go_on(copied):
     failing = {"bad": {"flags": {"dataset": "no/where/at/all"}}, **STUDY["arms"]}
     write_study(copied, arms=failing)

@@ -77,6 +77,7 @@ def gradients_of_half(rank, bare, batch, path):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path):
     model = tiny_model(**ARM).train()
     batch = {name: torch.cat((values, values[:1].flip(-1))) for name, values in batch.items()}

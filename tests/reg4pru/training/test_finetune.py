@@ -70,7 +70,9 @@ def test_resuming_changes_nothing_and_checkpoints_hold_the_target(checkpoint, tm
     assert "is not empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [[], ["--distillation"]], ids=["one-pass", "distillation"])
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["--distillation"], marks=pytest.mark.slow)], ids=["one-pass", "distillation"]
+)
 def test_ends_in_the_weights_of_train(checkpoint, tmp_path, more):
     """Over several epochs, with dense start, warm-up, routing, accumulated batches and the weight average."""
     shared = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--learning_rate", "3e-3",

@@ -94,7 +94,7 @@ def test_fsdp_without_a_gpu_is_refused(monkeypatch):
         processes.check_processes(1)
 
 
-@pytest.mark.parametrize("command", ["train", "finetune"])
+@pytest.mark.parametrize("command", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_metrics_are_exact_where_the_last_batch_is_uneven(runs, command):
     """Three photographs to validate: the second process has one, and is given another to fill its batch up."""
     frozen = ("--learning_rate", 1e-30, "--weight_decay", 0, "--synthetic_counts", 6, 3, 1)
