@@ -1,6 +1,7 @@
 """What can compute a model: torch in two precisions and compiled, ONNX Runtime in two precisions."""
 
 import copy
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,9 +126,13 @@ def _onnx(
 
         linear, path = path, folder / "int8.onnx"
         # The convolutions of patch embedding and heads stay: dynamic ones are slower than in float32.
-        quantize_dynamic(
-            linear, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
-        )
+        logging.disable(logging.INFO)  # it tells the root logger of every tensor
+        try:
+            quantize_dynamic(
+                linear, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            )
+        finally:
+            logging.disable(logging.NOTSET)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
