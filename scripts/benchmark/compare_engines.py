@@ -22,11 +22,10 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import HfArgumentParser, set_seed
 
-from datasets_fives.evaluation import measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..console import set_up_logging
-from ..inference.keep_rates import check_keep_rates, predictor, rate_name
+from ..inference.keep_rates import check_keep_rates, rate_name
 from ..inference.loading import load_checkpoint
 from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
 from ..provenance import provenance
@@ -35,9 +34,9 @@ from .engine_report import engine_table, with_ratios
 from .engines import ENGINES, EngineModel, Logits, build_engine, why_not
 from .measure import interleaved_seconds
 from .models import MODEL_SIZES, dense_model, model_config, variant, variant_config
+from .quality import QUALITIES, measure_quality
 
 logger = logging.getLogger("engines")
-QUALITIES = ("average_precision", "dice", "cldice")
 OURS = "reg4pru"
 
 
@@ -182,11 +181,8 @@ class EngineComparison:
     def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
         if self.photographs is None or not trained:
             return dict.fromkeys(QUALITIES)
-        model = EngineModel(run, self.device)
         common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
-        measured = measure({"": predictor(model, self.processor, None, **common)}, self.photographs)
-        pooled = measured[""].compute()["pooled"]
-        return {name: float(pooled[name]) for name in QUALITIES}
+        return measure_quality(EngineModel(run, self.device), self.processor, self.photographs, None, **common)
 
 
 def prepare(arguments: EngineArguments) -> EngineComparison:

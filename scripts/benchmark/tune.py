@@ -24,13 +24,12 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from tqdm import tqdm
 from transformers import BaseImageProcessor, HfArgumentParser
 
-from datasets_fives.evaluation import measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import SELECTION_POOLS
 from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine
 
 from ..console import set_up_logging
-from ..inference.keep_rates import check_keep_rates, predictor
+from ..inference.keep_rates import check_keep_rates
 from ..inference.loading import load_checkpoint
 from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
 from ..provenance import provenance
@@ -38,13 +37,13 @@ from ..training_photographs import describe_data
 from .flops import forward_flops
 from .measure import interleaved_seconds
 from .models import variant, variant_config
+from .quality import measure_quality
 from .rate_walk import Setting, greedy_walk, pareto_front, uniform_settings, walk_length
 from .report import summary
 from .speed_report import draw_front, front_table
 
 logger = logging.getLogger("tune")
 
-QUALITIES = ("average_precision", "dice", "cldice")
 REPORTS = (SPEED_FILE, "speed.md", "speed.png")
 CONFIG_FIELDS = ("keep_rates", "reactivation_layer", "selection_pool")
 
@@ -180,16 +179,21 @@ class Tuning:
         return variant(self.model, **{**setting._asdict(), "keep_rates": list(setting.keep_rates)})
 
     def quality(self, setting: Setting) -> dict[str, float]:
-        """[`QUALITIES`] of a setting on the validation photographs, as `reg4pru evaluate` measures them."""
+        """Quality of a setting on the validation photographs, as `reg4pru evaluate` measures it."""
         if setting not in self.qualities:
-            common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
-            predict = predictor(self._variant(setting), self.processor, setting.keep_rates, **common)
-            pooled = measure({"": predict}, self.photographs)[""].compute()["pooled"]
-            if math.isnan(pooled["average_precision"]):
+            quality = measure_quality(
+                self._variant(setting),
+                self.processor,
+                self.photographs,
+                setting.keep_rates,
+                batch_size=self.arguments.batch_size,
+                seed=self.arguments.seed,
+            )
+            if math.isnan(quality["average_precision"]):
                 raise ValueError(
                     "There is no vessel in the validation photographs, so nothing tells good rates from bad."
                 )
-            self.qualities[setting] = {name: float(pooled[name]) for name in QUALITIES}
+            self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
             write_json(self.unfinished, {"identity": self.identity, "qualities": rows})
         return self.qualities[setting]

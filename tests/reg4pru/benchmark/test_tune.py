@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from reg4pru.benchmark import tune
+from reg4pru.benchmark import quality, tune
 
 PHOTOGRAPHS = ("--synthetic_counts", 1, 2, 0, "--photograph_size", 64)
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
@@ -82,7 +82,7 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
 
 def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch):
     arguments = ("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
-    measure, calls = tune.measure, []
+    measure, calls = quality.measure, []
 
     def measure_three(*given, **settings):
         calls.append(given)
@@ -90,7 +90,7 @@ def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch
             raise KeyboardInterrupt
         return measure(*given, **settings)
 
-    monkeypatch.setattr(tune, "measure", measure_three)
+    monkeypatch.setattr(quality, "measure", measure_three)
     with pytest.raises(KeyboardInterrupt):
         run_tune(*arguments)
     unfinished = json.loads((checkpoint / "speed.json.unfinished").read_text())
@@ -101,10 +101,10 @@ def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch
     run_tune(*arguments)
     rows = json.loads((checkpoint / "speed.json").read_text())["candidates"]
     assert len(calls) == 4 + len(rows) - 3
-    for rates, layer, pool, quality in unfinished["qualities"]:
+    for rates, layer, pool, scores in unfinished["qualities"]:
         row = next(row for row in rows if [row["keep_rates"], row["reactivation_layer"], row["selection_pool"]]
                    == [rates, layer, pool])  # fmt: skip
-        assert row["average_precision"] == quality["average_precision"]
+        assert row["average_precision"] == scores["average_precision"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch
     ],
 )
 def test_bad_arguments(checkpoint, refused, monkeypatch, arguments, message):
-    monkeypatch.setattr(tune, "measure", lambda *_, **__: pytest.fail("work has begun"))
+    monkeypatch.setattr(quality, "measure", lambda *_, **__: pytest.fail("work has begun"))
     assert message in refused("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *arguments)
 
 
