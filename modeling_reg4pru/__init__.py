@@ -1,6 +1,7 @@
 """Token-pruned image segmentation, trained with random token routing (Reg4Pru, arXiv 2602.02163)."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_reg4pru import Reg4PruConfig
@@ -13,6 +14,7 @@ from .tiled_inference import PhotographPrediction, predict_photograph, predict_p
 AutoConfig.register("reg4pru", Reg4PruConfig)
 AutoModel.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
 AutoModelForSemanticSegmentation.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
+# Imported from its module: without torchvision transformers 5.17 refuses the name at its top level.
 AutoImageProcessor.register(Reg4PruConfig, image_processor_classes={"pil": Reg4PruImageProcessor})
 # Not by `register_pipeline`, which warns that the task has one. For other models this class stands back.
 PIPELINE_REGISTRY.supported_tasks["image-segmentation"] = {

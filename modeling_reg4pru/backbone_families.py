@@ -19,7 +19,12 @@ _BERT_LIKE = {
     r"mlp\.fc2\.": "mlp.down_proj.",
 }
 _VIT = _BERT_LIKE | {r"layernorm_before\.": "norm1.", r"layernorm_after\.": "norm2.", r"pooler\..*": ""}
-_DINOV2 = _BERT_LIKE | {r"encoder\.layer\.": "layers."}
+# Up to transformers 5.17 a DINOv2 names its attention as BERT does, and so do the published files.
+_DINOV2 = _BERT_LIKE | {
+    r"encoder\.layer\.": "layers.",
+    r"attention\.attention\.(q|k|v)\w+\.": r"attention.\1_proj.",
+    r"attention\.output\.dense\.": "attention.o_proj.",
+}
 RENAMES: dict[str, dict[str, str]] = {
     "dinov3_vit": {r"model\.layer\.": "layers.", r"^norm\.": "layernorm."},
     "dinov2": _DINOV2,

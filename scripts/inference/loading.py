@@ -4,7 +4,8 @@ import logging
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import BaseImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17: see modeling_reg4pru/__init__
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.token_selection import RandomSelector

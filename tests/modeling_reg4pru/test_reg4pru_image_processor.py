@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_reg4pru import Reg4PruImageProcessor, Reg4PruSemanticSegmenterOutput
 

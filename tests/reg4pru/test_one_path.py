@@ -38,7 +38,8 @@ sys.meta_path.insert(0, Hidden)
 import numpy as np, torch
 torch.set_num_threads(1)
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+from transformers import AutoModelForSemanticSegmentation, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, photograph, *masks = sys.argv[1:]
 for mask in masks:
     scale, expected = mask.split("=")

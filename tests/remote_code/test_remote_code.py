@@ -164,7 +164,8 @@ def test_the_saved_folder_needs_no_package(saved, tmp_path):
         expected = Reg4PruForSemanticSegmentation.from_pretrained(saved)(pixels).logits
     torch.save((pixels, expected), tmp_path / "expected.pt")
     code = """
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, kwargs = sys.argv[1], {"trust_remote_code": True}
 pixels, expected = torch.load(sys.argv[2])
 for auto in (AutoModel, AutoModelForSemanticSegmentation):

@@ -99,7 +99,7 @@ def start_study(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "reg4pru", "study", str(folder / "small.yaml")]
     command += ["--output_dir", str(folder / "results"), "--runs_dir", str(folder / "runs"), "--num_parallel", "2"]
     command += ["--cost_rounds", "1"]
-    environment = os.environ | {"HF_HOME": str(folder / "hf")}
+    environment = os.environ | {"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}  # as the tests themselves
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
