@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from datasets import (
@@ -247,10 +248,14 @@ def _same_columns(opened, source):
 
 
 def _generate(generator, kwargs, features, cache) -> Dataset:
-    """Rows of a generator, written once: `datasets` locks the cache, and renames it only when it is complete."""
+    """
+    Rows of a generator, written once: `datasets` locks the cache, and renames it only when it is complete. Other
+    versions of the libraries draw and reduce otherwise, so each has rows of its own.
+    """
+    libraries = "_".join(f"{name}-{version(name)}" for name in ("numpy", "pillow", "scikit-image", "scipy"))
     try:
         return Dataset.from_generator(
-            generator, features=features, gen_kwargs=kwargs, cache_dir=str(cache), writer_batch_size=16
+            generator, features=features, gen_kwargs=kwargs, cache_dir=str(cache / libraries), writer_batch_size=16
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):
