@@ -6,6 +6,7 @@ from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -50,27 +51,45 @@ def measure_curve(
     return [measured_row(timed, median, [rate]) for rate, median in medians.items()]
 
 
-def curve_figure(rows: list[dict]) -> np.ndarray:
-    """Speed-up and agreement over the keep rate, opaque, so that it reads the same on a light and a dark page."""
-    rates = [float(row["keep_rate"]) for row in rows]
-    figure = Figure(figsize=(8, 3.6), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    speed, agreement = figure.subplots(1, 2)
-    speed.plot(rates, [row["speed_up"] for row in rows], "o-", color=_TEAL)
-    speed.axhline(1, color="0.6", linewidth=1, linestyle=":")
-    speed.set(title="Speed-up over no pruning", ylabel="times", ylim=(0, None))
-    agreement.plot(rates, [row["dice"] for row in rows], "o-", color=_TEAL, label="Dice with unpruned")
-    agreement.plot(rates, [row["cldice"] for row in rows], "s--", color=_TEAL, label="clDice with unpruned")
+def speed_figure(rows: list[dict]) -> np.ndarray:
+    """Speed-up over the keep rate, opaque, so that it reads the same on a light and a dark page."""
+    figure, axes = _axes("Speed-up over no pruning")
+    axes.plot(_rates(rows), [row["speed_up"] for row in rows], "o-", color=_TEAL)
+    axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
+    axes.set(ylabel="times", ylim=(0, None))
+    return _picture(figure)
+
+
+def agreement_figure(rows: list[dict]) -> np.ndarray:
+    """Agreement with the unpruned mask, and with the true one if there is one, over the keep rate."""
+    lines = {"dice": ("Dice with unpruned", "o-", _TEAL), "cldice": ("clDice with unpruned", "s--", _TEAL)}
     if not np.isnan(rows[0]["true_dice"]):
-        agreement.plot(rates, [row["true_dice"] for row in rows], "o-", color=_ORANGE, label="Dice with truth")
-        agreement.plot(rates, [row["true_cldice"] for row in rows], "s--", color=_ORANGE, label="clDice with truth")
-    agreement.set(title="Agreement", ylim=(None, 1.01))
-    agreement.legend(frameon=False, fontsize=8)
-    for axis in (speed, agreement):
-        axis.set_xlabel("keep rate per stage (1 is no pruning)")
-        axis.invert_xaxis()
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        lines["true_dice"] = ("Dice with truth", "o-", _ORANGE)
+        lines["true_cldice"] = ("clDice with truth", "s--", _ORANGE)
+    figure, axes = _axes("Agreement")
+    for column, (label, style, colour) in lines.items():
+        axes.plot(_rates(rows), [row[column] for row in rows], style, color=colour, label=label)
+    axes.set(ylim=(None, 1.01))
+    axes.legend(frameon=False, fontsize=8)
+    return _picture(figure)
+
+
+def _rates(rows: list[dict]) -> list[float]:
+    return [float(row["keep_rate"]) for row in rows]
+
+
+def _axes(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.2, 3.4), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set(title=title, xlabel="keep rate per stage (1 is no pruning)")
+    axes.invert_xaxis()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _picture(figure: Figure) -> np.ndarray:
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=150, format="png")
+    figure.savefig(buffer, dpi=180, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))

@@ -1,11 +1,12 @@
 """The page: what stands where, and what happens when somebody moves something."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
 
 from .comparison import Comparer, OpenPhotograph, shown_panels
-from .curve import KEEP_RATES, curve_figure, measure_curve
+from .curve import KEEP_RATES, agreement_figure, measure_curve, speed_figure
 from .downloads import Downloads
 from .examples import Example
 from .opening import open_photograph, open_truth, read_upload
@@ -161,7 +162,13 @@ class Page:
             "and how close to the unpruned mask. It takes some seconds."
         )
         start = gr.Button("Measure this photograph", variant="primary", elem_id="measure")
-        plot = gr.Image(show_label=False, format="png", buttons=["fullscreen"], elem_id="curve", visible=False)
+        with gr.Row():  # one below the other on a phone
+            plots = [
+                gr.Image(
+                    show_label=False, format="png", buttons=["fullscreen"], elem_id=name, visible=False, min_width=300
+                )
+                for name in ("speed-curve", "agreement-curve")
+            ]
         table = gr.HTML(elem_id="curve-table")
         files = gr.File(label="Table as CSV", interactive=False, visible=False, elem_id="curve-file")
 
@@ -172,13 +179,14 @@ class Page:
             named = {f"keep rate {row['keep_rate']}": row for row in rows}
             path = self.downloads.write_table(request.session_hash, rows, "curve.csv")
             return (
-                gr.update(value=curve_figure(rows), visible=True),
+                gr.update(value=speed_figure(rows), visible=True),
+                gr.update(value=agreement_figure(rows), visible=True),
                 comparison_table(named),
                 gr.update(value=path, visible=True),
             )
 
         start.click(
-            measure, [photograph, settings["layer"], settings["pool"]], [plot, table, files],
+            measure, [photograph, settings["layer"], settings["pool"]], [*plots, table, files],
             concurrency_id="model", concurrency_limit=1, **_PRIVATE,
         )  # fmt: skip
 
@@ -218,9 +226,10 @@ class Page:
     def _compare(
         self, request: gr.Request, opened: OpenPhotograph | None, rate: float, by_stage: bool, layer: int, pool: str,
         truth: str | None, *rates: float,
-    ):  # fmt: skip
+    ) -> Iterator[list]:  # fmt: skip
         if opened is None:
-            return [gr.skip()] * 8
+            yield [gr.skip()] * 8
+            return
         keep_rates = list(rates) if by_stage else [rate] * self.config.num_stages
         with readable_errors():
             if truth is not None:
@@ -230,11 +239,16 @@ class Page:
         if opened.dense_row is None:
             opened.dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
         panels = shown_panels(opened, pruned, self.config.num_stages)
-        files = self.downloads.write(request.session_hash, opened.name, pruned, [opened.dense_row, row])
-        return [
+        # What answers the slider goes first; the rest follows while somebody looks at it.
+        answer = [
             headline(row),
             (panels["dense"], panels["pruned"]),
             comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}),
+        ]
+        yield [*answer, *[gr.skip()] * 5]
+        files = self.downloads.write(request.session_hash, opened.name, pruned, [opened.dense_row, row])
+        yield [
+            *[gr.skip()] * 3,
             panels["stages"],
             panels["differences"],
             panels["probability"],

@@ -143,9 +143,18 @@ class Visitor:
     def sees(self, text: str, where: str = "#table") -> None:
         self.page.wait_for_function("([w, t]) => document.querySelector(w)?.innerText.includes(t)", arg=[where, text])
 
+    def source(self, where: str, index: int = 0) -> str:
+        """Address of a picture of the page; another if its pixels are."""
+        return self.page.locator(f"{where} img").nth(index).get_attribute("src")
+
+    def sees_another(self, where: str, source: str) -> None:
+        self.page.wait_for_function(
+            "([w, s]) => document.querySelector(w + ' img').getAttribute('src') !== s", arg=[where, source]
+        )
+
     def picture(self, where: str, index: int = 0) -> np.ndarray:
         """A picture as the page shows it."""
-        source = self.page.locator(f"{where} img").nth(index).get_attribute("src")
+        source = self.source(where, index)
         return np.asarray(Image.open(BytesIO(self.page.request.get(source).body())).convert("RGB"))
 
     def download(self, ending: str) -> np.ndarray:

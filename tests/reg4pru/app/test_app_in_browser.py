@@ -22,9 +22,10 @@ def test_upload_slider_pictures_table_and_curve(visitor, served):
     np.testing.assert_array_equal(me.download("first_mask.png"), served.expected("first", "mask", 0.5))
     np.testing.assert_array_equal(me.picture("#comparison", 1), served.expected("first", "overlay", 0.5))
 
+    shown = me.source("#stages")
     me.set_keep_rate(0.3)
     me.sees("keep rate 0.3")
-    me.page.wait_for_timeout(500)
+    me.sees_another("#stages", shown)  # and the files with it
     np.testing.assert_array_equal(me.download("first_mask.png"), served.expected("first", "mask", 0.3))
     np.testing.assert_array_equal(me.picture("#comparison", 1), served.expected("first", "overlay", 0.3))
     assert (me.picture("#stages") != before).any()
@@ -32,18 +33,18 @@ def test_upload_slider_pictures_table_and_curve(visitor, served):
 
     me.page.get_by_role("tab", name="Speed and agreement").click()
     me.page.locator("#measure").click()
-    me.page.locator("#curve img").wait_for()
+    me.page.locator("#agreement-curve img").wait_for()
     me.sees("keep rate 0.9", "#curve-table")
-    first = me.picture("#curve")
+    first = me.picture("#agreement-curve")
     assert first.std() > 5
     me.page.get_by_role("tab", name="See it").click()
     me.page.locator("#examples .grid-container button").first.click()
     me.sees("Dice with truth")
     me.page.get_by_role("tab", name="Speed and agreement").click()
+    shown = me.source("#agreement-curve")
     me.page.locator("#measure").click()
-    shown = me.page.locator("#curve img").get_attribute("src")
-    me.page.wait_for_function("s => document.querySelector('#curve img').getAttribute('src') !== s", arg=shown)
-    assert (me.picture("#curve") != first).any()
+    me.sees_another("#agreement-curve", shown)
+    assert (me.picture("#agreement-curve") != first).any()
     assert "not a medical device" in me.page.locator("body").inner_text()
     assert me.outside == [], "the page loads something from elsewhere"
 
