@@ -151,20 +151,28 @@ def agreement(prediction: Prediction, reference: np.ndarray, inside: np.ndarray)
     return scores["dice"], scores["cldice"]
 
 
+def shown_overlays(photograph: OpenPhotograph, pruned: Prediction) -> dict[str, np.ndarray]:
+    """The vessels `unpruned` and `pruned` on the photograph, as [`shown_panels`] are."""
+    found = {"unpruned": photograph.dense.vessels, "pruned": pruned.vessels}
+    return _shown(photograph, {name: overlay_panel(photograph.pixels, vessels) for name, vessels in found.items()})
+
+
 def shown_panels(photograph: OpenPhotograph, pruned: Prediction, num_stages: int) -> dict[str, np.ndarray]:
     """
-    What is shown of a photograph, `(height, width, 3)` `uint8` each, inside the field of view only.
+    What else is shown of a photograph, `(height, width, 3)` `uint8` each, inside the field of view only.
 
     Returns:
-        `dict`: `dense` and `pruned` (overlays), `stages`, `probability`, and `differences` from the unpruned mask.
+        `dict`: `stages`, `probability`, and `differences` from the unpruned mask.
     """
     pixels = photograph.pixels
     stages = np.full(pixels.shape[:2], num_stages) if pruned.stages is None else pruned.stages
     panels = {
-        "dense": overlay_panel(pixels, photograph.dense.vessels),
-        "pruned": overlay_panel(pixels, pruned.vessels),
         "stages": stage_panel(pixels, stages, num_stages),
         "probability": probability_panel(pruned.probability),
         "differences": error_panel(pruned.vessels, photograph.dense.vessels),
     }
+    return _shown(photograph, panels)
+
+
+def _shown(photograph: OpenPhotograph, panels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: reduce_panel(blank_outside(panel, photograph.inside), SHOWN_SIDE) for name, panel in panels.items()}

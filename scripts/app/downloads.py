@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from ..inference.panels import mask_picture, probability_picture
@@ -36,6 +37,13 @@ class Downloads:
         Image.fromarray(mask_picture(prediction.vessels)).save(mask)
         Image.fromarray(probability_picture(prediction.probability)).save(probability, compress_level=1)
         return [str(mask), str(probability), self.write_table(visitor, rows, f"{name}.csv")]
+
+    def write_pictures(self, visitor: str, pictures: dict[str, np.ndarray]) -> tuple[str, ...]:
+        """Pictures by name as PNG, packed lightly, because somebody waits for them; the paths."""
+        paths = {name: self._folder(visitor) / f"{name}.png" for name in pictures}
+        for name, picture in pictures.items():
+            Image.fromarray(picture).save(paths[name], compress_level=1)
+        return tuple(map(str, paths.values()))
 
     def write_table(self, visitor: str, rows: list[dict], name: str) -> str:
         """Rows as CSV; the path."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from .comparison import Comparer, OpenPhotograph, shown_panels
+from .comparison import Comparer, OpenPhotograph, shown_overlays, shown_panels
 from .curve import KEEP_RATES, agreement_figure, measure_curve, speed_figure
 from .downloads import Downloads
 from .examples import Example
@@ -132,7 +132,7 @@ class Page:
         figures = gr.HTML(elem_id="figures")
         gr.HTML(heading("Vessels found: unpruned on the left, pruned on the right"))
         slider = gr.ImageSlider(
-            show_label=False, format="png", type="numpy", interactive=False, max_height=640,
+            show_label=False, type="filepath", interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="comparison",
         )  # fmt: skip
         table = gr.HTML(elem_id="table")
@@ -220,7 +220,7 @@ class Page:
         moved = [settings[name] for name in ("rate", "layer", "pool", "by_stage", "truth")] + rates
         gr.on(
             [control.change for control in moved], self._compare, [photograph, *controls], outputs,
-            trigger_mode="always_last", show_progress="minimal", show_progress_on=outputs[1], **model,
+            trigger_mode="always_last", show_progress="minimal", show_progress_on=outputs[0], **model,
         )  # fmt: skip
 
     def _compare(
@@ -238,14 +238,14 @@ class Page:
         row = measured_row(opened, pruned, keep_rates)
         if opened.dense_row is None:
             opened.dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
-        panels = shown_panels(opened, pruned, self.config.num_stages)
         # What answers the slider goes first; the rest follows while somebody looks at it.
         answer = [
             headline(row),
-            (panels["dense"], panels["pruned"]),
+            self.downloads.write_pictures(request.session_hash, shown_overlays(opened, pruned)),
             comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}),
         ]
         yield [*answer, *[gr.skip()] * 5]
+        panels = shown_panels(opened, pruned, self.config.num_stages)
         files = self.downloads.write(request.session_hash, opened.name, pruned, [opened.dense_row, row])
         yield [
             *[gr.skip()] * 3,
