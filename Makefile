@@ -32,7 +32,7 @@ demo: install
 		study=$${study}_scratch; echo "No pretrained weights: a small model from scratch, which shows less ($$study)." >&2; \
 	fi; \
 	DINOV2_DIR="$(abspath $(BACKBONE))" FIVES_DIR="$(abspath $(DATA))" $(VENV)/bin/reg4pru study $$study \
-		--output_dir "outputs/$$study" --runs_dir "outputs/$$study/runs" --num_parallel 2
+		--output_dir "outputs/$$study" --runs_dir "outputs/$$study/runs" --num_parallel 2 --cost_rounds 8
 
 app: install
 	$(VENV)/bin/reg4pru app

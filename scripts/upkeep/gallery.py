@@ -19,7 +19,7 @@ from PIL import Image
 
 from datasets_fives.synthetic import draw_photograph
 
-from ..app.comparison import Comparer, OpenPhotograph, Prediction, agreement, shown_panels
+from ..app.comparison import Comparer, OpenPhotograph, Prediction, agreement, shown_overlays, shown_panels
 from ..inference.loading import load_checkpoint
 from ..inference.panels import stage_colours
 
@@ -40,8 +40,9 @@ def draw_gallery(photograph: OpenPhotograph, strip: dict[float, Prediction], num
     figure = Figure(figsize=(9.6, 7.4), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=[4.2, 3])
-    panels = shown_panels(photograph, strip[SHOWN_RATE], num_stages)
-    titles = {"dense": "unpruned", "pruned": f"keep rate {SHOWN_RATE:g}", "stages": "where tokens were pruned"}
+    shown = photograph, strip[SHOWN_RATE]
+    panels = shown_overlays(*shown) | shown_panels(*shown, num_stages)
+    titles = {"unpruned": "unpruned", "pruned": f"keep rate {SHOWN_RATE:g}", "stages": "where tokens were pruned"}
     axes = above.subplots(1, len(titles))
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         _show(axis, panels[name], title)
