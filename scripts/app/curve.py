@@ -54,9 +54,10 @@ def measure_curve(
 def speed_figure(rows: list[dict]) -> np.ndarray:
     """Speed-up over the keep rate, opaque, so that it reads the same on a light and a dark page."""
     figure, axes = _axes("Speed-up over no pruning")
-    axes.plot(_rates(rows), [row["speed_up"] for row in rows], "o-", color=_TEAL)
+    speed_ups = [row["speed_up"] for row in rows]
+    axes.plot(_rates(rows), speed_ups, "o-", color=_TEAL)
     axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
-    axes.set(ylabel="times", ylim=(0, None))
+    axes.set(ylabel="times", ylim=(0, 1.15 * max(speed_ups)))
     return _picture(figure)
 
 
