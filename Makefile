@@ -48,7 +48,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/pip install --quiet uv
 	echo "$(TORCH)" > $(VENV)-lowest/torch.txt
-	$(VENV)-lowest/bin/uv pip compile --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --extra dev \
+	$(VENV)-lowest/bin/uv pip compile --quiet --upgrade --python $(VENV)-lowest/bin/python --resolution lowest-direct --extra dev \
 		$(if $(filter-out torch,$(TORCH)),--override $(VENV)-lowest/torch.txt) \
 		--no-annotate --output-file $(VENV)-lowest/lowest.txt pyproject.toml
 	$(VENV)-lowest/bin/pip install --quiet --requirement $(VENV)-lowest/lowest.txt

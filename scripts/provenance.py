@@ -53,7 +53,8 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         "device": device_name(device),
         "seed": seed,
         "python": platform.python_version(),
-        "versions": {name: _installed(name) for name in PACKAGES},
+        # The metadata of a torch from the index do not say for which CUDA it was built.
+        "versions": {name: _installed(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
     }
 
 
