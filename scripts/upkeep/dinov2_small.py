@@ -87,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             config = Dinov2Config(**CONFIG)
-            weights = read_weights(download(Path(scratch)), config)
+            state = read_weights(download(Path(scratch)), config)
+            model, info = Dinov2Model.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+            if any(info.values()):
+                raise RuntimeError(f"The weights are not those of a DINOv2 ViT-S/14: {info}")
         except (RuntimeError, ImportError) as error:
             print(f"{error}", file=sys.stderr)
             return 1
-    model, found = Dinov2Model.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
-    if any(found.values()):
-        raise RuntimeError(f"The weights are not those of a DINOv2 ViT-S/14: {found}")
     model.save_pretrained(output_dir)
     print(f"Written to {output_dir}.")
     return 0

@@ -45,7 +45,7 @@ def test_every_arm_has_its_row(tmp_path):
         with Image.open(tmp_path / "arms.png") as figure:
             heights.append(figure.height)
             assert len(figure.getcolors(1 << 20)) > 10
-    assert heights[1] - heights[0] == pytest.approx(9 * 0.3 * study_figures.DPI, abs=2)
+    assert heights[1] - heights[0] == pytest.approx(round(9 * 0.3 * study_figures.DPI), abs=1)
 
 
 def test_a_panel_a_data_set(tmp_path):
