@@ -19,10 +19,10 @@ from ..benchmark.measure import peak_memory, seconds_per_call
 from ..benchmark.report import summary
 from ..benchmark.training_steps import make_step
 from ..inference.keep_rates import rate_name
-from ..inference.loading import load_checkpoint, training_size
+from ..inference.loading import training_size
 from ..provenance import provenance
-from ..training.arguments import TrainArguments, parse_arguments
-from ..training.building import build_model
+from ..training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from ..training.building import build_model, make_processor
 from ..training.distillation import distilled_loss
 from ..training.schedule import keep_rates_of_step
 from .plan import Study
@@ -33,8 +33,8 @@ WARMUP_ROUNDS = 2
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
-    Costs of all arms, from the trained weights where inference is concerned; measured once and kept in `cost.json` of
-    the runs until the recipes change.
+    Costs of all arms, which do not depend on what the weights are; measured once and kept in `cost.json` of the runs
+    until the recipes change.
 
     Returns:
         `dict`: `training`: arm → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
@@ -76,8 +76,7 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
     """Steps of every arm as they are once pruning and routing have begun, on random pictures."""
     steps, memory = {}, {}
     for arm in study.arms:
-        recipe = RunFolder(runs_dir, arm, study.seeds[0]).recipe
-        model_arguments, _, arguments = parse_arguments([str(recipe), "--output_dir", "unused"])
+        model_arguments, _, arguments = _arguments(study, runs_dir, arm)
         torch.manual_seed(0)
         model = build_model(model_arguments).to(device).train()
         size = training_size(model.config)
@@ -102,6 +101,12 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
     }
 
 
+def _arguments(study: Study, runs_dir: Path, arm: str) -> tuple[ModelArguments, DataArguments, TrainArguments]:
+    """What the first run of an arm was told."""
+    recipe = RunFolder(runs_dir, arm, study.seeds[0]).recipe
+    return parse_arguments([str(recipe), "--output_dir", "unused"])
+
+
 def _loss(
     model: Reg4PruForSemanticSegmentation, batch: dict[str, torch.Tensor], arguments: TrainArguments
 ) -> torch.Tensor:
@@ -121,12 +126,11 @@ def training_time(study: Study, arm: str, cost: dict) -> float:
 
 @torch.inference_mode()
 def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict]:
-    """Images a second of the trained models, in batches as large as those of the training."""
+    """Images a second of the arms' models, in batches as large as those of the training."""
     calls = {}
     for arm in study.arms:
-        folder = RunFolder(runs_dir, arm, study.seeds[0])
-        model, _ = load_checkpoint(str(folder.checkpoint), device=device.type)
-        _, _, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+        model_arguments, _, arguments = _arguments(study, runs_dir, arm)
+        model = build_model(model_arguments).to(device).eval()
         size, batch_size = training_size(model.config), arguments.per_device_train_batch_size
         pictures = torch.randn(batch_size, 3, size, size, device=device)
         for rate in {1.0, *study.keep_rates}:
@@ -149,7 +153,8 @@ def tiles_per_photograph(study: Study, runs_dir: Path, photograph: Image.Image) 
     """Forward passes that a photograph takes, by arm: its tiles at the size at which the arm sees it."""
     tiles = {}
     for arm in study.arms:
-        _, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint), device="cpu")
+        model_arguments, data_arguments, _ = _arguments(study, runs_dir, arm)
+        processor = make_processor(build_model(model_arguments).config, data_arguments)
         tiles[arm] = len(processor.cut_photograph(photograph).patch_offsets)
     return tiles
 

@@ -6,34 +6,32 @@ against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`, `drift.png`
 `stages.png`. Photographs are shown inside their field of view only.
 """
 
-import csv
+import logging
 import textwrap
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from sklearn.metrics import average_precision_score
 
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.tiling import cut_into_tiles
-from datasets_fives.transforms import EvalTransform
 from modeling_reg4pru.tiled_inference import predict_photograph
 from modeling_reg4pru.token_selection import SELECTOR_CLASSES
 
-from ..inference.drift import measure_drift, trace_grid
 from ..inference.keep_rates import rate_name
-from ..inference.loading import load_checkpoint, training_size
+from ..inference.loading import load_checkpoint
 from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
+from .drift import collect_drift, spread, write_drift
 from .plan import AS_TRAINED, Study, is_as_trained
 from .run_folder import RunFolder
 from .tables import mean_and_sd, summarise
+
+logger = logging.getLogger(__name__)
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#882255")
 MARKERS = "osD^vPX*h"
@@ -52,28 +50,19 @@ HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth bes
 DPI = 150
 MEASURED = {"average_precision": "average precision", "dice": "Dice"}
 NUM_PHOTOGRAPHS = 3
-NUM_TILES = 16
-DRIFT_FIELDS = (
-    "arm",
-    "seed",
-    "layer",
-    "cosine_pruned",
-    "cosine_kept",
-    "average_precision",
-    "average_precision_unpruned",
-)
 
 
 def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
     """
-    Draw all figures of a finished study; those of the pictures only if the study compares two arms.
+    Draw all figures of a finished study; those of drift and pictures only if the study compares two arms, and those
+    of pictures only where the weights of a seed are here: records of runs may have come without them.
 
     Args:
         study (`Study`): The study.
         runs_dir (`Path`): Where its runs are.
         output_dir (`Path`): Where the figures go.
-        rows (`list[dict]`): From `study_tables.collect`.
-        cost (`dict`): From `study_cost.measure_study`.
+        rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
+        cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
     """
     draw = draw_keep_rates if len(study.arms) <= len(COLOURS) else draw_many_arms
     draw(study, rows, output_dir / "keep_rates.png")
@@ -81,21 +70,24 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
         draw_data_sets(study, rows, output_dir / "data_sets.png")
     if not study.compare:
         return
-    rate = shown_rate(study)
+    drift = collect_drift(study, runs_dir)
+    write_drift(output_dir / "drift.csv", drift)
+    draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
+    seed = seed_with_weights(study, runs_dir)
+    if seed is None:
+        logger.warning("figure1.png and stages.png are not drawn: of no seed the weights of every arm are here.")
+        return
     photographs = load_photographs(study, runs_dir)
-    draw_figure1(study, runs_dir, photographs, rows, cost, rate, output_dir / "figure1.png")
-    draw_stages(study, runs_dir, photographs, rate, output_dir / "stages.png")
-    drift = collect_drift(study, runs_dir, rate)
-    with (output_dir / "drift.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, DRIFT_FIELDS)
-        writer.writeheader()
-        writer.writerows(drift)
-    draw_drift(study, drift, rate, output_dir / "drift.png")
+    draw_figure1(study, runs_dir, seed, photographs, rows, cost, output_dir / "figure1.png")
+    draw_stages(study, runs_dir, seed, photographs, output_dir / "stages.png")
 
 
-def shown_rate(study: Study) -> float:
-    """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
-    return max((rate for rate in study.keep_rates if rate < 1), default=1.0)
+def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
+    """The first seed of which the weights of every arm are here."""
+    for seed in study.seeds:
+        if all(RunFolder(runs_dir, arm, seed).has_weights for arm in study.arms):
+            return seed
+    return None
 
 
 def load_photographs(study: Study, runs_dir: Path) -> Dataset:
@@ -186,15 +178,16 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
 
 
 def draw_figure1(
-    study: Study, runs_dir: Path, photographs: Dataset, rows: list[dict], cost: dict, rate: float, path: Path
+    study: Study, runs_dir: Path, seed: int, photographs: Dataset, rows: list[dict], cost: dict, path: Path
 ) -> None:
     """Input, ground truth and the pruned predictions of the two compared arms; average precision against speed."""
-    chosen = [photographs[index] for index in _spread(len(photographs), NUM_PHOTOGRAPHS)]
+    rate = study.shown_rate
+    chosen = [photographs[index] for index in spread(len(photographs), NUM_PHOTOGRAPHS)]
     labels = [f"{study.arms[arm]['label']}\npruned to {rate_name(rate)}" for arm in study.compare]
     figure = card(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
-    models = [load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint)) for arm in study.compare]
+    models = [load_checkpoint(str(RunFolder(runs_dir, arm, seed).weights())) for arm in study.compare]
     for column, row in zip(axes.T, chosen, strict=True):
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"])
         inside = field_of_view(image)
@@ -229,8 +222,9 @@ def draw_figure1(
     figure.savefig(path, dpi=DPI)
 
 
-def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float, path: Path) -> None:
+def draw_stages(study: Study, runs_dir: Path, seed: int, photographs: Dataset, path: Path) -> None:
     """Where tokens are pruned, by stage, over two photographs: a column an arm whose selectors are trained."""
+    rate = study.shown_rate
     configs = {arm: study.run_recipe(arm, study.seeds[0])["config_overrides"] for arm in study.arms}
     arms = {
         arm: settings
@@ -240,7 +234,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     }
     if not arms:
         return
-    chosen = [photographs[index] for index in _spread(len(photographs), 2)]
+    chosen = [photographs[index] for index in spread(len(photographs), 2)]
     figure = card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
     axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
@@ -250,7 +244,7 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
     for column, (arm, settings) in zip(axes.T[1:], arms.items(), strict=True):
-        model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, study.seeds[0]).checkpoint))
+        model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, seed).weights()))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
             stages = predict_photograph(model, processor, row["image"], rate, output_stages=True).stages.numpy()
@@ -264,29 +258,6 @@ def draw_stages(study: Study, runs_dir: Path, photographs: Dataset, rate: float,
     legend_below(figure, handles, ncols=len(arms) + 1)
     figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
     figure.savefig(path, dpi=DPI)
-
-
-def collect_drift(study: Study, runs_dir: Path, rate: float) -> list[dict]:
-    """
-    Drift and decoded average precision by layer, of the two compared arms: a row per arm, seed and layer, as
-    [`DRIFT_FIELDS`]. Up to 16 test tiles with vessels, evenly spaced.
-    """
-    rows = []
-    for arm in study.compare:
-        for seed in study.seeds:
-            folder = RunFolder(runs_dir, arm, seed)
-            model, processor = load_checkpoint(str(folder.checkpoint))
-            pixels, labels = _load_tiles(folder, training_size(model.config), processor)
-            pixels = pixels.to(model.device)
-            pruned, unpruned = trace_grid(model, pixels, rate), trace_grid(model, pixels, 1.0)
-            drift = measure_drift(pruned, unpruned)
-            precisions = [_decoded_precision(trace.logits, labels) for trace in (pruned, unpruned)]
-            values = zip(drift.pruned.tolist(), drift.kept.tolist(), *precisions, strict=True)
-            rows += [
-                dict(zip(DRIFT_FIELDS, (arm, seed, layer, *numbers), strict=True))
-                for layer, numbers in enumerate(values)
-            ]
-    return rows
 
 
 def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
@@ -320,29 +291,6 @@ def _mean_line(axis, drift: list[dict], arm: str, field: str, layers: range, lab
     means, spreads = np.array(cells).T
     axis.plot(list(layers), means, label=label, **style)
     axis.fill_between(list(layers), means - spreads, means + spreads, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:
-    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
-    tiles = cut_into_tiles(load_data(data_arguments, arguments.seed)["test"], size)
-    filled = [index for index, mask in enumerate(tiles["mask"]) if np.asarray(mask).any()]
-    chosen = tiles.select([filled[index] for index in _spread(len(filled), NUM_TILES)])
-    batch = EvalTransform(image_mean=processor.image_mean, image_std=processor.image_std)(chosen[:])
-    return torch.stack(batch["pixel_values"]), torch.stack(batch["labels"])
-
-
-def _decoded_precision(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Average precision after every layer, over all pixels of the tiles."""
-    precisions = []
-    for layer in logits:
-        enlarged = torch.nn.functional.interpolate(layer, size=labels.shape[-2:], mode="bilinear")[:, 0]
-        precisions.append(average_precision_score(labels.flatten().numpy(), enlarged.flatten().cpu().numpy()))
-    return precisions
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` evenly spaced places among `count`."""
-    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
 
 
 def _heat_map(probability: np.ndarray) -> np.ndarray:

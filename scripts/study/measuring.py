@@ -55,7 +55,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
 
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
     """The trained model of a run and its image processor, changed as an evaluation wants it."""
-    model, processor = load_checkpoint(str(folder.checkpoint))
+    model, processor = load_checkpoint(str(folder.weights()))
     for name, value in settings.items():
         if name == "selector":
             select_at_random(model)

@@ -76,6 +76,11 @@ class Study:
     arms: dict[str, dict]
     compare: list[str]
 
+    @property
+    def shown_rate(self) -> float:
+        """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
+        return max((rate for rate in self.keep_rates if rate < 1), default=1.0)
+
     def run_recipe(self, arm: str, seed: int) -> dict:
         """The whole recipe of one run."""
         settings = self.arms[arm]

@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..training.checkpoints import list_checkpoints
+from .drift import measure_run as measure_drift
 from .measuring import evaluate_run
 from .plan import Study
 from .run_folder import RunFolder
@@ -57,13 +58,15 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
             if not folder.is_trained:
                 _train(folder, recipe, num_processes)
             evaluate_run(study, folder)
+            if arm in study.compare:
+                measure_drift(folder, study.shown_rate)
     except Timeout as error:
         raise RuntimeError(f"another process is working on {folder.path}; wait for its end.") from error
 
 
 def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
     folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    for measured in (folder.evaluation, folder.per_image):
+    for measured in (folder.evaluation, folder.per_image, folder.drift):
         measured.unlink(missing_ok=True)
     resumes = bool(list_checkpoints(folder.training))
     command = [sys.executable, "-m"]

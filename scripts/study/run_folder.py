@@ -9,7 +9,9 @@ import yaml
 class RunFolder:
     """
     Where a run keeps things: `recipe.yaml` (all that it was told), `train.log`, `training/` (what the training
-    writes), `evaluation.json` (metrics over all pixels) and `per_image.csv` (those of every photograph).
+    writes), `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every photograph) and `drift.csv`.
+
+    What was measured is a record of its own: without the weights it still counts, and need not be measured again.
     """
 
     def __init__(self, runs_dir: Path, arm: str, seed: int):
@@ -19,11 +21,30 @@ class RunFolder:
         self.training = self.path / "training"
         self.evaluation = self.path / "evaluation.json"
         self.per_image = self.path / "per_image.csv"
+        self.drift = self.path / "drift.csv"
 
     @property
     def checkpoint(self) -> Path:
         """The averaged weights after the last step: no photograph is used to select among earlier ones."""
         return self.training / "last"
+
+    @property
+    def has_weights(self) -> bool:
+        return self.checkpoint.is_dir()
+
+    def weights(self) -> Path:
+        """
+        The folder of the trained weights.
+
+        Raises:
+            `ValueError`: where they are not here.
+        """
+        if not self.has_weights:
+            raise ValueError(
+                f"The run {self.path} was trained, but its weights are not here, and not all is measured that the "
+                "study asks for. Bring them back, or move the folder away, to train it anew."
+            )
+        return self.checkpoint
 
     @property
     def is_trained(self) -> bool:

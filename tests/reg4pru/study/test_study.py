@@ -19,10 +19,11 @@ from datasets_fives import load_fives
 from reg4pru.study import measuring
 from reg4pru.study import run as study_run
 from reg4pru.study.cost import time_interleaved
+from reg4pru.study.drift import measure_run
 from reg4pru.study.plan import read_study
 from reg4pru.study.run import complete_run
 from reg4pru.study.run_folder import RunFolder
-from reg4pru.study.study import complete_runs
+from reg4pru.study.study import complete_runs, write_pictures, write_tables
 
 pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
 
@@ -172,6 +173,42 @@ def test_only_missing_evaluations_are_made(copied, monkeypatch):
     folder.per_image.unlink()
     complete_run(study, copied / "runs", "soft", 0)
     assert folder.per_image.read_text() == rows
+
+
+def test_what_was_measured_counts_without_the_weights(copied, monkeypatch, caplog):
+    """Records of runs travel in a repository, weights do not."""
+    study, runs_dir, results = read_study(copied / "small.yaml"), copied / "runs", copied / "results"
+    for arm in study.arms:
+        for path in (runs_dir / arm / "seed-0" / "training").iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+    (runs_dir / "cost.json").unlink()
+    expected, drawn = (results / "drift.csv").read_text(), (results / "figure1.png").read_bytes()
+    for path in results.iterdir():
+        if path.name != "figure1.png":
+            path.unlink()
+    with monkeypatch.context() as patch:
+        forbid_training(patch)
+        for arm in study.arms:
+            complete_run(study, runs_dir, arm, 0)
+    write_pictures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
+    assert (results / "drift.csv").read_text() == expected
+    assert {"cost.csv", "drift.png", "race.png", "table.md"} <= {path.name for path in results.iterdir()}
+    assert (results / "figure1.png").read_bytes() == drawn
+    assert not (results / "stages.png").exists()
+    assert "of no seed the weights of every arm are here" in caplog.text
+    (runs_dir / "soft" / "seed-0" / "drift.csv").unlink()
+    with pytest.raises(ValueError, match="its weights are not here"):
+        complete_run(study, runs_dir, "soft", 0)
+
+
+def test_drift_is_measured_anew_at_another_keep_rate(copied):
+    folder = RunFolder(copied / "runs", "soft", 0)
+    before = folder.drift.read_text()
+    measure_run(folder, 0.5)
+    assert folder.drift.read_text() == before
+    measure_run(folder, 0.25)
+    assert all(line.startswith("0.25,") for line in folder.drift.read_text().splitlines()[1:])
 
 
 def test_changed_settings_are_refused(copied):

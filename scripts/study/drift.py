@@ -1,0 +1,97 @@
+"""How far preserved states drift in a run, layer by layer, and what can be decoded from them: measured once a run."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+
+from datasets_fives.tiling import cut_into_tiles
+from datasets_fives.transforms import EvalTransform
+
+from ..inference.drift import measure_drift, trace_grid
+from ..inference.loading import load_checkpoint, training_size
+from ..training.arguments import parse_arguments
+from ..training.data import load_data
+from .plan import Study
+from .run_folder import RunFolder
+
+NUM_TILES = 16
+MEASURED = ("cosine_pruned", "cosine_kept", "average_precision", "average_precision_unpruned")
+FIELDS = ("arm", "seed", "keep_rate", "layer", *MEASURED)
+
+
+def measure_run(folder: RunFolder, rate: float) -> None:
+    """
+    Write `drift.csv` of a run, a row a layer, unless it is there for this keep rate: cosine similarity to the unpruned
+    states, and average precision of what the heads decode after the layer. Up to 16 test tiles with vessels, evenly
+    spaced.
+    """
+    if folder.drift.is_file() and {row["keep_rate"] for row in _read(folder.drift)} == {rate}:
+        return
+    model, processor = load_checkpoint(str(folder.weights()))
+    pixels, labels = _load_tiles(folder, training_size(model.config), processor)
+    pixels = pixels.to(model.device)
+    pruned, unpruned = trace_grid(model, pixels, rate), trace_grid(model, pixels, 1.0)
+    drift = measure_drift(pruned, unpruned)
+    precisions = [_decoded_precision(trace.logits, labels) for trace in (pruned, unpruned)]
+    values = zip(drift.pruned.tolist(), drift.kept.tolist(), *precisions, strict=True)
+    rows = [
+        {"keep_rate": rate, "layer": layer, **dict(zip(MEASURED, numbers, strict=True))}
+        for layer, numbers in enumerate(values)
+    ]
+    unfinished = folder.drift.with_suffix(".unfinished")
+    _write(unfinished, FIELDS[2:], rows)
+    unfinished.rename(folder.drift)
+
+
+def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
+    """A row per compared arm, seed and layer, in the order of the study."""
+    return [
+        {"arm": arm, "seed": seed, **row}
+        for arm in study.compare
+        for seed in study.seeds
+        for row in _read(RunFolder(runs_dir, arm, seed).drift)
+    ]
+
+
+def write_drift(path: Path, rows: list[dict]) -> None:
+    """The rows of [`collect_drift`] as CSV."""
+    _write(path, FIELDS, rows)
+
+
+def _read(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [{**row, "layer": int(row["layer"])} for row in rows]
+
+
+def _write(path: Path, fields: tuple[str, ...], rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:
+    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+    tiles = cut_into_tiles(load_data(data_arguments, arguments.seed)["test"], size)
+    filled = [index for index, mask in enumerate(tiles["mask"]) if np.asarray(mask).any()]
+    chosen = tiles.select([filled[index] for index in spread(len(filled), NUM_TILES)])
+    batch = EvalTransform(image_mean=processor.image_mean, image_std=processor.image_std)(chosen[:])
+    return torch.stack(batch["pixel_values"]), torch.stack(batch["labels"])
+
+
+def _decoded_precision(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Average precision after every layer, over all pixels of the tiles."""
+    precisions = []
+    for layer in logits:
+        enlarged = torch.nn.functional.interpolate(layer, size=labels.shape[-2:], mode="bilinear")[:, 0]
+        precisions.append(average_precision_score(labels.flatten().numpy(), enlarged.flatten().cpu().numpy()))
+    return precisions
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` evenly spaced places among `count`."""
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
