@@ -1,5 +1,6 @@
 """What made a result file: command, versions, device, seed and commit."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -13,6 +14,11 @@ import torch
 from modeling_reg4pru.speed_budget import processor_name
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image", "scikit-learn")
+
+
+# What else decides how fast a CPU computes: threads, and whether freed memory goes back to the system (see README).
+ALLOCATOR_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+SPEED_VARIABLES = ("OMP_NUM_THREADS", "LD_PRELOAD", *ALLOCATOR_VARIABLES)
 
 
 def git_commit() -> str:
@@ -44,7 +50,8 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         seed (`int`, *optional*): Its seed.
 
     Returns:
-        `dict` with `command`, `commit`, `date` (UTC), `device`, `seed`, `python` and the `versions` of the packages.
+        `dict` with `command`, `commit`, `date` (UTC), `device`, `seed`, `python`, the `versions` of the packages and
+        those of the [`SPEED_VARIABLES`] that were set, as `environment`.
     """
     return {
         "command": " ".join([program_name(sys.argv[0]), shlex.join(map(_portable, sys.argv[1:]))]).strip(),
@@ -55,6 +62,7 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
         "python": platform.python_version(),
         # The metadata of a torch from the index do not say for which CUDA it was built.
         "versions": {name: _installed(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
+        "environment": {name: os.environ[name] for name in SPEED_VARIABLES if os.environ.get(name)},
     }
 
 
