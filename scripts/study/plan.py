@@ -28,7 +28,7 @@ field replaces that of the base.
 import logging
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import yaml
@@ -87,17 +87,30 @@ class Study:
         config = {**self.recipe.get("config_overrides", {}), **settings["config"]}
         return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
 
-    def runs(self, only: list[str] | None = None) -> list[tuple[str, int]]:
+    def runs(self) -> list[tuple[str, int]]:
+        """(arm, seed) of every run, all arms of a seed before the next seed."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def part(self, arms: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
         """
-        (arm, seed) of every run, all arms of a seed before the next seed.
+        The study with some of its arms and seeds only, in its own order; without pictures of compared arms that are
+        not among them.
 
         Raises:
-            `ValueError`: if `only` names an arm that there is not.
+            `ValueError`: for an arm or a seed that there is not.
         """
-        unknown = sorted(set(only or ()) - set(self.arms))
-        if unknown:
-            raise ValueError(f"--only names {', '.join(unknown)}: the arms of {self.name} are {', '.join(self.arms)}.")
-        return [(arm, seed) for seed in self.seeds for arm in self.arms if not only or arm in only]
+        for flag, wanted, known in (("--only", arms, list(self.arms)), ("--seeds", seeds, self.seeds)):
+            unknown = sorted(set(wanted or ()) - set(known))
+            if unknown:
+                names, there = (", ".join(map(str, entries)) for entries in (unknown, known))
+                raise ValueError(f"{flag} names {names}: {self.name} has {there}.")
+        kept = {arm: settings for arm, settings in self.arms.items() if not arms or arm in arms}
+        return replace(
+            self,
+            arms=kept,
+            seeds=[seed for seed in self.seeds if not seeds or seed in seeds],
+            compare=self.compare if set(self.compare) <= set(kept) else [],
+        )
 
 
 def read_study(path: Path) -> Study:

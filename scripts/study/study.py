@@ -6,8 +6,8 @@ Train and measure every arm of a study, and put the results into tables and figu
 A study can be stopped and started again at any time: its trainings end with it, finished runs are kept, an
 interrupted training goes on from its latest checkpoint. `table.csv` holds every number, `table.md` mean and spread
 over the seeds, `per_image.csv` the numbers of every photograph, `paired.md` their differences between arms; when no
-run is missing, the costs are measured (`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. plan.py tells the
-form of a study.
+run is missing, the costs are measured (`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. `--only` and
+`--seeds` take a part of a study for the whole. plan.py tells the form of a study, run_folder.py what is kept of a run.
 """
 
 import argparse
@@ -38,7 +38,7 @@ logger = logging.getLogger("study")
 POLL_SECONDS = 2.0
 
 
-def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_parallel: int, num_processes: int) -> int:
+def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes: int) -> int:
     """
     Bring all runs to their end. A run that fails is reported, and the others go on.
 
@@ -48,8 +48,8 @@ def complete_runs(study: Study, runs_dir: Path, only: list[str] | None, num_para
     Raises:
         `ValueError`: if a run was begun with other settings than the study has now; before any run starts.
     """
-    runs = study.runs(only)
-    for arm, seed in study.runs():
+    runs = study.runs()
+    for arm, seed in runs:
         RunFolder(runs_dir, arm, seed).check_recipe(study.run_recipe(arm, seed))
     num_failed = 0
     # Processes, not threads: random selection draws from torch's global generator.
@@ -100,11 +100,7 @@ def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
 
 
 def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost_rounds: int) -> None:
-    """Measure the costs, and draw the figures; needs every run."""
-    missing = [f"{arm} seed {seed}" for arm, seed in study.runs() if not RunFolder(runs_dir, arm, seed).is_trained]
-    if missing:
-        logger.info("No costs and no figures yet: %s not trained.", ", ".join(missing))
-        return
+    """Measure the costs, and draw the figures, of runs that are all finished."""
     cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
     times = {arm: training_time(study, arm, cost) for arm in study.arms}
@@ -122,7 +118,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_parallel", type=int, default=1, help="Runs at a time; above 1 each has one CPU thread.")
     parser.add_argument("--num_processes", type=int, default=1, help="Processes of one run (accelerate launch).")
     parser.add_argument("--cost_rounds", type=int, default=20, help="Interleaved rounds when costs are measured.")
-    parser.add_argument("--only", nargs="+", metavar="ARM", help="Train and evaluate these arms only.")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="Train, evaluate and show these arms only.")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="Likewise: these seeds only.")
     arguments = parser.parse_args(argv)
     for name in ("num_parallel", "num_processes", "cost_rounds"):
         if vars(arguments)[name] < 1:
@@ -137,10 +134,8 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"  # the bars of the runs; ours has been set up
     try:
-        study = read_study(find_yaml(arguments.study, "studies"))
-        num_failed = complete_runs(
-            study, arguments.runs_dir, arguments.only, arguments.num_parallel, arguments.num_processes
-        )
+        study = read_study(find_yaml(arguments.study, "studies")).part(arguments.only, arguments.seeds)
+        num_failed = complete_runs(study, arguments.runs_dir, arguments.num_parallel, arguments.num_processes)
     except ValueError as error:
         logger.error("reg4pru study: error: %s", error)
         return 2

@@ -52,9 +52,19 @@ def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
 def test_runs_go_seed_by_seed(write):
     study = read_study(write())
     assert study.runs() == [("dense", 0), ("drawn", 0), ("dense", 3), ("drawn", 3)]
-    assert study.runs(["drawn"]) == [("drawn", 0), ("drawn", 3)]
-    with pytest.raises(ValueError, match="--only names soft: the arms of small are dense, drawn"):
-        study.runs(["drawn", "soft"])
+
+
+def test_a_part_of_a_study_is_a_study(write):
+    study = read_study(write(compare=["dense", "drawn"]))
+    assert study.part() == study
+    part = study.part(["drawn"], [3])
+    assert part.runs() == [("drawn", 3)]
+    assert (study.compare, part.compare) == (["dense", "drawn"], [])
+    assert study.part(["drawn", "dense"]).compare == study.compare
+    with pytest.raises(ValueError, match="--only names soft: small has dense, drawn"):
+        study.part(["drawn", "soft"])
+    with pytest.raises(ValueError, match="--seeds names 1, 2: small has 0, 3"):
+        study.part(seeds=[0, 2, 1])
 
 
 def test_the_trained_model_is_always_evaluated_as_it_is(write):

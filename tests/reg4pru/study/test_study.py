@@ -23,7 +23,7 @@ from reg4pru.study.drift import measure_run
 from reg4pru.study.plan import read_study
 from reg4pru.study.run import complete_run
 from reg4pru.study.run_folder import RunFolder
-from reg4pru.study.study import complete_runs, write_pictures, write_tables
+from reg4pru.study.study import complete_runs, main, write_pictures, write_tables
 
 pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
 
@@ -215,7 +215,7 @@ def test_changed_settings_are_refused(copied):
     write_study(copied, overrides={"max_train_steps": 4})
     study = read_study(copied / "small.yaml")
     with pytest.raises(ValueError, match="other settings: max_train_steps was 3, is 4"):
-        complete_runs(study, copied / "runs", None, num_parallel=1, num_processes=1)
+        complete_runs(study, copied / "runs", num_parallel=1, num_processes=1)
     study.arms["soft"]["config"]["token_multiple"] = 4
     with pytest.raises(ValueError, match="config token_multiple was unset, is 4"):
         complete_run(study, copied / "runs", "soft", 0)
@@ -255,10 +255,11 @@ def test_a_run_in_other_hands_is_left_alone(copied, monkeypatch):
         complete_run(read_study(copied / "small.yaml"), copied / "runs", "soft", 0)
 
 
-def test_an_unknown_arm_is_refused(finished):
-    study = read_study(finished / "small.yaml")
-    with pytest.raises(ValueError, match="--only names hard"):
-        complete_runs(study, finished / "runs", ["hard"], num_parallel=1, num_processes=1)
+def test_an_unknown_arm_is_refused(finished, tmp_path, caplog):
+    folders = ["--output_dir", str(tmp_path / "results"), "--runs_dir", str(finished / "runs")]
+    assert main([str(finished / "small.yaml"), *folders, "--only", "hard"]) == 2
+    assert "--only names hard" in caplog.text
+    assert not (tmp_path / "results").exists()
 
 
 def test_rounds_are_interleaved():
