@@ -29,6 +29,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..console import set_up_logging
 from ..provenance import provenance
+from ..whole_files import replace_text
 from .flops import forward_flops, token_counts
 from .measure import MEMORY_METHOD, peak_memory, save_profile, seconds_per_call, share_between_layers
 from .models import MODEL_SIZES, dense_model, model_config, variant
@@ -145,9 +146,7 @@ class Benchmark:
     def save(self) -> None:
         """Write what there is; a half-written file never takes the place of a whole one."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = self.output_dir / "benchmark.json.unfinished"
-        unfinished.write_text(json.dumps(self.results, indent=1) + "\n")
-        unfinished.replace(self.output_dir / "benchmark.json")
+        replace_text(self.output_dir / "benchmark.json", json.dumps(self.results, indent=1) + "\n")
 
     def report(self) -> str:
         """Tables, in table.md and to be shown; and the plot."""

@@ -34,6 +34,7 @@ from ..inference.loading import load_checkpoint
 from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
 from ..provenance import provenance
 from ..training_photographs import describe_data
+from ..whole_files import replace_text
 from .flops import forward_flops
 from .measure import interleaved_seconds
 from .models import variant, variant_config
@@ -195,7 +196,7 @@ class Tuning:
                 )
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
-            write_json(self.unfinished, {"identity": self.identity, "qualities": rows})
+            replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
         return self.qualities[setting]
 
     def measure_qualities(self) -> list[Setting]:
@@ -263,7 +264,8 @@ class Tuning:
         }
         (self.folder / "speed.md").write_text(front_table(speed) + "\n")
         draw_front(speed, self.folder / "speed.png")
-        write_json(self.folder / SPEED_FILE, json.loads(json.dumps(speed), parse_constant=lambda constant: None))
+        standard = json.loads(json.dumps(speed), parse_constant=lambda constant: None)  # there is no nan in JSON
+        replace_text(self.folder / SPEED_FILE, _json(standard))
         self.unfinished.unlink(missing_ok=True)
         return speed
 
@@ -278,11 +280,8 @@ def fingerprint_weights(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, content: dict, **style: object) -> None:
-    """A half-written file never takes the place of a whole one."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, **{"indent": 1, **style}) + "\n")
-    unfinished.replace(path)
+def _json(content: dict) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def write_choice(folder: Path, speed: dict, budget: float) -> dict:
@@ -300,7 +299,7 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     config = json.loads(path.read_text())
     before = {name: config.get(name) for name in CONFIG_FIELDS}
     after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in CONFIG_FIELDS}
-    write_json(path, {**config, **after}, indent=2, sort_keys=True)
+    replace_text(path, json.dumps({**config, **after}, indent=2, sort_keys=True) + "\n")
     logger.info(
         "Written into %s for %g ms: %s (%.3g ms, average precision %.3f). Before it held %s.",
         path,

@@ -14,6 +14,7 @@ from ..inference.drift import measure_drift, trace_grid
 from ..inference.loading import load_checkpoint, training_size
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
+from ..whole_files import replace_table
 from .plan import Study
 from .run_folder import RunFolder
 
@@ -41,9 +42,7 @@ def measure_run(folder: RunFolder, rate: float) -> None:
         {"keep_rate": rate, "layer": layer, **dict(zip(MEASURED, numbers, strict=True))}
         for layer, numbers in enumerate(values)
     ]
-    unfinished = folder.drift.with_suffix(".unfinished")
-    _write(unfinished, FIELDS[2:], rows)
-    unfinished.rename(folder.drift)
+    replace_table(folder.drift, FIELDS[2:], rows)
 
 
 def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
@@ -58,20 +57,13 @@ def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
 
 def write_drift(path: Path, rows: list[dict]) -> None:
     """The rows of [`collect_drift`] as CSV."""
-    _write(path, FIELDS, rows)
+    replace_table(path, FIELDS, rows)
 
 
 def _read(path: Path) -> list[dict]:
     with path.open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return [{**row, "layer": int(row["layer"])} for row in rows]
-
-
-def _write(path: Path, fields: tuple[str, ...], rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:

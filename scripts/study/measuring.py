@@ -16,6 +16,7 @@ from ..inference.keep_rates import predictors, rate_name
 from ..inference.loading import load_checkpoint, select_at_random
 from ..training.arguments import parse_arguments
 from ..training.data import load_data
+from ..whole_files import replace_table, replace_text
 from .plan import DATA_FIELDS, Study
 from .run_folder import RunFolder
 
@@ -48,9 +49,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
             done[rate] = {metric: pooled[metric] for metric in METRICS}
             rows[name, rate] = metrics.rows
         _write_photographs(folder, rows)
-        unfinished = folder.evaluation.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(results, indent=2) + "\n")
-        unfinished.rename(folder.evaluation)
+        replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
 
 
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
@@ -91,10 +90,9 @@ def read_photographs(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
 
 
 def _write_photographs(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
-    unfinished = folder.per_image.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, PHOTOGRAPH_FIELDS)
-        writer.writeheader()
-        for (evaluation, rate), photographs in rows.items():
-            writer.writerows({"evaluation": evaluation, "keep_rate": rate, **row} for row in photographs)
-    unfinished.rename(folder.per_image)
+    of_all = [
+        {"evaluation": evaluation, "keep_rate": rate, **row}
+        for (evaluation, rate), photographs in rows.items()
+        for row in photographs
+    ]
+    replace_table(folder.per_image, PHOTOGRAPH_FIELDS, of_all)

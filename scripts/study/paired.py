@@ -1,11 +1,11 @@
 """Paired differences: the same seed and the same photograph under two arms or keep rates, with bootstrap intervals."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from ..inference.keep_rates import rate_name
+from ..whole_files import replace_table
 from .measuring import read_photographs
 from .plan import AS_TRAINED, Study, is_as_trained
 from .run_folder import RunFolder
@@ -33,10 +33,7 @@ def collect_photographs(study: Study, runs_dir: Path) -> list[dict]:
 
 def write_photographs(path: Path, rows: list[dict]) -> None:
     """The rows of [`collect_photographs`] as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    replace_table(path, FIELDS, rows)
 
 
 class Pairs:

@@ -4,12 +4,12 @@ The race of a study whose arms see photographs at several sizes: quality at one 
 Time is that of a tile, measured side by side (`cost.json`), times the tiles that a photograph takes at the arm's size.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from ..inference.keep_rates import rate_name
+from ..whole_files import replace_table
 from .cost import tiles_per_photograph
 from .figures import DPI, arm_style, card, legend_below, load_photographs, tidy
 from .plan import Study
@@ -51,10 +51,7 @@ def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict],
     """Write `race.csv` and `race.png`."""
     photograph = load_photographs(study, runs_dir)[0]["image"]
     raced = race_rows(study, rows, cost, tiles_per_photograph(study, runs_dir, photograph))
-    with (output_dir / "race.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(raced)
+    replace_table(output_dir / "race.csv", FIELDS, raced)
     draw_race(study, raced, cost["provenance"]["device"], output_dir / "race.png")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets_fives.metrics import METRICS
 
 from ..inference.keep_rates import rate_name
+from ..whole_files import replace_table
 from .plan import Study, is_as_trained
 from .run_folder import RunFolder
 
@@ -30,10 +31,7 @@ def collect(study: Study, runs_dir: Path) -> list[dict]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["arm", "seed", "evaluation", "keep_rate", *METRICS])
-        writer.writeheader()
-        writer.writerows(rows)
+    replace_table(path, ["arm", "seed", "evaluation", "keep_rate", *METRICS], rows)
 
 
 def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:

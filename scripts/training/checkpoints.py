@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors import SafetensorError
 
+from ..whole_files import replace_text
 from .stopping import TrainingError, where_to_go_on
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,6 @@ def writing(
             f"{what} could not be written to {output_dir}: {reason}. Is the disk full or read-only? "
             f"{where_to_go_on((states or list_checkpoints)(output_dir))}"
         ) from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def replace_files(unfinished: Path, folder: Path) -> None:

@@ -31,10 +31,11 @@ from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
 from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
+from ..whole_files import replace_text
 from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
 from .building import make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
-from .checkpoints import replace_text, writing
+from .checkpoints import writing
 from .data import load_data
 from .distillation import DistillingTrainer, check_distillation
 from .loop import collate

@@ -16,9 +16,10 @@ from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
+from ..whole_files import replace_text
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
-from .checkpoints import list_checkpoints, replace_files, replace_text, save_checkpoint, writing
+from .checkpoints import list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
 from .optimization import make_average, make_optimizer
 from .record import begin_record, describe_run
@@ -319,6 +320,4 @@ def drop_log_after(path: Path, step: int) -> None:
     """Lines that a killed run wrote after its last full state would stand twice; its last may be half a line."""
     if path.exists():
         lines = path.read_text().split("\n")[:-1]
-        kept = path.with_suffix(".unfinished")
-        kept.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
-        kept.replace(path)
+        replace_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))

@@ -8,7 +8,8 @@ import torch
 
 from ..provenance import provenance
 from ..training_photographs import describe_data
-from .checkpoints import replace_text, writing
+from ..whole_files import replace_text
+from .checkpoints import writing
 
 FILE = "run.json"
 
