@@ -21,7 +21,7 @@ from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
-from .segmentation_head import allowed_patches, mask_probability, semantic_logits
+from .segmentation_head import allowed_patches, mask_probability, query_masks, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .stage_selection import StageSelection
@@ -351,7 +351,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         """
         queries = self.layernorm(queries)
         features = self.layernorm(patches).transpose(1, 2).unflatten(2, grid_size)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), self.upscale_block(features))
+        mask_logits = query_masks(self.mask_head(queries), features, self.upscale_block)
         return mask_logits, None if self.class_predictor is None else self.class_predictor(queries)
 
     def _predict_early(

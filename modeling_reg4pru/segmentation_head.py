@@ -2,8 +2,48 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .step_processes import draw_for_images
+
+# Upscaled features are many times as large as all else. Above some 32 MiB the allocator of a CPU takes memory from the
+# system and gives it back, page by page, at every call; below it the caches help, too.
+BAND_BYTES = 1 << 24
+
+
+def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Module) -> torch.Tensor:
+    """
+    Mask logits: the product of each query with the upscaled features. At inference on a CPU it is computed band by
+    band, so that the upscaled features never exist as a whole: the same numbers in less memory and time.
+
+    Args:
+        queries (`torch.Tensor` of shape `(batch, num_queries, hidden_size)`): From EoMT's mask head.
+        features (`torch.Tensor` of shape `(batch, hidden_size, rows, columns)`): Patch tokens on their grid.
+        upscale (`nn.Module`): EoMT's scale block, whose layers each double rows and columns and then look one row and
+            column to every side.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_queries, scale * rows, scale * columns)`
+    """
+    compiles = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    if torch.is_grad_enabled() or features.device.type != "cpu" or compiles:
+        return torch.einsum("bqc,bchw->bqhw", queries, upscale(features))
+    scale = 2 ** len(upscale.block)
+    batch, channels, num_rows, num_columns = features.shape
+    row_bytes = scale**2 * num_columns * channels * features.element_size()
+    at_once = max(1, BAND_BYTES // (num_rows * row_bytes))
+    height = max(1, BAND_BYTES // row_bytes)
+    images = []
+    for first in range(0, batch, at_once):
+        some, of_some = features[first : first + at_once], queries[first : first + at_once]
+        bands = []
+        for top in range(0, num_rows, height):
+            # What a band lacks beyond its edges reaches less than one row of patches into it: 2^n - 1 of 2^n rows.
+            start, end = max(top - 1, 0), min(top + height + 1, num_rows)
+            upscaled = upscale(some[:, :, start:end])[:, :, scale * (top - start) :][:, :, : scale * height]
+            bands.append(torch.einsum("bqc,bchw->bqhw", of_some, upscaled))
+        images.append(torch.cat(bands, dim=2))
+    return torch.cat(images)
 
 
 def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:
