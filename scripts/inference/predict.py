@@ -38,7 +38,7 @@ from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photo
 from ..console import set_up_logging
 from ..hub.transfer import TransferError, check_target, push_folder
 from .keep_rates import check_keep_rates, fixed_draws, rate_name
-from .loading import load_checkpoint
+from .loading import fast_dtype, load_checkpoint
 from .panels import blank_outside, mask_picture, overlay_panel, probability_picture, stage_panel
 from .photographs import Photograph, list_files, list_stored
 from .prediction_dataset import TAG, write_dataset
@@ -80,6 +80,9 @@ class PredictionArguments:
     overwrite: bool = field(default=False, metadata={"help": "Predict anew what an earlier run has done."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
+    fast: bool = field(
+        default=False, metadata={"help": "Compute in bfloat16 where this machine can; it says so where it cannot."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed, for a checkpoint that selects tokens at random."})
 
 
@@ -205,6 +208,8 @@ def _check(arguments: PredictionArguments) -> list[Photograph]:
         raise ValueError(f"--threshold is {arguments.threshold}: it must lie between 0 and 1, both excluded.")
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size is {arguments.batch_size}: it must be at least 1.")
+    if arguments.fast and arguments.dtype != "float32":
+        raise ValueError(f"--fast chooses the data type, and --dtype is {arguments.dtype}: give one of them.")
     if arguments.keep_rates is not None:
         check_keep_rates(arguments.keep_rates)
     output_dir = Path(arguments.output_dir)
@@ -246,9 +251,10 @@ def main(argv: list[str] | None = None) -> int:
     device = arguments.device or (str(state.device) if state.num_processes > 1 else None)
     try:
         photographs = _check(arguments)
-        model, processor = load_checkpoint(
-            arguments.model_name_or_path, arguments.model_revision, device, arguments.dtype
-        )
+        dtype = fast_dtype(device) if arguments.fast else arguments.dtype
+        if arguments.fast and dtype == "float32":
+            logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
+        model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datasets_fives.field_of_view import field_of_view
@@ -106,6 +107,24 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
     assert np.asarray(Image.open(out / "first_mask.png")).shape == (128, 128)
 
 
+@pytest.mark.parametrize("abilities", [{"amx_bf16": True}, {}])
+def test_fast_computes_in_bfloat16_where_the_machine_can(
+    tiny_model, save_checkpoint, folder, tmp_path, monkeypatch, caplog, abilities
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    used = []
+
+    def noting(model, *arguments, **settings):
+        used.append(model.dtype)
+        return predict_photograph(model, *arguments, **settings)
+
+    monkeypatch.setattr(predict, "predict_photograph", noting)
+    arguments = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png", "--fast"]
+    assert predict.main([*map(str, arguments), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert used == [torch.bfloat16 if abilities else torch.float32]
+    assert ("--fast changes nothing" in caplog.text) == (not abilities)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -115,6 +134,8 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--images", "./missing.png"], "missing.png is no file"),
         (["--model_name_or_path", "./missing"], "./missing"),
+        (["--fast", "--dtype", "float16"], "--fast chooses the data type, and --dtype is float16"),
+        (["--fast", "--device", "nowhere"], "nowhere"),
     ],
 )
 def test_errors_before_any_work(tiny_model, save_checkpoint, fails, folder, tmp_path, arguments, message):
