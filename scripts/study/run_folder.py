@@ -15,7 +15,7 @@ class RunFolder:
     """
 
     def __init__(self, runs_dir: Path, arm: str, seed: int):
-        self.path = runs_dir.absolute() / arm / f"seed-{seed}"
+        self.path = runs_dir / arm / f"seed-{seed}"
         self.recipe = self.path / "recipe.yaml"
         self.log = self.path / "train.log"
         self.training = self.path / "training"

@@ -97,11 +97,10 @@ def write_study(folder: Path, **changes) -> None:
 
 
 def start_study(folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "reg4pru", "study", str(folder / "small.yaml")]
-    command += ["--output_dir", str(folder / "results"), "--runs_dir", str(folder / "runs"), "--num_parallel", "2"]
-    command += ["--cost_rounds", "1"]
+    command = [sys.executable, "-m", "reg4pru", "study", "small.yaml", "--output_dir", "results", "--runs_dir", "runs"]
+    command += ["--num_parallel", "2", "--cost_rounds", "1"]
     environment = os.environ | {"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}  # as the tests themselves
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def forbid_training(monkeypatch) -> None:
@@ -134,6 +133,8 @@ def test_tables_and_figures(finished):
     assert "| Reg4Pru |" in (results / "table.md").read_text()
     assert "1.00×" in (results / "cost.md").read_text()
     assert set(json.loads((results / "provenance.json").read_text())["runs"]) == {"soft/seed-0", "reg4pru/seed-0"}
+    record = (finished / "runs" / "soft" / "seed-0" / "training" / "train_results.json").read_text()
+    assert str(finished) not in record, "a record tells what was done, not where"
     with (results / "race.csv").open() as file:
         raced = list(csv.DictReader(file))
     assert [(row["arm"], row["keep_rate"]) for row in raced] == [
