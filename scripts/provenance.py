@@ -15,10 +15,14 @@ from modeling_reg4pru.speed_budget import processor_name
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image", "scikit-learn")
 
-
-# What else decides how fast a CPU computes: threads, and whether freed memory goes back to the system (see README).
-ALLOCATOR_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-SPEED_VARIABLES = ("OMP_NUM_THREADS", "LD_PRELOAD", *ALLOCATOR_VARIABLES)
+# What else decides how fast a CPU computes: threads, and whether freed memory goes back to the system.
+SPEED_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "LD_PRELOAD",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+)
 
 
 def git_commit() -> str:

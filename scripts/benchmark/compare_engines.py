@@ -26,7 +26,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 
 from ..console import set_up_logging
 from ..inference.keep_rates import check_keep_rates, rate_name
-from ..inference.loading import load_checkpoint
+from ..inference.loading import load_checkpoint, usable_device
 from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
 from ..provenance import provenance
 from ..training_photographs import describe_data
@@ -192,7 +192,7 @@ def prepare(arguments: EngineArguments) -> EngineComparison:
         torch.set_num_threads(arguments.num_threads)
     set_seed(arguments.seed)
     if arguments.model_name_or_path is None:
-        device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable_device(arguments.device)
         model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
         return EngineComparison(arguments, model.eval().to(device))
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)

@@ -19,9 +19,9 @@ from ..benchmark.measure import peak_memory, seconds_per_call
 from ..benchmark.report import summary
 from ..benchmark.training_steps import make_step
 from ..inference.keep_rates import rate_name
-from ..inference.loading import training_size
+from ..inference.loading import training_size, usable_device
 from ..provenance import provenance
-from ..training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from ..training.arguments import TrainArguments
 from ..training.building import build_model, make_processor
 from ..training.distillation import distilled_loss
 from ..training.schedule import keep_rates_of_step
@@ -48,7 +48,7 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
         kept = json.loads(path.read_text())
         if kept.pop("key") == key:
             return kept
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device()
     cost = {
         "training": _training(study, runs_dir, device, rounds),
         "inference": _inference(study, runs_dir, device, rounds),
@@ -76,7 +76,7 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
     """Steps of every arm as they are once pruning and routing have begun, on random pictures."""
     steps, memory = {}, {}
     for arm in study.arms:
-        model_arguments, _, arguments = _arguments(study, runs_dir, arm)
+        model_arguments, _, arguments = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
         torch.manual_seed(0)
         model = build_model(model_arguments).to(device).train()
         size = training_size(model.config)
@@ -101,12 +101,6 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
     }
 
 
-def _arguments(study: Study, runs_dir: Path, arm: str) -> tuple[ModelArguments, DataArguments, TrainArguments]:
-    """What the first run of an arm was told."""
-    recipe = RunFolder(runs_dir, arm, study.seeds[0]).recipe
-    return parse_arguments([str(recipe), "--output_dir", "unused"])
-
-
 def _loss(
     model: Reg4PruForSemanticSegmentation, batch: dict[str, torch.Tensor], arguments: TrainArguments
 ) -> torch.Tensor:
@@ -129,7 +123,7 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     """Images a second of the arms' models, in batches as large as those of the training."""
     calls = {}
     for arm in study.arms:
-        model_arguments, _, arguments = _arguments(study, runs_dir, arm)
+        model_arguments, _, arguments = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
         model = build_model(model_arguments).to(device).eval()
         size, batch_size = training_size(model.config), arguments.per_device_train_batch_size
         pictures = torch.randn(batch_size, 3, size, size, device=device)
@@ -153,7 +147,7 @@ def tiles_per_photograph(study: Study, runs_dir: Path, photograph: Image.Image) 
     """Forward passes that a photograph takes, by arm: its tiles at the size at which the arm sees it."""
     tiles = {}
     for arm in study.arms:
-        model_arguments, data_arguments, _ = _arguments(study, runs_dir, arm)
+        model_arguments, data_arguments, _ = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
         processor = make_processor(build_model(model_arguments).config, data_arguments)
         tiles[arm] = len(processor.cut_photograph(photograph).patch_offsets)
     return tiles

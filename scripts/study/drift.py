@@ -12,7 +12,6 @@ from datasets_fives.transforms import EvalTransform
 
 from ..inference.drift import measure_drift, trace_grid
 from ..inference.loading import load_checkpoint, training_size
-from ..training.arguments import parse_arguments
 from ..training.data import load_data
 from ..whole_files import replace_table
 from .plan import Study
@@ -67,7 +66,7 @@ def _read(path: Path) -> list[dict]:
 
 
 def _load_tiles(folder: RunFolder, size: int, processor) -> tuple[torch.Tensor, torch.Tensor]:
-    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+    _, data_arguments, arguments = folder.arguments()
     tiles = cut_into_tiles(load_data(data_arguments, arguments.seed)["test"], size)
     filled = [index for index, mask in enumerate(tiles["mask"]) if np.asarray(mask).any()]
     chosen = tiles.select([filled[index] for index in spread(len(filled), NUM_TILES)])

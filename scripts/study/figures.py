@@ -24,7 +24,6 @@ from modeling_reg4pru.token_selection import SELECTOR_CLASSES
 from ..inference.keep_rates import rate_name
 from ..inference.loading import load_checkpoint
 from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
-from ..training.arguments import parse_arguments
 from ..training.data import load_data
 from .drift import collect_drift, spread, write_drift
 from .plan import AS_TRAINED, Study, is_as_trained
@@ -93,7 +92,7 @@ def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
 def load_photographs(study: Study, runs_dir: Path) -> Dataset:
     """The test photographs of the first seed."""
     folder = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0])
-    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", "unused"])
+    _, data_arguments, arguments = folder.arguments()
     return load_data(data_arguments, arguments.seed)["test"]
 
 

@@ -14,7 +14,6 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..inference.keep_rates import predictors, rate_name
 from ..inference.loading import load_checkpoint, select_at_random
-from ..training.arguments import parse_arguments
 from ..training.data import load_data
 from ..whole_files import replace_table, replace_text
 from .plan import DATA_FIELDS, Study
@@ -65,7 +64,7 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
 
 def _photographs(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
     """The test photographs of an evaluation, at its size, else at that of those of the training."""
-    _, data_arguments, arguments = parse_arguments([str(folder.recipe), "--output_dir", str(folder.training)])
+    _, data_arguments, arguments = folder.arguments()
     size = settings.get("photograph_size", data_arguments.photograph_size)
     if "dataset" not in settings:
         return load_data(replace(data_arguments, photograph_size=size), arguments.seed)["test"]

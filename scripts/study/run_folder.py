@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from ..training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+
 
 class RunFolder:
     """
@@ -49,6 +51,10 @@ class RunFolder:
     @property
     def is_trained(self) -> bool:
         return (self.training / "train_results.json").is_file()
+
+    def arguments(self) -> tuple[ModelArguments, DataArguments, TrainArguments]:
+        """What the run was told, as its training reads it."""
+        return parse_arguments([str(self.recipe), "--output_dir", str(self.training)])
 
     def stands(self) -> str:
         """Where a running run stands: the step of its training, or that it is being measured."""
