@@ -92,8 +92,9 @@ class Reg4PruConfig(EomtDinov3Config):
             Fraction of a stage's pool that stays, in (0, 1]; one number for all stages or one per stage. Rates
             compound.
         selector (`str`, *optional*, defaults to `"mlp"`):
-            Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"learned_query"` (CROPR's,
-            learns where the foreground is) or `"random"` (a control).
+            Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"foreground_mlp"` (the same
+            layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too) or `"random"`
+            (a control).
         train_pruning (`str`, *optional*, defaults to `"soft"`):
             How tokens are pruned in training: `"none"`, `"soft"` (a policy hides them from the others' attention) or
             `"hard"` (they are physically removed).
@@ -113,7 +114,7 @@ class Reg4PruConfig(EomtDinov3Config):
         budget_loss_weight (`float`, *optional*, defaults to 4.0):
             Weight of the budget loss of the `"mlp"` selector.
         selector_loss_weight (`float`, *optional*, defaults to 4.0):
-            Weight of the foreground loss of the `"learned_query"` selector.
+            Weight of the foreground loss of the selectors that learn where the foreground is.
         selector_temperature (`float`, *optional*, defaults to 1.0):
             Temperature of the Gumbel softmax, above 0.
         token_multiple (`int`, *optional*, defaults to 8):

@@ -147,6 +147,18 @@ class MlpSelector(TokenSelector):
         return 2 * (hidden_size**2 + hidden_size * (hidden_size // 4) + 2 * (hidden_size // 4))
 
 
+class ForegroundMlpSelector(MlpSelector):
+    """
+    The selector of DynamicViT, on detached features and with CROPR's auxiliary task: the scores are logits of where
+    the foreground is, and it learns from [`foreground_loss`] only.
+    """
+
+    learns_from = "foreground"
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states.detach())
+
+
 class LearnedQuerySelector(TokenSelector):
     """
     The scorer of CROPR (arXiv 2412.00965, CVPR 2025): similarity to a learned query, on detached features, so that it
@@ -185,7 +197,12 @@ class RandomSelector(TokenSelector):
         return draw_for_images(lambda count: torch.rand(count, tokens, device=states.device), images)
 
 
-SELECTOR_CLASSES = {"mlp": MlpSelector, "learned_query": LearnedQuerySelector, "random": RandomSelector}
+SELECTOR_CLASSES = {
+    "mlp": MlpSelector,
+    "foreground_mlp": ForegroundMlpSelector,
+    "learned_query": LearnedQuerySelector,
+    "random": RandomSelector,
+}
 
 
 def straight_through(probability: torch.Tensor, keeps: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ from ..benchmark.speed_report import front_rows, measured_sentence
 TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
 # What a reader needs to train the same again; paths and housekeeping stay in train_results.json.
-RECIPE = ("learning_rate", "weight_decay", "layer_decay", "head_warmup_steps", "backbone_warmup_steps", "poly_power",
-          "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "ema_decay",
-          "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction", "distillation",
-          "random_crop", "tile_size", "photograph_size", "seed")  # fmt: skip
+RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
+          "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
+          "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
+          "distillation", "random_crop", "tile_size", "photograph_size", "seed")  # fmt: skip
 _CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
                   "pruning_layers", "keep_rates", "reactivation_layer")  # fmt: skip
 

@@ -84,6 +84,9 @@ class OptimizerArguments:
     """What `TrainingArguments` of transformers does not know of the optimiser."""
 
     layer_decay: float = field(default=0.8, metadata={"help": "Learning rate falls by this factor per layer down."})
+    selector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the selectors; that of the rest, where it is not given."}
+    )
     head_warmup_steps: int = field(default=200, metadata={"help": "Warm-up of everything but the backbone."})
     backbone_warmup_steps: int = field(default=400, metadata={"help": "Warm-up of the backbone, after the head's."})
     poly_power: float = field(default=0.9, metadata={"help": "Power of the polynomial decay."})
@@ -238,8 +241,9 @@ def _check(
     for name in ("keep_rate_warmup", "dense_fraction", "ema_decay"):
         if not 0 <= settings[name] <= 1:
             parser.error(f"--{name} is {settings[name]}: it must lie in [0, 1]")
-    if not training.learning_rate > 0:
-        parser.error(f"--learning_rate is {training.learning_rate}: it must be above 0")
+    for name in ("learning_rate", "selector_learning_rate"):
+        if settings[name] is not None and not settings[name] > 0:
+            parser.error(f"--{name} is {settings[name]}: it must be above 0")
     if not 0 < training.layer_decay <= 1:
         parser.error(f"--layer_decay is {training.layer_decay}: it must lie in (0, 1]")
     if training.mixed_precision not in ("no", "bf16", "fp16"):

@@ -98,6 +98,7 @@ def make_trainer(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         layer_decay=arguments.layer_decay,
+        selector_learning_rate=arguments.selector_learning_rate,
         head_warmup_steps=arguments.head_warmup_steps,
         backbone_warmup_steps=arguments.backbone_warmup_steps,
         total_steps=total_steps(len(samples), training),

@@ -9,11 +9,16 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def parameter_groups(
-    model: torch.nn.Module, learning_rate: float, weight_decay: float, layer_decay: float
+    model: torch.nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+    selector_learning_rate: float | None = None,
 ) -> list[dict]:
     """
     Parameter groups of AdamW: the learning rate falls by `layer_decay` with every layer down (BEiT, arXiv 2106.08254;
-    EoMT, arXiv 2503.19108), and only matrices decay.
+    EoMT, arXiv 2503.19108), and only matrices decay. Selectors may have a learning rate of their own: those that learn
+    where the foreground is are a task apart, which a short training at the rate of the rest leaves half learned.
 
     Returns:
         `list[dict]`: groups with `params`, `lr`, `weight_decay` and `is_backbone`.
@@ -25,11 +30,14 @@ def parameter_groups(
         is_backbone = layer is not None or name.startswith(("embeddings.", "layernorm."))
         level = int(layer[1]) + 1 if layer else 0 if name.startswith("embeddings.") else depth + 1
         decays = weight_decay if parameter.ndim > 1 else 0.0
+        rate = learning_rate * layer_decay ** (depth + 1 - level)
+        if name.startswith("selectors.") and selector_learning_rate is not None:
+            rate = selector_learning_rate
         group = groups.setdefault(
-            (level, is_backbone, decays),
+            (rate, is_backbone, decays),
             {
                 "params": [],
-                "lr": learning_rate * layer_decay ** (depth + 1 - level),
+                "lr": rate,
                 "weight_decay": decays,
                 "is_backbone": is_backbone,
             },
@@ -60,13 +68,14 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     layer_decay: float,
+    selector_learning_rate: float | None = None,
     head_warmup_steps: int,
     backbone_warmup_steps: int,
     total_steps: int,
     poly_power: float,
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser."""
-    groups = parameter_groups(model, learning_rate, weight_decay, layer_decay)
+    groups = parameter_groups(model, learning_rate, weight_decay, layer_decay, selector_learning_rate)
     factors = [
         partial(
             learning_rate_factor,

@@ -74,7 +74,7 @@ def reference_forward(model, pixel_values, rates):
 
 @pytest.mark.parametrize("reactivation_layer", [3, 4, 5], ids=["before_the_queries", "after_L-2", "after_L-1"])
 @pytest.mark.parametrize("pool", ["active", "all"])
-@pytest.mark.parametrize("selector", ["mlp", "learned_query"])
+@pytest.mark.parametrize("selector", ["mlp", "foreground_mlp", "learned_query"])
 @torch.no_grad()
 def test_removing_tokens_equals_hiding_and_freezing_them(tiny_model, pixel_values, selector, pool, reactivation_layer):
     model = tiny_model(

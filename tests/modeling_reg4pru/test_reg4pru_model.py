@@ -13,6 +13,7 @@ ARMS = {
     "binary": {},
     "classes": {"num_queries": 5, "num_labels": 3},
     "learned_query": {"selector": "learned_query", "train_pruning": "hard"},
+    "foreground_mlp": {"selector": "foreground_mlp", "train_pruning": "hard"},
     "random": {"selector": "random", "train_pruning": "hard"},
     "dense": {"pruning_layers": [], "routing": False},
 }

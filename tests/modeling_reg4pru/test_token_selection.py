@@ -86,12 +86,20 @@ def test_half_precision_scores_survive_the_gumbel_noise(tiny_config):
     assert scores.unique().numel() > 4000
 
 
-def test_the_learned_query_never_bends_the_backbone(tiny_config):
-    selector = SELECTOR_CLASSES["learned_query"](tiny_config())
+@pytest.mark.parametrize("name", ["learned_query", "foreground_mlp"])
+def test_what_learns_the_foreground_never_bends_the_backbone(tiny_config, name):
+    selector = SELECTOR_CLASSES[name](tiny_config())
     states = torch.randn(2, 9, 32, requires_grad=True)
-    selector(states).sum().backward()
+    selector(states).square().sum().backward()
     assert states.grad is None
-    assert selector.query.weight.grad.abs().sum() > 0
+    assert all(weight.grad.abs().sum() > 0 for weight in selector.parameters())
+
+
+def test_the_mlps_score_with_the_same_layers(tiny_config):
+    by_policy, by_foreground = (SELECTOR_CLASSES[name](tiny_config()) for name in ("mlp", "foreground_mlp"))
+    by_foreground.load_state_dict(by_policy.state_dict())
+    states = torch.randn(2, 9, 32)
+    assert torch.equal(by_foreground(states), by_policy(states))
 
 
 def test_random_scores_have_no_parameters_and_change(tiny_config):

@@ -17,6 +17,7 @@ ARMS = {
     "learned_query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
     "learned_query_routing": {"selector": "learned_query", "train_pruning": "hard", "routing": True},
     "learned_query_dense": {"selector": "learned_query", "train_pruning": "none", "routing": False},
+    "foreground_mlp": {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False},
     "random": {"selector": "random", "train_pruning": "hard", "routing": False},
 }
 WINDOW = {"routing_window": [1, 3]}  # layers 2 and 3 run on half of the tokens
@@ -108,16 +109,18 @@ def test_selectors_learn_from_the_segmentation_too(tiny_model, pixel_values, lab
     assert all(weight.grad.abs().sum() > 0 for weight in model.selectors.parameters())
 
 
-def test_a_learned_query_learns_from_its_own_loss_only(tiny_model, pixel_values, labels):
-    model = tiny_model(**ARMS["learned_query"], selector_loss_weight=0)
+@pytest.mark.parametrize("arm_name", ["learned_query", "foreground_mlp"])
+def test_what_learns_the_foreground_learns_from_its_own_loss_only(tiny_model, pixel_values, labels, arm_name):
+    model = tiny_model(**ARMS[arm_name], selector_loss_weight=0)
     training_step(model, pixel_values, labels)
     assert all(not weight.grad.any() for weight in model.selectors.parameters())
 
 
-def test_a_learned_query_leaves_the_backbone_alone(tiny_model, pixel_values, labels):
+@pytest.mark.parametrize("arm_name", ["learned_query", "foreground_mlp"])
+def test_what_learns_the_foreground_leaves_the_backbone_alone(tiny_model, pixel_values, labels, arm_name):
     gradients = []
     for weight in (0.0, 100.0):
-        model = tiny_model(**ARMS["learned_query"], selector_loss_weight=weight)
+        model = tiny_model(**ARMS[arm_name], selector_loss_weight=weight)
         training_step(model, pixel_values, labels)
         gradients.append(model.embeddings.patch_embeddings.weight.grad)
     torch.testing.assert_close(*gradients, atol=0, rtol=0)
@@ -201,7 +204,8 @@ def test_budget_loss_of_the_model(tiny_model, pixel_values, labels, arm_name, po
 def test_the_loss_is_the_sum_of_its_parts(tiny_model, pixel_values, labels, arm):
     outputs = training_step(tiny_model(**arm), pixel_values, labels)
     assert outputs.loss.item() == pytest.approx(sum(part.item() for part in outputs.loss_parts.values()), rel=1e-6)
-    own = {"mlp": "loss_budget", "learned_query": "loss_selector"}.get(arm.get("selector", "mlp"))
+    own_losses = {"mlp": "loss_budget", "learned_query": "loss_selector", "foreground_mlp": "loss_selector"}
+    own = own_losses.get(arm.get("selector", "mlp"))
     learns = own == "loss_selector" or (own == "loss_budget" and arm["train_pruning"] != "none")
     assert set(outputs.loss_parts) == {"loss_mask", "loss_dice"} | ({own} if learns else set())
 

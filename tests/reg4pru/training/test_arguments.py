@@ -109,6 +109,7 @@ def test_bad_recipes_are_refused(write, capsys, content, words):
     [
         (["--learning_rate", "0"], ["--learning_rate is 0.0", "above 0"]),
         (["--learning_rate", "nan"], ["--learning_rate is nan", "above 0"]),
+        (["--selector_learning_rate", "0"], ["--selector_learning_rate is 0.0", "above 0"]),
         (["--layer_decay", "1.5"], ["--layer_decay is 1.5", "(0, 1]"]),
         (["--ema_decay", "2"], ["--ema_decay is 2.0", "[0, 1]"]),
         (["--dense_fraction", "-0.1"], ["--dense_fraction is -0.1", "[0, 1]"]),

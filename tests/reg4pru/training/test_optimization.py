@@ -32,6 +32,18 @@ def rates(tiny_model):
     return {name: (*of[id(parameter)], parameter.ndim) for name, parameter in named.items()}
 
 
+def test_selectors_may_have_a_learning_rate_of_their_own(tiny_model):
+    model = tiny_model()
+    rates = {"learning_rate": 0.1, "weight_decay": 0.05, "layer_decay": 0.5}
+    groups = parameter_groups(model, **rates, selector_learning_rate=0.7)
+    own = [parameter for group in groups if group["lr"] == 0.7 for parameter in group["params"]]
+    assert {id(parameter) for parameter in own} == {id(parameter) for parameter in model.selectors.parameters()}
+    rest = [(group["lr"], len(group["params"])) for group in groups if group["lr"] != 0.7]
+    of_all = parameter_groups(model, **rates)
+    assert sum(count for _, count in rest) == sum(len(group["params"]) for group in of_all) - len(own)
+    assert {rate for rate, _ in rest} == {group["lr"] for group in of_all}
+
+
 @pytest.mark.parametrize(("prefix", "layers_above"), LEVELS)
 def test_the_learning_rate_falls_layer_by_layer(rates, prefix, layers_above):
     found = {rate for name, (rate, *_) in rates.items() if name.startswith(prefix)}
