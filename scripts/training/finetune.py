@@ -95,14 +95,10 @@ def make_trainer(
     validation = PhotographTiles(data["validation"], processor) if "validation" in data else None
     optimizers = make_optimizer(
         model,
+        arguments,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        layer_decay=arguments.layer_decay,
-        selector_learning_rate=arguments.selector_learning_rate,
-        head_warmup_steps=arguments.head_warmup_steps,
-        backbone_warmup_steps=arguments.backbone_warmup_steps,
         total_steps=total_steps(len(samples), training),
-        poly_power=arguments.poly_power,
     )
     callbacks = [PruningSchedule(arguments), TellEpoch(samples), CheckLosses(samples), HeedStop(stop or StopRequest())]
     if arguments.ema_decay:

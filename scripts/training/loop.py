@@ -91,14 +91,10 @@ class TrainingRun:
         arguments, accelerator = self.arguments, self.accelerator
         optimizer, self.scheduler = make_optimizer(
             model,
+            arguments,
             learning_rate=arguments.learning_rate,
             weight_decay=arguments.weight_decay,
-            layer_decay=arguments.layer_decay,
-            selector_learning_rate=arguments.selector_learning_rate,
-            head_warmup_steps=arguments.head_warmup_steps,
-            backbone_warmup_steps=arguments.backbone_warmup_steps,
             total_steps=self.total_steps,
-            poly_power=arguments.poly_power,
         )
         self.average = None
         self.sharded = accelerator.distributed_type == DistributedType.FSDP

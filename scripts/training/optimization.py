@@ -7,6 +7,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from .arguments import OptimizerArguments
+
 
 def parameter_groups(
     model: torch.nn.Module,
@@ -64,26 +66,24 @@ def learning_rate_factor(
 
 def make_optimizer(
     model: torch.nn.Module,
+    arguments: OptimizerArguments,
     *,
     learning_rate: float,
     weight_decay: float,
-    layer_decay: float,
-    selector_learning_rate: float | None = None,
-    head_warmup_steps: int,
-    backbone_warmup_steps: int,
     total_steps: int,
-    poly_power: float,
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser."""
-    groups = parameter_groups(model, learning_rate, weight_decay, layer_decay, selector_learning_rate)
+    groups = parameter_groups(
+        model, learning_rate, weight_decay, arguments.layer_decay, arguments.selector_learning_rate
+    )
     factors = [
         partial(
             learning_rate_factor,
             is_backbone=group["is_backbone"],
-            head_warmup=head_warmup_steps,
-            backbone_warmup=backbone_warmup_steps,
+            head_warmup=arguments.head_warmup_steps,
+            backbone_warmup=arguments.backbone_warmup_steps,
             total=total_steps,
-            power=poly_power,
+            power=arguments.poly_power,
         )
         for group in groups
     ]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reg4pru.training.arguments import OptimizerArguments
 from reg4pru.training.optimization import learning_rate_factor, make_average, make_optimizer, parameter_groups
 
 # 6 layers: the embeddings are level 0, the layers 1 to 6, everything else, the backbone's last norm included, level 7.
@@ -97,16 +98,8 @@ def test_without_warmups_the_first_step_has_the_peak():
 
 def test_the_optimiser_follows_its_schedule(tiny_model):
     model = tiny_model()
-    optimizer, scheduler = make_optimizer(
-        model,
-        learning_rate=0.1,
-        weight_decay=0.05,
-        layer_decay=0.5,
-        head_warmup_steps=2,
-        backbone_warmup_steps=2,
-        total_steps=8,
-        poly_power=1.0,
-    )
+    arguments = OptimizerArguments(layer_decay=0.5, head_warmup_steps=2, backbone_warmup_steps=2, poly_power=1.0)
+    optimizer, scheduler = make_optimizer(model, arguments, learning_rate=0.1, weight_decay=0.05, total_steps=8)
     seen = {True: [], False: []}
     for _ in range(8):
         for is_backbone in (True, False):
