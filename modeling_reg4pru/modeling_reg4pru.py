@@ -234,7 +234,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         if self.training:
             check_selectors(config, self.selectors_learn)
             pruning = config.train_pruning if self.prunes_in_training else "none"
-        selection = StageSelection(config, rates, grid_size, pruning, self.training, labels)
+        selection = StageSelection(config, rates, grid_size, pruning, self.training, labels, output_keep_masks)
+        selectors = dict(zip(config.pruning_layers, self.selectors, strict=True))
         window = self._routing_window()
 
         hidden_states = self.dropout(self.embeddings(pixel_values))
@@ -249,14 +250,11 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 hidden_states = torch.cat((queries.to(hidden_states.dtype), hidden_states), dim=1)
                 num_special += config.num_queries
 
-            # The selector of stage j reads the input of layer s_j. A soft policy gates attention from this layer on;
-            # tokens are removed after it.
-            kept_ids = None
-            if index in config.pruning_layers:
-                stage = config.pruning_layers.index(index)
-                kept_ids = selection.decide(stage, self.selectors[stage], bank, hidden_states[:, num_special:])
-                if output_keep_masks:
-                    selection.record_keep_mask(hidden_states, bank.kept_ids if kept_ids is None else kept_ids)
+            # Tokens are removed after layer s_j of stage j. A policy gates attention from this layer on, so a selector
+            # that learns through one scores its input.
+            kept_ids, selector = None, selectors.get(index)
+            if selector is not None and not selector.scores_output:
+                kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
 
             query_mask = None
             if self.training and config.masked_attention and index >= config.first_query_layer:
@@ -267,6 +265,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
 
             policy = selection.sequence_policy(bank, num_special)
             hidden_states = layer(hidden_states, *self._positions(rope, bank), policy, query_mask)
+            if selector is not None and selector.scores_output:
+                kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
             selection.end_layer()
             token_counts.append(hidden_states.shape[1])
             if output_token_ids:

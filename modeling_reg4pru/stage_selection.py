@@ -31,6 +31,7 @@ class StageSelection:
         pruning (`str`): `"none"`, `"soft"` or `"hard"`: how tokens are pruned in this forward pass.
         training (`bool`): Whether the selectors learn in it.
         labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Class of every pixel, to learn from.
+        output_keep_masks (`bool`, *optional*, defaults to `False`): Whether to fill `keep_masks`.
 
     Attributes:
         policy (`torch.Tensor` of shape `(batch, num_patches)` or `None`): Keep decisions that gate attention from now
@@ -47,7 +48,10 @@ class StageSelection:
         pruning: str,
         training: bool,
         labels: torch.Tensor | None,
+        output_keep_masks: bool = False,
     ):
+        self.stages = {layer: stage for stage, layer in enumerate(config.pruning_layers)}
+        self.output_keep_masks = output_keep_masks
         self.grid_size = grid_size
         self.num_patches = grid_size[0] * grid_size[1]
         self.pool = config.selection_pool
@@ -64,13 +68,13 @@ class StageSelection:
         self.keep_masks: list[torch.Tensor] = []
 
     def decide(
-        self, stage: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
+        self, layer: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
     ) -> torch.Tensor | None:
         """
         Score the pool of a stage.
 
         Args:
-            stage (`int`): Which stage.
+            layer (`int`): The layer of the stage.
             selector (`TokenSelector`): Its selector.
             bank (`TokenBank`): The grid; inside a routing window the selector reads all of it, fresh and preserved.
             active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): States of the active tokens.
@@ -78,6 +82,15 @@ class StageSelection:
         Returns:
             `torch.Tensor` of shape `(batch, num_kept)`: the tokens to keep, or `None` where nothing is removed.
         """
+        kept_ids = self._choose(self.stages[layer], selector, bank, active)
+        if self.output_keep_masks:
+            self._record_keep_mask(active, bank.kept_ids if kept_ids is None else kept_ids)
+        return kept_ids
+
+    def _choose(
+        self, stage: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
+    ) -> torch.Tensor | None:
+        """[`decide`], without a record of it."""
         pool_ids = bank.kept_ids if self.pool == "active" else None
         pool_size = self.num_patches if pool_ids is None else pool_ids.shape[1]
         removes = self.pruning == "hard" and self.counts[stage] < pool_size
@@ -127,7 +140,7 @@ class StageSelection:
         if self.pruning == "hard":
             self.policy = None
 
-    def record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
+    def _record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
         """
         Note which patch tokens are active after a stage, for those who ask to see it.
 

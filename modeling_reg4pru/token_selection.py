@@ -89,9 +89,12 @@ class TokenSelector(nn.Module):
         learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the
             budget loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`]; `None`:
             nothing.
+        scores_output (`bool`): Whether it scores what the layer of its stage returns, not what the layer is given. A
+            policy gates attention in that layer, so what learns through one cannot.
     """
 
     learns_from: str | None = None
+    scores_output = False
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States `(batch, num_tokens, hidden_size)` to scores `(batch, num_tokens)`; higher = keep."""
@@ -149,11 +152,12 @@ class MlpSelector(TokenSelector):
 
 class ForegroundMlpSelector(MlpSelector):
     """
-    The selector of DynamicViT, on detached features and with CROPR's auxiliary task: the scores are logits of where
-    the foreground is, and it learns from [`foreground_loss`] only.
+    The layers of DynamicViT's selector, which learn as CROPR's does (arXiv 2412.00965): they score the output of the
+    stage's layer, on detached features, and the scores are logits of where the foreground is.
     """
 
     learns_from = "foreground"
+    scores_output = True
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return super().forward(states.detach())
@@ -165,8 +169,8 @@ class LearnedQuerySelector(TokenSelector):
     learns only from [`foreground_loss`] and never bends the backbone. A sum of queries acts as one, hence a single
     vector.
 
-    Modifications: CROPR scores the output of the stage's block as it is; here, as for every selector, the input of
-    layer s_j is scored, after a LayerNorm.
+    Modifications: CROPR scores the output of the stage's block as it is; here the input of layer s_j is scored, after
+    a LayerNorm.
     """
 
     learns_from = "foreground"

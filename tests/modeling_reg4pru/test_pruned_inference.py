@@ -51,18 +51,18 @@ def reference_forward(model, pixel_values, rates):
     for index, layer in enumerate(model.layers):
         if index == config.first_query_layer:
             special = torch.cat((model.query.weight[None].expand(batch, -1, -1), special), dim=1)
-        next_active = active
+        given, next_active = patches, active
+        new = reference_layer(layer, torch.cat((special, patches), dim=1), active, angles)
+        special = new[:, : special.shape[1]]
+        patches = torch.where(active[..., None], new[:, special.shape[1] :], patches)
         if index in config.pruning_layers:
             stage = config.pruning_layers.index(index)
             count = stage_counts(config, rates, num_patches)[stage]
-            scores = model.selectors[stage](patches)
+            scores = model.selectors[stage](patches if config.selector == "foreground_mlp" else given)
             if config.selection_pool == "active":
                 scores = scores.masked_fill(~active, float("-inf"))
             next_active = torch.zeros_like(active).scatter(1, scores.topk(count, dim=1).indices, True)
             keep_masks.append(next_active)
-        new = reference_layer(layer, torch.cat((special, patches), dim=1), active, angles)
-        special = new[:, : special.shape[1]]
-        patches = torch.where(active[..., None], new[:, special.shape[1] :], patches)
         active = next_active
         if index == config.reactivation_layer:
             active = torch.ones_like(active)
