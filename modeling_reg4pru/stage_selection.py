@@ -50,7 +50,7 @@ class StageSelection:
         labels: torch.Tensor | None,
         output_keep_masks: bool = False,
     ):
-        self.stages = {layer: stage for stage, layer in enumerate(config.pruning_layers)}
+        self.layers = config.pruning_layers
         self.output_keep_masks = output_keep_masks
         self.grid_size = grid_size
         self.num_patches = grid_size[0] * grid_size[1]
@@ -82,7 +82,7 @@ class StageSelection:
         Returns:
             `torch.Tensor` of shape `(batch, num_kept)`: the tokens to keep, or `None` where nothing is removed.
         """
-        kept_ids = self._choose(self.stages[layer], selector, bank, active)
+        kept_ids = self._choose(self.layers.index(layer), selector, bank, active)
         if self.output_keep_masks:
             self._record_keep_mask(active, bank.kept_ids if kept_ids is None else kept_ids)
         return kept_ids

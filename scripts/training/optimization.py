@@ -36,7 +36,7 @@ def parameter_groups(
         if name.startswith("selectors.") and selector_learning_rate is not None:
             rate = selector_learning_rate
         group = groups.setdefault(
-            (rate, is_backbone, decays),
+            (level, rate, is_backbone, decays),
             {
                 "params": [],
                 "lr": rate,
