@@ -80,7 +80,7 @@ class SpeedBudgetMixin:
                 budget is below the fastest that was.
         """
         layer, pool = self.config.reactivation_layer, self.config.selection_pool
-        candidates = self._read_speed()["candidates"]
+        candidates = self.read_speed()["candidates"]
         fitting = [
             row
             for row in candidates
@@ -105,7 +105,7 @@ class SpeedBudgetMixin:
         Returns:
             `dict`: what was measured with these settings: `milliseconds`, `average_precision`, `dice`, ...
         """
-        chosen = choose_candidate(self._read_speed()["candidates"], milliseconds)
+        chosen = choose_candidate(self.read_speed()["candidates"], milliseconds)
         self.set_keep_rates(chosen["keep_rates"])
         self.config.reactivation_layer = chosen["reactivation_layer"]
         self.config.selection_pool = chosen["selection_pool"]
@@ -121,8 +121,14 @@ class SpeedBudgetMixin:
         name = os.path.abspath(name) if os.path.isdir(name) else str(name)
         self._source = (name, {**place, "revision": revision} if revision else place)
 
-    def _read_speed(self) -> dict:
-        """The `speed.json` of the checkpoint; warns if it was measured on another machine than this."""
+    def read_speed(self) -> dict:
+        """
+        What `reg4pru tune` measured and left beside the weights, as it stands in `speed.json`; a warning says so if it
+        was measured on another machine than this.
+
+        Raises:
+            `ValueError`: If the model is of no checkpoint, or its checkpoint has no `speed.json`, or a damaged one.
+        """
         advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <photographs>` makes one"
         if self._source is None:
             raise ValueError(f"The model was not loaded from a checkpoint, so it has no {SPEED_FILE}: {advice}.")

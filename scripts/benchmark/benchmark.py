@@ -22,12 +22,15 @@ from pathlib import Path
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes into the progress bar; read on import of torch
 
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import HfArgumentParser, set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..console import set_up_logging
+from ..inference.loading import DTYPES, usable_device
 from ..provenance import provenance
 from ..whole_files import replace_text
 from .flops import forward_flops, token_counts
@@ -38,7 +41,6 @@ from .training_steps import compare_policy_attention, training_arms, typical_win
 
 logger = logging.getLogger("benchmark")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -61,7 +63,7 @@ class BenchmarkArguments:
         default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the depth."}
     )
     dtype: str = field(default="float32", metadata={"help": ", ".join(DTYPES)})
-    device: str = field(default="", metadata={"help": "cpu, cuda or cuda:N; default: a GPU if there is one."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     compile_mode: str | None = field(
         default=None, metadata={"help": f"torch.compile's mode ({', '.join(COMPILE_MODES)}); default: not compiled."}
     )
@@ -92,8 +94,7 @@ def check_arguments(arguments: BenchmarkArguments) -> None:
             raise ValueError(f"--{flag} is {vars(arguments)[flag]}: it must be at least 1.")
     if min(arguments.batch_sizes) < 1:
         raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {arguments.device!r}, but torch sees no GPU: use --device cpu.")
+    usable_device(arguments.device)
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
         raise ValueError(
@@ -112,8 +113,8 @@ class Benchmark:
 
     def __init__(self, arguments: BenchmarkArguments):
         self.arguments = arguments
-        self.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = {name: getattr(torch, name) for name in DTYPES}[arguments.dtype]
+        self.device = usable_device(arguments.device)
+        self.dtype = DTYPES[arguments.dtype]
         self.output_dir = Path(arguments.output_dir)
         set_seed(arguments.seed)
         if arguments.model_name_or_path:
@@ -300,13 +301,19 @@ class Benchmark:
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; exit status 130 after an interruption."""
     set_up_logging()
-    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(argv)
-    check_arguments(arguments)
-    if arguments.num_threads:
-        torch.set_num_threads(arguments.num_threads)
+    parser = HfArgumentParser(BenchmarkArguments)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    try:
+        check_arguments(arguments)
+        if arguments.num_threads:
+            torch.set_num_threads(arguments.num_threads)
+        benchmark = Benchmark(arguments)
+    except (ValueError, StrictDataclassClassValidationError) as error:
+        parser.error(str(error))
+    except (OSError, SafetensorError) as error:
+        parser.error(f"No checkpoint could be loaded from {arguments.model_name_or_path!r}: {error}")
     # Every configuration is a graph of its own, and all of them stay alive through the rounds.
     torch._dynamo.config.recompile_limit = 256
-    benchmark = Benchmark(arguments)
     try:
         benchmark.run()
     except KeyboardInterrupt:

@@ -27,7 +27,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 from ..console import set_up_logging
 from ..inference.keep_rates import check_keep_rates, rate_name
 from ..inference.loading import load_checkpoint, usable_device
-from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
+from ..inference.measured_photographs import AsSeenArguments, load_as_seen
 from ..provenance import provenance
 from ..training_photographs import describe_data
 from .engine_report import engine_table, with_ratios
@@ -41,7 +41,7 @@ OURS = "reg4pru"
 
 
 @dataclass(kw_only=True)
-class EngineArguments(PhotographArguments):
+class EngineArguments(AsSeenArguments):
     """What is measured, and where the results go."""
 
     output_dir: str = field(metadata={"help": "Folder for engines.json and table.md."})
@@ -54,10 +54,6 @@ class EngineArguments(PhotographArguments):
         default=1024, metadata={"help": "Side of the images without a checkpoint, whose tiles have their own size."}
     )
     side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
-    photograph_size: int | None = field(
-        default=None,
-        metadata={"help": "Longer side at which it is measured; default: that at which the model sees it."},
-    )
     engines: list[str] = field(default_factory=lambda: list(ENGINES), metadata={"help": ", ".join(ENGINES)})
     keep_rates: list[float] = field(default_factory=lambda: [1.0, 0.7, 0.5, 0.3], metadata={"help": "Of every stage."})
     batch_size: int = field(default=1, metadata={"help": "Images a forward pass."})
@@ -196,9 +192,7 @@ def prepare(arguments: EngineArguments) -> EngineComparison:
         model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
         return EngineComparison(arguments, model.eval().to(device))
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)
-    arguments.photograph_size = arguments.photograph_size or processor.working_size
-    photographs = load_photographs(arguments, arguments.side)
-    refuse_trained_on(arguments, photographs)
+    photographs = load_as_seen(arguments, processor, arguments.side)
     return EngineComparison(arguments, model, processor, photographs)
 
 

@@ -31,7 +31,7 @@ from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe
 from ..console import set_up_logging
 from ..inference.keep_rates import check_keep_rates
 from ..inference.loading import load_checkpoint
-from ..inference.measured_photographs import PhotographArguments, load_photographs, refuse_trained_on
+from ..inference.measured_photographs import AsSeenArguments, load_as_seen
 from ..provenance import provenance
 from ..training_photographs import describe_data
 from ..whole_files import replace_text
@@ -50,13 +50,9 @@ CONFIG_FIELDS = ("keep_rates", "reactivation_layer", "selection_pool")
 
 
 @dataclass(kw_only=True)
-class TuneArguments(PhotographArguments):
+class TuneArguments(AsSeenArguments):
     """What is tuned, on what, and for which budget."""
 
-    photograph_size: int | None = field(
-        default=None,
-        metadata={"help": "Longer side at which it is measured; default: that at which the model sees it."},
-    )
     keep_rates: list[float] = field(
         default_factory=lambda: [1.0, 0.85, 0.7, 0.55, 0.4, 0.3],
         metadata={"help": "Rates that a stage can have; fewer are measured sooner."},
@@ -312,16 +308,6 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     return chosen
 
 
-def read_measured(folder: Path, device: torch.device, dtype: torch.dtype) -> dict:
-    """The speed.json of a checkpoint; another machine than this is said aloud."""
-    speed = json.loads((folder / SPEED_FILE).read_text())
-    logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
-    here = describe_machine(device, dtype)
-    if speed["machine"] != here:
-        logger.warning("It was measured with %s, here is %s: the times do not hold here.", speed["machine"], here)
-    return speed
-
-
 def main(argv: list[str] | None = None) -> None:
     """Tune as the command line says."""
     set_up_logging()
@@ -333,11 +319,10 @@ def main(argv: list[str] | None = None) -> None:
             torch.set_num_threads(arguments.num_threads)
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
-            speed = read_measured(folder, model.device, model.dtype)
+            speed = model.read_speed()
+            logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
         else:
-            arguments.photograph_size = arguments.photograph_size or processor.working_size
-            photographs = load_photographs(arguments, "validation")
-            refuse_trained_on(arguments, photographs)
+            photographs = load_as_seen(arguments, processor, "validation")
             speed = Tuning(arguments, folder, model, processor, photographs).run()
             logger.info("Written to %s: %s", folder, ", ".join(REPORTS))
         print(front_table(speed))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datasets import Dataset
+from transformers import BaseImageProcessor
 
 from datasets_fives import load_vessels
 
@@ -44,6 +45,16 @@ class PhotographArguments:
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
 
 
+@dataclass(kw_only=True)
+class AsSeenArguments(PhotographArguments):
+    """The same, for commands that measure at the size at which the model sees photographs."""
+
+    photograph_size: int | None = field(
+        default=None,
+        metadata={"help": "Longer side at which it is measured; default: that at which the model sees it."},
+    )
+
+
 def load_photographs(arguments: PhotographArguments, side: str) -> Dataset:
     """The photographs of a side, to measure; raises `ValueError` if there are none."""
     sides = load_vessels(
@@ -74,3 +85,14 @@ def refuse_trained_on(arguments: PhotographArguments, photographs: Dataset) -> t
     trained = read_training_photographs(arguments.model_name_or_path, arguments.model_revision)
     allowed = arguments.allow_training_photographs
     return hashes, refuse_trained(hashes, trained, arguments.model_name_or_path, allowed)
+
+
+def load_as_seen(arguments: AsSeenArguments, processor: BaseImageProcessor, side: str) -> Dataset:
+    """
+    The photographs of a side, at the size at which the model of an image processor sees them, which is then that of
+    the arguments; raises `ValueError` if there are none, or the checkpoint was trained on some of them.
+    """
+    arguments.photograph_size = arguments.photograph_size or processor.working_size
+    photographs = load_photographs(arguments, side)
+    refuse_trained_on(arguments, photographs)
+    return photographs

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_reg4pru.policy_attention import policy_attention
-from reg4pru.benchmark.benchmark import BenchmarkArguments, check_arguments
+from reg4pru.benchmark.benchmark import BenchmarkArguments, check_arguments, main
 from reg4pru.benchmark.flops import token_counts
 from reg4pru.benchmark.measure import peak_memory, peak_of_allocations, share_between_layers
 from reg4pru.benchmark.models import dense_model, explicit_policy_attention, use_explicit_attention, variant
@@ -110,6 +110,23 @@ def test_bad_arguments(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         check_arguments(BenchmarkArguments(output_dir=str(tmp_path / "new"), **flags))
     check_arguments(BenchmarkArguments(output_dir=str(tmp_path / "new"), device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rounds", "0"], "--rounds is 0"),
+        (["--device", "abacus"], "The device 'abacus' cannot be used"),
+        (["--model_name_or_path", "nowhere"], "nowhere"),
+        (["--model_size", "debug", "--reactivation_layers", "0"], "reactivation_layer"),
+        (["--model_size", "debug", "--keep_rates", "1.5"], "keep_rates"),
+    ],
+)
+def test_command_names_what_is_wrong_before_it_measures(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit):
+        main(["--output_dir", str(tmp_path / "new"), *flags])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_ratios_are_taken_within_their_rounds():
