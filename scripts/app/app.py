@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..hub.transfer import TransferError, fetch_checkpoint
 from ..inference.loading import load_checkpoint
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
     set_up_logging()
     parser = HfArgumentParser(AppArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     if importlib.util.find_spec("gradio") is None:
         parser.error('The app needs gradio: pip install "reg4pru[app]".')
     try:

@@ -23,18 +23,17 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes into the 
 
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import HfArgumentParser, set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..console import set_up_logging
-from ..inference.loading import DTYPES, usable_device
+from ..console import read_flags, set_up_logging
+from ..inference.loading import DTYPES, check_image_size, load_model, usable_device
 from ..provenance import provenance
 from ..whole_files import replace_text
 from .flops import forward_flops, token_counts
-from .measure import MEMORY_METHOD, peak_memory, save_profile, seconds_per_call, share_between_layers
+from .measure import MEMORY_METHOD, peak_memory, repeats_for, save_profile, seconds_per_call, share_between_layers
 from .models import MODEL_SIZES, dense_model, model_config, variant
 from .report import attention_table, inference_table, plot_throughput, summary, training_table
 from .training_steps import compare_policy_attention, training_arms, typical_windows
@@ -89,9 +88,10 @@ def check_arguments(arguments: BenchmarkArguments) -> None:
         if value not in allowed:
             names = ", ".join(name for name in allowed if name is not None)
             raise ValueError(f"--{flag} is {value!r}: it must be one of {names}.")
-    for flag in ("image_size", "rounds", "train_rounds", "train_batch_size"):
-        if vars(arguments)[flag] < 1:
-            raise ValueError(f"--{flag} is {vars(arguments)[flag]}: it must be at least 1.")
+    for flag in ("image_size", "rounds", "train_rounds", "train_batch_size", "num_threads"):
+        value = vars(arguments)[flag]
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} is {value}: it must be at least 1.")
     if min(arguments.batch_sizes) < 1:
         raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
     usable_device(arguments.device)
@@ -118,9 +118,10 @@ class Benchmark:
         self.output_dir = Path(arguments.output_dir)
         set_seed(arguments.seed)
         if arguments.model_name_or_path:
-            model = Reg4PruForSemanticSegmentation.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
+            model = load_model(arguments.model_name_or_path)
         else:
             model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
+        check_image_size(model.config, arguments.image_size, arguments.image_size)
         self.model = model.eval().to(self.device)
         side = arguments.image_size // model.config.patch_size
         self.grid_size = (side, side)
@@ -195,7 +196,7 @@ class Benchmark:
             calls.append(lambda forward=forward: forward(pixel_values))
             calls[-1]()  # compiles; fills caches
             row["peak_memory"] = peak_memory(calls[-1], self.device)
-            repeats.append(math.ceil(self.arguments.min_seconds / seconds_per_call(calls[-1], self.device)))
+            repeats.append(repeats_for(calls[-1], self.device, self.arguments.min_seconds))
             if row["keep_rate"] is not None:
                 row["between_layers_share"] = share_between_layers(
                     model, lambda model=model: model(pixel_values), self.device
@@ -302,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; exit status 130 after an interruption."""
     set_up_logging()
     parser = HfArgumentParser(BenchmarkArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     try:
         check_arguments(arguments)
         if arguments.num_threads:
@@ -310,8 +311,6 @@ def main(argv: list[str] | None = None) -> int:
         benchmark = Benchmark(arguments)
     except (ValueError, StrictDataclassClassValidationError) as error:
         parser.error(str(error))
-    except (OSError, SafetensorError) as error:
-        parser.error(f"No checkpoint could be loaded from {arguments.model_name_or_path!r}: {error}")
     # Every configuration is a graph of its own, and all of them stay alive through the rounds.
     torch._dynamo.config.recompile_limit = 256
     try:

@@ -24,9 +24,9 @@ from transformers import HfArgumentParser, set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..inference.keep_rates import check_keep_rates, rate_name
-from ..inference.loading import load_checkpoint, usable_device
+from ..inference.loading import check_image_size, load_checkpoint, usable_device
 from ..inference.measured_photographs import AsSeenArguments, load_as_seen
 from ..provenance import provenance
 from ..training_photographs import describe_data
@@ -124,6 +124,7 @@ class EngineComparison:
         size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
         if size[0] != size[1]:
             raise ValueError(f"Images of {size[0]} x {size[1]} pixels: EoMT of transformers takes squares only.")
+        check_image_size(model.config, *size)
         self.image_size = size[0]
         skipped = {name: why_not(name, self.device) for name in arguments.engines}
         self.skipped = {name: reason for name, reason in skipped.items() if reason}
@@ -200,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     """Compare engines as the command line says."""
     set_up_logging()
     parser = HfArgumentParser(EngineArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     try:
         comparison = prepare(arguments)
     except ValueError as error:

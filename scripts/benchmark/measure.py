@@ -38,6 +38,11 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, repeats: 
     return (time.perf_counter() - start) / repeats
 
 
+def repeats_for(call: Callable[[], object], device: torch.device, min_seconds: float) -> int:
+    """How many calls in a row take so many seconds, at least one."""
+    return max(1, math.ceil(min_seconds / seconds_per_call(call, device)))
+
+
 def interleaved_seconds(
     calls: list[Callable[[], object]], device: torch.device, rounds: int, min_seconds: float
 ) -> list[list[float]]:
@@ -55,7 +60,7 @@ def interleaved_seconds(
         repeats = []
         for call in calls:
             call()
-            repeats.append(max(1, math.ceil(min_seconds / seconds_per_call(call, device))))
+            repeats.append(repeats_for(call, device, min_seconds))
             bar.update()
         for _ in range(rounds):
             for own, call, count in zip(seconds, calls, repeats, strict=True):

@@ -28,7 +28,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import SELECTION_POOLS
 from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..inference.keep_rates import check_keep_rates
 from ..inference.loading import load_checkpoint
 from ..inference.measured_photographs import AsSeenArguments, load_as_seen
@@ -312,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     """Tune as the command line says."""
     set_up_logging()
     parser = HfArgumentParser(TuneArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     try:
         folder = check_arguments(arguments)
         if arguments.num_threads:

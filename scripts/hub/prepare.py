@@ -31,7 +31,7 @@ from datasets_fives.folder import Photograph, list_photographs, read_photographs
 from datasets_fives.rows import CONDITIONS, FINGERPRINTS
 from datasets_fives.splits import twin_groups
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from .shards import write_shards
 from .transfer import TransferError, check_target, push_folder
 
@@ -203,7 +203,7 @@ def _split_sentence(facts: dict[str, list[dict]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     set_up_logging()
     parser = HfArgumentParser(PrepareArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     if arguments.output_dir is None and not arguments.push_to_hub:
         parser.error("give --output_dir, --push_to_hub or both")
     if arguments.push_to_hub and not arguments.hub_dataset_id:

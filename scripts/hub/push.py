@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from .publishing import PushArguments, push_checkpoint, push_space, stage_checkpoint
 from .space import write_space
 from .transfer import TransferError
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     """Push, or only write, as the command line says."""
     set_up_logging()
     parser = HfArgumentParser(PushArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     try:
         if arguments.output_dir is not None:
             stage_checkpoint(arguments, Path(arguments.output_dir))

@@ -23,7 +23,7 @@ from datasets_fives.metrics import VesselMetrics
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_photograph
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..provenance import provenance
 from ..training_photographs import describe_data
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate as the command line says."""
     set_up_logging()
     parser = HfArgumentParser(EvaluationArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     try:
         _check(arguments)
         model, processor = load_checkpoint(

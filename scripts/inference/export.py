@@ -22,7 +22,8 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 from modeling_reg4pru.token_selection import RandomSelector
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
+from .loading import check_image_size, load_model
 
 logger = logging.getLogger("export_onnx")
 
@@ -167,17 +168,22 @@ def export_checked(model: Reg4PruForSemanticSegmentation, image_size: tuple[int,
 def main(argv: list[str] | None = None) -> int:
     """Export a checkpoint."""
     set_up_logging()
-    (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser(ExportArguments)
+    (arguments,) = read_flags(parser, argv)
     path = Path(arguments.output)
-    if path.exists() and not arguments.overwrite:
-        raise ValueError(f"--output {path} exists: choose another name, or replace it with --overwrite.")
-    model = Reg4PruForSemanticSegmentation.from_pretrained(arguments.model_name_or_path, dtype=torch.float32).eval()
-    if arguments.keep_rates is not None:
-        single = len(arguments.keep_rates) == 1
-        model.set_keep_rates(arguments.keep_rates[0] if single else arguments.keep_rates)
-    size = arguments.image_size or model.config.image_size
-    image_size = (size, size) if isinstance(size, int) else tuple(size)
-    difference = export_checked(model, image_size, path)
+    try:
+        if path.exists() and not arguments.overwrite:
+            raise ValueError(f"--output {path} exists: choose another name, or replace it with --overwrite.")
+        model = load_model(arguments.model_name_or_path)
+        if arguments.keep_rates is not None:
+            single = len(arguments.keep_rates) == 1
+            model.set_keep_rates(arguments.keep_rates[0] if single else arguments.keep_rates)
+        size = model.config.image_size if arguments.image_size is None else arguments.image_size
+        image_size = (size, size) if isinstance(size, int) else tuple(size)
+        check_image_size(model.config, *image_size)
+        difference = export_checked(model, image_size, path)
+    except ValueError as error:
+        parser.error(str(error))
     logger.info(
         "%s: %.1f MB, keep rates %s, images of %d x %d; onnxruntime differs from PyTorch by %.1e at most.",
         path,

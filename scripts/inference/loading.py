@@ -8,6 +8,7 @@ from transformers import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17: see modeling_reg4pru/__init__
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from modeling_reg4pru.input_checks import check_inputs
 from modeling_reg4pru.token_selection import RandomSelector
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,38 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise ValueError(f"The data type is {dtype!r}: it must be one of {', '.join(DTYPES)}.")
     device = usable_device(device)
+    model = load_model(model_name_or_path, revision, DTYPES[dtype])
+    try:
+        processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
+    except OSError as error:
+        raise ValueError(f"No image processor could be loaded from {model_name_or_path!r}: {error}") from error
+    check_binary(model.config)
+    return model.to(device), processor
+
+
+def load_model(
+    model_name_or_path: str, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> Reg4PruForSemanticSegmentation:
+    """
+    The model of a checkpoint alone, of any number of classes, in evaluation mode; arguments as in [`load_checkpoint`].
+
+    Raises:
+        `ValueError`: If there is no such checkpoint, or it is not complete.
+    """
     try:
         model = Reg4PruForSemanticSegmentation.from_pretrained(
-            model_name_or_path, revision=revision or "main", dtype=DTYPES[dtype]
+            model_name_or_path, revision=revision or "main", dtype=dtype
         )
-        processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"No checkpoint could be loaded from {model_name_or_path!r}: {error}") from error
-    check_binary(model.config)
-    return model.to(device).eval(), processor
+    return model.eval()
+
+
+def check_image_size(config: Reg4PruConfig, height: int, width: int) -> None:
+    """Raises `ValueError` unless the model takes images of this size."""
+    if min(height, width) < 1:
+        raise ValueError(f"The images are {height} x {width} pixels: both sides must be at least 1.")
+    check_inputs(config, torch.empty(1, config.num_channels, height, width, device="meta"), None)
 
 
 def usable_device(name: str | None = None) -> torch.device:

@@ -35,7 +35,7 @@ from datasets_fives.reading import SUFFIXES, read_photograph
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..hub.transfer import TransferError, check_target, push_folder
 from .keep_rates import check_keep_rates, fixed_draws, rate_name
 from .loading import fast_dtype, load_checkpoint
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     state = PartialState()
     set_up_logging(logging.INFO if state.is_main_process else logging.WARNING)
     parser = HfArgumentParser(PredictionArguments)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = read_flags(parser, argv)
     device = arguments.device or (str(state.device) if state.num_processes > 1 else None)
     try:
         photographs = _check(arguments)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 import yaml
 from transformers import HfArgumentParser
 
+from ..console import read_flags
 from ..packaged import find_yaml
 
 
@@ -157,9 +158,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
         overrides = recipe.pop("config_overrides", None) or {}
         recipe_overrides = [f"{name}={yaml.safe_dump(value).strip()}" for name, value in overrides.items()]
         argv = [*_as_flags(recipe), *argv[1:]]
-    model, data, training, unknown = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unknown arguments {' '.join(unknown)}; a recipe comes first")
+    model, data, training = read_flags(parser, argv, "; a recipe comes first")
     model.config_overrides = recipe_overrides + model.config_overrides
     _check(parser, model, data, training)
     return model, data, training

@@ -26,7 +26,7 @@ from datasets_fives.samples import SeededSamples
 from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from ..console import set_up_logging
+from ..console import read_flags, set_up_logging
 from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser((FinetuneArguments, DataArguments, TrainingArguments))
     # As in `reg4pru train`: the seed also says which photographs validate, and those must not be trained on here.
     parser.set_defaults(seed=0)
-    arguments, data_arguments, training = parser.parse_args_into_dataclasses(argv)
+    arguments, data_arguments, training = read_flags(parser, argv)
     resume_from = check(parser, arguments, data_arguments, training)
     training.remove_unused_columns = False  # the columns are what the transforms read
     training.batch_eval_metrics = True

@@ -1,5 +1,6 @@
 """The command `reg4pru`: quick help, clear errors, and everything that it needs beside its code."""
 
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,33 @@ def test_every_command_tells_its_own_flags(name, monkeypatch, capsys):
     assert "--output" in shown or name in ("app", "tune"), (
         "the app writes nothing that stays, tune into the checkpoint"
     )
+
+
+NEEDED = {
+    "train": ["--output_dir", "new"],
+    "finetune": ["--model_name_or_path", "nowhere"],
+    "evaluate": ["--model_name_or_path", "nowhere", "--output_dir", "new"],
+    "predict": ["--model_name_or_path", "nowhere", "--output_dir", "new", "--images", "a.png"],
+    "app": [],
+    "export": ["--model_name_or_path", "nowhere", "--output", "new"],
+    "benchmark": ["--output_dir", "new"],
+    "engines": ["--output_dir", "new"],
+    "tune": ["--model_name_or_path", "nowhere"],
+    "study": ["demo", "--output_dir", "new", "--runs_dir", "runs"],
+    "prepare": ["--fives_dir", "nowhere"],
+    "push": ["--model_name_or_path", "nowhere", "--hub_model_id", "user/name"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_flag_that_there_is_not_is_named_in_a_line(name, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reg4pru", name, *NEEDED[name], "--keeprates", "0.5"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert re.search(r"error: (unknown|unrecognized) arguments:? --keeprates 0.5", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_command_that_there_is_not():

@@ -116,8 +116,10 @@ def test_bad_arguments(tmp_path, flags, message):
     ("flags", "message"),
     [
         (["--rounds", "0"], "--rounds is 0"),
+        (["--num_threads", "-1"], "--num_threads is -1"),
+        (["--model_size", "debug", "--image_size", "33"], "multiples of the patch size"),
         (["--device", "abacus"], "The device 'abacus' cannot be used"),
-        (["--model_name_or_path", "nowhere"], "nowhere"),
+        (["--model_name_or_path", "nowhere"], "No checkpoint could be loaded from 'nowhere'"),
         (["--model_size", "debug", "--reactivation_layers", "0"], "reactivation_layer"),
         (["--model_size", "debug", "--keep_rates", "1.5"], "keep_rates"),
     ],

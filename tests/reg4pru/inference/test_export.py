@@ -11,7 +11,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 import onnx
 import onnxruntime
 
-from reg4pru.inference.export import compare, export_checked, export_onnx, export_program
+from reg4pru.inference.export import compare, export_checked, export_onnx, export_program, main
 
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
@@ -69,6 +69,23 @@ def test_an_export_that_is_wrong_is_no_export(tiny_model, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"The export is wrong and was not kept: \d+% of its logits"):
         export_checked(model, (64, 64), path)
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model_name_or_path", "nowhere"], "No checkpoint could be loaded from 'nowhere'"),
+        (["--keep_rates", "1.5"], "keep_rates"),
+        (["--image_size", "33"], "both sides must be multiples of the patch size 8"),
+        (["--image_size", "0"], "0 x 0 pixels: both sides must be at least 1"),
+    ],
+)
+def test_what_cannot_be_exported_is_named_in_a_line(save_checkpoint, tiny_model, tmp_path, capsys, flags, message):
+    path = tmp_path / "new" / "model.onnx"
+    with pytest.raises(SystemExit):
+        main(["--model_name_or_path", str(save_checkpoint(tiny_model())), "--output", str(path), *flags])
+    assert message in capsys.readouterr().err
+    assert not path.parent.exists()
 
 
 def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp_path):
