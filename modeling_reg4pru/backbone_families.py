@@ -93,19 +93,11 @@ def rename(
 
 
 def read_fields(config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]) -> dict:
-    """
-    The fields of [`Reg4PruConfig`] that a configuration of transformers and its weights, in our names, decide.
-
-    Raises:
-        `ValueError`: for a model type that is not in [`RENAMES`].
-    """
+    """The fields of [`Reg4PruConfig`] that a configuration of transformers and its weights, in our names, decide."""
     if config.model_type == "dinov3_vit":
         fields = {name: getattr(config, name) for name in _DINOV3_FIELDS}
         rope = {"rope_type": "default", "rope_theta": config.rope_theta}
         return fields | {"rope_parameters": rope, "positions": "rotary"}
-    if config.model_type not in RENAMES:
-        known = ", ".join(sorted(RENAMES))
-        raise ValueError(f"The backbone is a {config.model_type!r}: plain vision transformers are known as {known}.")
     fields = {name: getattr(config, name) for name in _VIT_FIELDS} | shape_fields(weights)
     fields["position_antialias"] = config.model_type == "dinov2_with_registers"
     return fields | {"position_grid": list(position_grid(config))}

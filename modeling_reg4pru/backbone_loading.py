@@ -73,9 +73,12 @@ def read_backbone(checkpoint: str, **hub: object) -> Backbone:
         return _timm_backbone(timm["architecture"], _read_state_dict(_timm_weights(checkpoint, hub)))
 
     config = AutoConfig.from_pretrained(checkpoint, **hub)
-    if config.model_type not in RENAMES:
-        known = ", ".join(sorted(RENAMES))
-        raise ValueError(f"{checkpoint} is a {config.model_type!r}: plain vision transformers are known as {known}.")
+    known = sorted(RENAMES.keys() - {"eomt", "timm"})  # whole models, and names without a configuration
+    if config.model_type not in known:
+        raise ValueError(
+            f"{checkpoint} is a {config.model_type!r}: plain vision transformers are known as {', '.join(known)}; "
+            "EoMT and Reg4Pru models are loaded by `from_pretrained`."
+        )
     model, loading = AutoModel.from_pretrained(checkpoint, output_loading_info=True, **hub)
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
     if missing:
@@ -234,6 +237,8 @@ def _find(checkpoint: str, name: str, hub: dict) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {name}.")
         return path
+    if folder.is_absolute():
+        raise OSError(f"There is no checkpoint at {checkpoint}.")
     return Path(hf_hub_download(checkpoint, name, **hub))
 
 

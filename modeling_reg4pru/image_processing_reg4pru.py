@@ -20,7 +20,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, logging
 
 from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
-from .photograph_reading import open_image, read_photograph
+from .photograph_reading import is_floating, open_image, read_photograph
 from .photograph_tiles import (
     PhotographBlender,
     TiledPhotograph,
@@ -104,8 +104,6 @@ class Reg4PruImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[Reg4PruImageProcessorKwargs]):
         super().__init__(**kwargs)
-        if self.tile_overlap is None:
-            self.tile_overlap = (self.size.height or 0) // 4
         self._validate_scale(self.size, self.working_size, self.tile_overlap, self.do_split_image)
 
     @classmethod
@@ -175,17 +173,20 @@ class Reg4PruImageProcessor(PilBackend):
         channels = settings["input_data_format"]
         if isinstance(photograph, (str, os.PathLike)):
             photograph = open_image(photograph)
+        was_floating = is_floating(photograph)
         pixels = read_photograph(photograph, None if channels is None else channels == ChannelDimension.LAST)
         own_size = pixels.shape[:2]
         frame_size = self._frame_size(*own_size, **settings)
         if frame_size != own_size:
             pixels = np.asarray(Image.fromarray(pixels).resize(frame_size[::-1], resample))
-        corners = tile_grid(*frame_size, size.height, settings["tile_overlap"])
+        corners = tile_grid(*frame_size, size.height, _overlap(size, settings["tile_overlap"]))
         offsets = [(index, top, left, size.height, *frame_size, *own_size) for top, left in corners]
 
         scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
         if settings["do_rescale"]:
             scale *= settings["rescale_factor"]
+        elif was_floating:  # such pixels are 0 to 1 already, and are to stay so
+            scale /= 255
         if settings["do_normalize"]:
             mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))
             scale, shift = (scale / std).astype(np.float32), (shift - mean / std).astype(np.float32)
@@ -254,7 +255,7 @@ class Reg4PruImageProcessor(PilBackend):
         super()._validate_preprocess_kwargs(**kwargs)
 
     def _validate_scale(
-        self, size: SizeDict, working_size: int | None, tile_overlap: int, do_split_image: bool
+        self, size: SizeDict, working_size: int | None, tile_overlap: int | None, do_split_image: bool
     ) -> None:
         if size.height is None or size.height != size.width or size.height < 1:
             raise ValueError(
@@ -263,7 +264,7 @@ class Reg4PruImageProcessor(PilBackend):
             )
         if working_size is not None and working_size < 1:
             raise ValueError(f"`working_size` is {working_size}: it must be at least 1, or None.")
-        if not 0 <= tile_overlap < size.height:
+        if not 0 <= _overlap(size, tile_overlap) < size.height:
             raise ValueError(
                 f"`tile_overlap` is {tile_overlap}: tiles of side {size.height} (`size`) may share 0 to "
                 f"{size.height - 1} pixels."
@@ -348,6 +349,11 @@ class Reg4PruImageProcessor(PilBackend):
                 )
             rows.append((index, 0, 0, tile_size, *frame_size, *own_size))
         return torch.tensor(rows)
+
+
+def _overlap(size: SizeDict, tile_overlap: int | None) -> int:
+    """Least number of pixels that neighbouring tiles share: a quarter of a tile, unless it is set."""
+    return size.height // 4 if tile_overlap is None else tile_overlap
 
 
 def _flat_list(images: ImageInput, array_dims: int = 3) -> list:

@@ -13,8 +13,9 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*): Sum of `loss_parts`; given with `labels`.
-        logits (`torch.Tensor` of shape `(batch, num_labels, height / 4, width / 4)`): Class scores of every pixel.
-            With a single vessel query they are [0, m]: softmax gives sigmoid(m), argmax thresholds it at 1/2. With
+        logits (`torch.Tensor` of shape `(batch, num_labels, map_height, map_width)`): Class scores of every pixel.
+            The map has 2^`num_upscale_blocks` values a side of each patch: height / 4 with patches of 16. With a
+            single vessel query the scores are [0, m]: softmax gives sigmoid(m), argmax thresholds it at 1/2. With
             many queries they are the logarithm of EoMT's semantic scores, the sum over the queries of class
             probability times mask probability.
         loss_parts (`dict[str, torch.Tensor]`, *optional*): Every part of the loss, weighted.
@@ -26,7 +27,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
             num_active)`; with `output_token_ids=True`.
         keep_masks (`torch.Tensor` of shape `(batch, num_stages, height / patch, width / patch)`, *optional*): True
             where a patch token is active after the stage; with `output_keep_masks=True`.
-        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask logits.
+        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, map_height, map_width)`): Mask logits.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
         patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*): As given to the model.

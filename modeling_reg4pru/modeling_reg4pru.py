@@ -146,6 +146,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             kwargs, name = {key: value for key, value in kwargs.items() if key not in hub}, None
         model, loading = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         check_loading(loading["missing_keys"], pretrained_model_name_or_path)
+        model.selectors.requires_grad_(model.selectors_learn)  # loading puts new parameters in place of the old ones
         model._remember_source(pretrained_model_name_or_path, **hub)
         if model_type in ("eomt", "eomt_dinov3") and model.attn_mask_probs.any():
             logger.warning(
@@ -247,7 +248,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         for index, layer in enumerate(self.layers):
             if index == config.first_query_layer:
                 queries = self.query.weight[None].expand(hidden_states.shape[0], -1, -1)
-                hidden_states = torch.cat((queries.to(hidden_states.dtype), hidden_states), dim=1)
+                hidden_states = torch.cat((queries.to(hidden_states), hidden_states), dim=1)
                 num_special += config.num_queries
 
             # Tokens are removed after layer s_j of stage j. A policy gates attention from this layer on, so a selector
@@ -265,6 +266,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
 
             policy = selection.sequence_policy(bank, num_special)
             hidden_states = layer(hidden_states, *self._positions(rope, bank), policy, query_mask)
+            hidden_states = hidden_states.to(bank.states.device)  # `device_map` may put layers on several devices
             if selector is not None and selector.scores_output:
                 kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
             selection.end_layer()
@@ -346,7 +348,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             patches (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): Patch tokens, likewise.
 
         Returns:
-            `tuple`: mask logits `(batch, num_queries, height / 4, width / 4)` and class logits
+            `tuple`: mask logits `(batch, num_queries, map_height, map_width)` and class logits
             `(batch, num_queries, num_labels + 1)`, `None` in the binary case.
         """
         queries = self.layernorm(queries)

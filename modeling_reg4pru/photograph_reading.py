@@ -31,8 +31,12 @@ def open_image(source: str | os.PathLike, timeout: float | None = None) -> Image
     """
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
-        with urlopen(source, timeout=timeout) as response:
-            return _decode(BytesIO(response.read()), source)
+        try:
+            with urlopen(source, timeout=timeout) as response:
+                content = response.read()
+        except OSError as error:
+            raise ValueError(f"There is no image at {source[:200]!r}: {error}.") from error
+        return _decode(BytesIO(content), source)
     if os.path.isfile(source):  # unlike a `Path` it takes names that are too long to be one
         return _decode(source, source)
     try:
@@ -129,6 +133,15 @@ def to_channels_last(array: np.ndarray | torch.Tensor, channels_last: bool | Non
         could_be_first, could_be_last = (pixels.shape[side] in (1, 3, 4) for side in (0, -1))
         channels_last = not could_be_first or (could_be_last and isinstance(array, np.ndarray))
     return pixels if channels_last else np.moveaxis(pixels, 0, -1)
+
+
+def is_floating(photograph: Image.Image | np.ndarray | torch.Tensor) -> bool:
+    """Whether the pixels of an image are floating point numbers, which stand for 0 to 1."""
+    if isinstance(photograph, Image.Image):
+        return photograph.mode == "F"
+    if isinstance(photograph, torch.Tensor):
+        return photograph.is_floating_point()
+    return np.issubdtype(np.asarray(photograph).dtype, np.floating)
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:

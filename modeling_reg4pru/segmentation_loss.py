@@ -28,7 +28,7 @@ class BinaryMaskLoss(nn.Module):
     def forward(self, mask_logits: torch.Tensor, class_logits: None, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            mask_logits (`torch.Tensor` of shape `(batch, 1, height / 4, width / 4)`): Logits of the foreground.
+            mask_logits (`torch.Tensor` of shape `(batch, 1, map_height, map_width)`): Logits of the foreground.
             labels (`torch.Tensor` of shape `(batch, height, width)`): 1 foreground, 0 background, or the ignore index.
 
         Returns:
@@ -70,7 +70,7 @@ class SetMaskLoss(EomtDinov3Loss):
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            mask_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`): Mask of every query.
+            mask_logits (`torch.Tensor` of shape `(batch, num_queries, map_height, map_width)`): Mask of every query.
             class_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`): The last class is "no
                 object".
             labels (`torch.Tensor` of shape `(batch, height, width)`): Class of every pixel, or the ignore index.
@@ -80,11 +80,13 @@ class SetMaskLoss(EomtDinov3Loss):
         """
         # Cross entropy wants one type for logits and class weights, and the latter turn into that of the model.
         mask_logits, class_logits = mask_logits.float(), class_logits.to(self.empty_weight.dtype)
+        labels = labels.long()  # classes index what they are matched with
         class_labels = [classes[classes != self.ignore_index] for classes in map(torch.unique, labels)]
         mask_labels = [
             (label == classes[:, None, None]).float() for label, classes in zip(labels, class_labels, strict=True)
         ]
         if sum(len(classes) for classes in class_labels) == 0:
+            self.get_num_masks(class_labels, labels.device)  # every process takes part in this count
             nothing = 0.0 * (mask_logits.sum() + class_logits.sum())
             return dict.fromkeys(self.weight_dict, nothing)
         self._valid = (labels != self.ignore_index).float()[:, None]

@@ -140,7 +140,9 @@ class SpeedBudgetMixin:
             raise ValueError(f"{name} has no {SPEED_FILE}, so its speed is not known: {advice}.")
         try:
             speed = json.loads(Path(path).read_text(encoding="utf-8"))
-            measured = speed["machine"]
+            measured = dict(speed["machine"])
+            if not speed["candidates"]:
+                raise ValueError("it has no candidates")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no file of reg4pru tune: {error!r}. {advice}.") from None
         here = describe_machine(self.device, self.dtype)

@@ -104,13 +104,13 @@ class StageSelection:
             pool = gather_tokens(bank.states, pool_ids)
 
         if not draws_policy:
-            scores = selector(pool)
+            scores = selector(pool).to(pool.device)  # `device_map` may put it on another
             if learns_foreground:
                 foreground = gather_tokens(self.foreground[..., None], pool_ids).squeeze(-1)
                 self.foreground_losses.append(foreground_loss(scores.float(), foreground))
             return select_tokens(scores, self.counts[stage], pool_ids) if removes else None
 
-        probability = selector.sample(pool)
+        probability = selector.sample(pool).to(pool.device)
         policy = straight_through(probability, probability >= 0.5)
         if self.pruning == "soft" and self.policy is not None and self.pool == "active":
             policy = policy * self.policy  # nested: what an earlier stage dropped stays dropped

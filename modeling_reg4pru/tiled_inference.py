@@ -147,7 +147,7 @@ def _run(
 ) -> None:
     """A batch of tiles through the model, and what comes out to the photographs that they belong to."""
     pixel_values = torch.from_numpy(np.stack([tile for tile, _, _ in batch]))
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]  # some of them may be frozen
     model.eval()
     try:
         outputs = model(
@@ -156,7 +156,8 @@ def _run(
             output_keep_masks=output_stages,
         )
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     num_tokens = sum(int(count) for count in outputs.token_counts)
     for index, (tile, collector, row) in enumerate(batch):
         collector.blender.add(row, tile_probabilities(outputs, index, tile.shape[-2:]))

@@ -28,7 +28,7 @@ _ONNX = ("onnx", "onnx_int8")
 
 class Logits(nn.Module):
     """
-    A binary model, ours or EoMT of transformers, as a function: images to logits `(batch, 2, height / 4, width / 4)`.
+    A binary model, ours or EoMT of transformers, as a function: images to logits `(batch, 2, map_height, map_width)`.
 
     Args:
         model (`nn.Module`): In evaluation mode. Where it is one of transformers, its masked attention must be annealed

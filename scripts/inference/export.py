@@ -3,7 +3,7 @@ Write the pruned model of a checkpoint as an ONNX file that takes any batch size
 
     reg4pru export --model_name_or_path path/to/checkpoint --output model.onnx --keep_rates 0.7
 
-Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, height / 4, width / 4). The
+Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). The
 keep rates and the image size are fixed in the file, and noted in its metadata; so are the counts of tokens, which is
 what makes pruning fast everywhere.
 """

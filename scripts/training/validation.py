@@ -67,7 +67,7 @@ def vessel_probability(logits: torch.Tensor, labels: torch.Tensor | tuple[torch.
     One probability a pixel, at the size of the labels; `preprocess_logits_for_metrics` of `Trainer`.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch, 2, height / 4, width / 4)`): Of the model.
+        logits (`torch.Tensor` of shape `(batch, 2, map_height, map_width)`): Of the model.
         labels (`torch.Tensor` of shape `(batch, height, width)`, or a tuple that begins with it): Label maps.
     """
     size = (labels if isinstance(labels, torch.Tensor) else labels[0]).shape[-2:]

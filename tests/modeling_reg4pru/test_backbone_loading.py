@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, EomtDinov3Config
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
 SIZES = {
     "hidden_size": 32,
@@ -106,6 +106,16 @@ def test_a_configuration_of_ones_own(plain_backbone, tiny_config):
 def test_a_mismatch_names_the_field(plain_backbone, tiny_config, fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, tiny_config(**fields))
+
+
+@pytest.mark.parametrize("kind", [EomtDinov3Config, Reg4PruConfig])
+def test_what_is_no_plain_backbone_is_named(kind, tmp_path):
+    kind().save_pretrained(tmp_path)
+    known = "dinov2, dinov2_with_registers, dinov3_vit, vit, vit_mae; EoMT and Reg4Pru models are loaded by"
+    with pytest.raises(ValueError, match=rf"is a '{kind.model_type}': plain vision transformers are known as {known}"):
+        Reg4PruForSemanticSegmentation.from_backbone(tmp_path)
+    with pytest.raises(OSError, match=r"There is no checkpoint at .*nowhere"):
+        Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "nowhere"))
 
 
 def test_fields_may_be_set_beside_the_backbone(plain_backbone):

@@ -74,10 +74,12 @@ def test_keep_rates_in_words_are_refused(tiny_model):
         ({"selector": "learned_query", "train_pruning": "none"}, True),
     ],
 )
-def test_selectors_that_do_not_learn_are_frozen(tiny_model, arm, learns):
-    model = tiny_model(**arm)
-    assert {weight.requires_grad for weight in model.selectors.parameters()} == {learns}
-    assert all(weight.requires_grad for weight in model.layers.parameters())
+def test_selectors_that_do_not_learn_are_frozen(tiny_model, arm, learns, tmp_path):
+    made = tiny_model(**arm)
+    made.save_pretrained(tmp_path)
+    for model in (made, type(made).from_pretrained(tmp_path)):
+        assert {weight.requires_grad for weight in model.selectors.parameters()} == {learns}
+        assert all(weight.requires_grad for weight in model.layers.parameters())
 
 
 def test_a_training_that_is_changed_later_is_refused(tiny_model, pixel_values, labels):

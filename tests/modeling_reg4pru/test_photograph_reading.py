@@ -132,9 +132,9 @@ def test_images_are_opened_from_path_url_and_base64(pixels, tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
-    for source in ("no such file.png", str(tmp_path), "abcd", ""):
+    for source in ("no such file.png", str(tmp_path), "abcd", "", url):
         with pytest.raises(ValueError, match="no image at"):
-            open_image(source)
+            open_image(source, timeout=10)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

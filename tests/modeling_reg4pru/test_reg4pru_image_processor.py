@@ -37,7 +37,7 @@ def outputs_of(labels: torch.Tensor, patch_offsets: torch.Tensor) -> Reg4PruSema
 def test_defaults_are_those_of_the_model():
     processor = Reg4PruImageProcessor()
     assert (processor.size.height, processor.size.width) == (1024, 1024)
-    assert (processor.working_size, processor.tile_overlap, processor.do_split_image) == (None, 256, True)
+    assert (processor.working_size, processor.tile_overlap, processor.do_split_image) == (None, None, True)
     assert processor.do_reduce_labels is False
     assert list(processor.image_mean) == IMAGENET_DEFAULT_MEAN
     assert list(processor.image_std) == IMAGENET_DEFAULT_STD
@@ -96,6 +96,24 @@ def test_rescaling_and_normalising_can_be_switched_off():
     own = make_processor(image_mean=[0.5, 0.4, 0.3], image_std=[0.1, 0.2, 0.3])(photograph)["pixel_values"][0]
     wanted = (pixels / 255 - np.reshape([0.5, 0.4, 0.3], (3, 1, 1))) / np.reshape([0.1, 0.2, 0.3], (3, 1, 1))
     np.testing.assert_allclose(own, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda array: Image.fromarray(array[..., 0])])
+def test_pixels_from_0_to_1_can_stay_as_they_are(kind):
+    photograph = kind((np.asarray(make_photograph(64, 64)) / 255).astype(np.float32))
+    wanted = make_processor()(photograph)["pixel_values"]
+    assert np.abs(wanted).max() < 5
+    np.testing.assert_allclose(make_processor()(photograph, do_rescale=False)["pixel_values"], wanted, atol=1e-5)
+
+
+def test_tiles_share_a_quarter_of_the_size_that_they_have(tmp_path):
+    make_processor(64, working_size=120).save_pretrained(tmp_path)
+    photograph = make_photograph(90, 120)
+    for size in (16, 32):
+        wanted = make_processor(size, working_size=120, tile_overlap=size // 4)(photograph)["patch_offsets"]
+        loaded = Reg4PruImageProcessor.from_pretrained(tmp_path, size=size)
+        np.testing.assert_array_equal(loaded(photograph)["patch_offsets"], wanted)
+        np.testing.assert_array_equal(loaded(photograph, tile_overlap=None)["patch_offsets"], wanted)
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(90, 130)], [(40, 30), (100, 64), (64, 200)]])
@@ -226,7 +244,7 @@ def test_saving_and_loading(fields, tmp_path, tiny_model, caplog):
     tiny_model().config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert saved["working_size"] == fields.get("working_size")
-    assert saved["tile_overlap"] == fields.get("tile_overlap", 16)
+    assert saved.get("tile_overlap") == fields.get("tile_overlap")
     with caplog.at_level(logging.WARNING):
         loaded = [one.from_pretrained(tmp_path) for one in (Reg4PruImageProcessor, AutoImageProcessor)]
     assert not caplog.records

@@ -92,6 +92,28 @@ def test_all_pixels_ignored(kind, request):
     assert set(losses) == {"loss_mask", "loss_dice"} | ({"loss_cross_entropy"} if kind == "set_loss" else set())
 
 
+def test_a_process_with_ignored_pixels_only_takes_part_in_the_count(set_loss, predictions, monkeypatch):
+    masks, classes, labels = predictions
+    counted = []
+    count = set_loss.get_num_masks
+    monkeypatch.setattr(
+        set_loss, "get_num_masks", lambda classes, device: counted.append(classes) or count(classes, device)
+    )
+    set_loss(masks, classes, labels)
+    set_loss(masks, classes, torch.full_like(labels, IGNORED))
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.float32])
+def test_labels_of_any_type(set_loss, predictions, kind):
+    masks, classes, labels = predictions
+    losses = []
+    for given in (labels, labels.to(kind)):
+        torch.manual_seed(0)
+        losses.append(set_loss(masks, classes, given))
+    assert losses[0] == losses[1]
+
+
 def test_one_image_ignored_of_two(set_loss, predictions):
     masks, classes, labels = predictions
     labels[0] = IGNORED

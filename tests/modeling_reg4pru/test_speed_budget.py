@@ -92,9 +92,11 @@ def test_what_cannot_be_answered(model, folder, tiny_model):
         elsewhere.keep_rates_for(milliseconds=90)
     with pytest.raises(ValueError, match="not loaded from a checkpoint"):
         tiny_model().keep_rates_for(milliseconds=90)
-    (folder / "speed.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no file of reg4pru tune"):
-        model.keep_rates_for(milliseconds=90)
+    machine = {"machine": {}}
+    for damaged in ({}, machine, {"machine": 1, "candidates": [{}]}, {**machine, "candidates": []}):
+        (folder / "speed.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="is no file of reg4pru tune"):
+            model.set_speed_budget(milliseconds=90)
     (folder / "speed.json").unlink()
     with pytest.raises(ValueError, match=r"has no speed.json.*reg4pru tune --model_name_or_path"):
         model.keep_rates_for(milliseconds=90)

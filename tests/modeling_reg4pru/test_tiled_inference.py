@@ -112,6 +112,7 @@ def test_batches_and_training_mode_change_nothing(tiny_model):
     photographs = [smooth_photograph(100, 130, 0), smooth_photograph(30, 40, 1), smooth_photograph(64, 200, 2)]
     single = [predict_photograph(model, processor, one, 0.5, batch_size=1, output_stages=True) for one in photographs]
     model.train()
+    model.layers[0].eval()  # frozen
 
     for batch_size in (3, 64):
         together = predict_photographs(model, processor, photographs, 0.5, batch_size=batch_size, output_stages=True)
@@ -120,6 +121,8 @@ def test_batches_and_training_mode_change_nothing(tiny_model):
             assert torch.equal(found.stages, wanted.stages)
             assert (found.num_tiles, found.num_tokens) == (wanted.num_tiles, wanted.num_tokens)
     assert model.training
+    assert model.layers[1].training
+    assert not model.layers[0].training
 
 
 def test_unpruned_is_dense_and_prunes_nothing(tiny_model):
