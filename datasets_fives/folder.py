@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 PHOTOGRAPHS, MASKS, QUALITY_FILE = "Original", "Ground truth", "Quality Assessment.xlsx"
 _NAME = re.compile(r"(\d+)_([ADGN])\.png", re.IGNORECASE)
+_PUBLISHED_NAME = re.compile(r"(train|test)/\d+_[ADGN]")
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -39,6 +40,11 @@ def is_published_layout(folder: Path) -> bool:
     named = any(_NAME.fullmatch(name) for name in names)
     others = any(name.lower().endswith(SUFFIXES) for name in names)
     return any(place.is_dir() for place in places) and (named or not others)
+
+
+def is_published_name(name: str) -> bool:
+    """Whether a photograph is named as [`list_photographs`] names those of FIVES: `"test/2_A"`."""
+    return _PUBLISHED_NAME.fullmatch(name) is not None
 
 
 def list_photographs(folder: Path) -> list[Photograph]:

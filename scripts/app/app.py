@@ -1,7 +1,7 @@
 """
 Show in a browser what token pruning does to a photograph.
 
-    reg4pru app                                     the checkpoint that `make demo` trained
+    reg4pru app                                     the checkpoint that `make demo` trained last
     reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents
 
 Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
@@ -24,15 +24,16 @@ from ..inference.loading import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# That of `make demo`; the second where it found no pretrained weights.
-DEMOS = [Path("outputs", study, "runs/reg4pru/seed-0/training/last") for study in ("demo", "demo_scratch")]
+# What `make demo` writes: with DATA those of FIVES, and those from scratch where it found no pretrained weights.
+_STUDIES = ("demo", "demo_scratch", "demo_fives", "demo_fives_scratch")
+DEMOS = [Path("outputs", study, "runs/reg4pru/seed-0/training/last") for study in _STUDIES]
 
 
 @dataclass
 class AppArguments:
     """Which model is shown, and where."""
 
-    model: str | None = field(default=None, metadata={"help": f"Folder or Hub id; default: the demo's, {DEMOS[0]}."})
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub id; default: the last of `make demo`."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     server_name: str | None = field(default=None, metadata={"help": "Address to listen at; default: 127.0.0.1."})
@@ -42,19 +43,20 @@ class AppArguments:
 
 def find_model(model: str | None) -> str:
     """
-    The checkpoint to show.
+    The checkpoint to show: the one that is named, else the newest of the demo's.
 
     Raises:
-        `ValueError`: If none is named and the demo's does not exist.
+        `ValueError`: If none is named and the demo has trained none.
     """
     if model is not None:
         return model
-    for demo in DEMOS:
-        if (demo / "config.json").is_file():
-            return str(demo)
-    raise ValueError(
-        f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in some minutes, or name another with --model."
-    )
+    trained = [path for demo in DEMOS if (path := demo / "config.json").is_file()]
+    if not trained:
+        raise ValueError(
+            f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in some minutes, or name another with "
+            "--model."
+        )
+    return str(max(trained, key=lambda path: path.stat().st_mtime_ns).parent)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,7 +11,6 @@ average precision; what was interrupted goes on where it stopped. `--budget_ms` 
 within a budget into config.json; where speed.json is there already, nothing is measured anew.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -42,6 +41,7 @@ from .quality import measure_quality
 from .rate_walk import Setting, greedy_walk, pareto_front, uniform_settings, walk_length
 from .report import summary
 from .speed_report import draw_front, front_table
+from .tuned_weights import check_tuned_weights, fingerprint_weights
 
 logger = logging.getLogger("tune")
 
@@ -266,16 +266,6 @@ class Tuning:
         return speed
 
 
-def fingerprint_weights(folder: Path) -> str:
-    """Of the bytes of all weight files of a checkpoint."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _json(content: dict) -> str:
     return json.dumps(content, indent=1) + "\n"
 
@@ -320,6 +310,7 @@ def main(argv: list[str] | None = None) -> None:
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
             speed = model.read_speed()
+            check_tuned_weights(folder, speed)
             logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
         else:
             photographs = load_as_seen(arguments, processor, "validation")

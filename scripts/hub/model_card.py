@@ -9,6 +9,9 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from safetensors import safe_open
 
+from datasets_fives.folder import is_published_layout, is_published_name
+from datasets_fives.stored import is_stored
+
 from ..benchmark.speed_report import front_rows, measured_sentence
 
 TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
@@ -26,6 +29,12 @@ def hub_id(name: str | None) -> str | None:
     """`name` if it is a Hub id and no folder here, else `None`."""
     is_id = name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not Path(name).exists()
     return name if is_id else None
+
+
+def measured_id(metrics: dict, dataset_id: str | None) -> str | None:
+    """Hub id of what `metrics.json` was measured on: `dataset_id` if one is given; `None` if it is on no Hub."""
+    source = metrics["settings"]["dataset"]
+    return None if source == "synthetic" else dataset_id or hub_id(source)
 
 
 def render_card(
@@ -60,6 +69,8 @@ def render_card(
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     arguments = (train_results or {}).get("arguments", {})
     source = arguments.get("dataset")
+    fives = _fives_sources(train_results, metrics)
+    measured_on = measured_id(metrics, dataset_id) if metrics else None
     dataset_id = dataset_id or hub_id(source)
     start = arguments.get("model_name_or_path") or arguments.get("backbone_name_or_path")
     base_model = base_model or hub_id(start)
@@ -74,7 +85,7 @@ def render_card(
         base_model=base_model,
         metrics=list(RESULT_METRICS) if results else None,
         model_name=name if results else None,
-        eval_results=_eval_results(results, metrics, dataset_id) or None,
+        eval_results=_eval_results(results, metrics, measured_on, fives) or None,
     )
     return ModelCard.from_template(
         card_data,
@@ -88,7 +99,7 @@ def render_card(
         stages_sentence=_stages_sentence(config),
         dataset_id=dataset_id,
         results=[_result_row(rate, result) for rate, result in results.items()],
-        measured_sentence=_measured_sentence(metrics, dataset_id) if results else "",
+        measured_sentence=_measured_sentence(metrics, measured_on, fives) if results else "",
         figure=figure,
         **_speed(benchmark),
         tuned=[] if tuned is None else front_rows(tuned),
@@ -96,8 +107,8 @@ def render_card(
         if tuned is None
         else math.ceil(max(row["milliseconds"] for row in tuned["candidates"] if row["on_front"])),
         tuned_sentence="" if tuned is None else measured_sentence(tuned),
-        data_sentence=_data_sentence(source, dataset_id, arguments.get("dataset_revision"), train_results),
-        cites_fives=source != "synthetic",
+        data_sentence=_data_sentence(train_results, dataset_id, fives),
+        cites_fives=bool(fives),
         training_sentence=_training_sentence(train_results, start, base_model),
         recipe={
             **{field: config[field] for field in _CONFIG_RECIPE if field in config},
@@ -123,12 +134,15 @@ def eval_results_yaml(metrics: dict, dataset_id: str) -> str:
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
 
-def _eval_results(results: dict, metrics: dict | None, dataset_id: str | None) -> list[EvalResult]:
+def _eval_results(results: dict, metrics: dict | None, dataset_id: str | None, fives: set[str]) -> list[EvalResult]:
+    if not results:
+        return []
+    name = _data_name(metrics["settings"]["dataset"], dataset_id, fives)
     return [
         EvalResult(
             task_type="image-segmentation",
-            dataset_type=dataset_id or _data_name(metrics["settings"]["dataset"]).split()[0].lower(),
-            dataset_name=_data_name(metrics["settings"]["dataset"]),
+            dataset_type=dataset_id or name.split()[0].lower(),
+            dataset_name=name,
             dataset_split=metrics["settings"]["side"],
             dataset_revision=metrics["settings"]["dataset_revision"],
             metric_type=metric,
@@ -151,11 +165,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _measured_sentence(metrics: dict, dataset_id: str | None) -> str:
+def _measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) -> str:
     settings, provenance = metrics["settings"], metrics["provenance"]
     count = next(iter(metrics["results"].values()))["num_images"]
     where = "inside the field of view" if settings["field_of_view"] else "on whole frames"
-    data = f"`{dataset_id}`" if dataset_id else _data_name(settings["dataset"])
+    data = _linked(dataset_id) if dataset_id else _data_name(settings["dataset"], None, fives)
     split = "" if settings["split"] == "official" else f" (split: {Path(settings['split']).name})"
     trained_on = len(metrics.get("trained_on", []))
     warning = f" **{trained_on} of them were trained on.**" if trained_on else ""
@@ -192,23 +206,66 @@ def _speed(benchmark: dict | None) -> dict:
     }
 
 
-def _data_name(source: str) -> str:
-    return "synthetic photographs" if source == "synthetic" else "FIVES"
+def _fives_sources(train_results: dict | None, metrics: dict | None) -> set[str]:
+    """
+    The sources that are known to be FIVES, whose licence and citation the card then states: those of which all names
+    that were recorded are names of its archive, as `reg4pru prepare` and copies on the Hub keep them.
+    """
+    names: dict[str, set[str]] = {}
+    if train_results and (source := train_results.get("arguments", {}).get("dataset")):
+        names[source] = set(train_results.get("train_names") or ())
+    if metrics:
+        names.setdefault(metrics["settings"]["dataset"], set()).update(metrics.get("photographs", ()))
+    return {
+        source
+        for source, found in names.items()
+        if found and all(is_published_name(_photograph(name)) for name in found) and _may_be_fives(source)
+    }
 
 
-def _data_sentence(source: str | None, dataset_id: str | None, revision: str | None, results: dict | None) -> str:
-    count = len((results or {}).get("train_names") or [])
+def _may_be_fives(source: str) -> bool:
+    """Names such as `train/1_A` can be anybody's: a folder that is still here must also lie as FIVES does."""
+    folder = Path(source)
+    return source != "synthetic" and (not folder.is_dir() or is_published_layout(folder) or is_stored(folder))
+
+
+def _photograph(name: str) -> str:
+    """The photograph of a tile, `"train/1_A#0-1"`."""
+    return name.partition("#")[0]
+
+
+def _linked(dataset_id: str) -> str:
+    return f"[`{dataset_id}`](https://huggingface.co/datasets/{dataset_id})"
+
+
+def _data_name(source: str, dataset_id: str | None, fives: set[str]) -> str:
+    if source == "synthetic":
+        return "synthetic photographs"
+    return "FIVES" if source in fives else dataset_id or "photographs of the user's own"
+
+
+def _data_sentence(results: dict | None, dataset_id: str | None, fives: set[str]) -> str:
+    arguments = (results or {}).get("arguments", {})
+    source, revision = arguments.get("dataset"), arguments.get("dataset_revision")
+    count = len({_photograph(name) for name in (results or {}).get("train_names") or ()})
     photographs = f" Training saw {count} of them; their names are in `train_results.json`." if count else ""
     if source == "synthetic":
         return f"Synthetic fundus photographs, drawn by a program: no patient's data.{photographs}"
-    where = (
-        f"[`{dataset_id}`](https://huggingface.co/datasets/{dataset_id})" if dataset_id else "the published archive"
-    )
     at = f" at revision `{revision}`" if revision else ""
+    if source in fives:
+        return (
+            "FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3), fundus photographs with vessel "
+            "masks, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), read from "
+            f"{_linked(dataset_id) if dataset_id else 'a local copy'}{at}.{photographs}"
+        )
+    if dataset_id:
+        there = f"{_linked(dataset_id)}{at}: see there where they come from, and under which licence."
+        return f"Photographs of {there}{photographs}"
+    if source is None:
+        return "The photographs that it was trained on were not recorded."
     return (
-        "FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3), fundus photographs with vessel "
-        "masks, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), read from "
-        f"{where}{at}.{photographs}"
+        "Photographs of the user's own. Where they come from, and their licence, was not recorded: whoever publishes "
+        f"these weights must state it here.{photographs}"
     )
 
 

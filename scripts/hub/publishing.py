@@ -10,8 +10,9 @@ from pathlib import Path
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import SPEED_FILE
 
+from ..benchmark.tuned_weights import check_tuned_weights, fingerprint_weights
 from ..training_photographs import FILE, read_training_photographs, refuse_trained
-from .model_card import eval_results_yaml, hub_id, render_card
+from .model_card import eval_results_yaml, measured_id, render_card
 from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder
 
@@ -126,7 +127,8 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         folder (`Path`): New or empty.
 
     Raises:
-        `ValueError`: If a file is missing or broken, or the folder holds something.
+        `ValueError`: If a file is missing or broken, `speed.json` was measured with other weights, or the folder holds
+            something.
     """
     checkpoint = Path(arguments.model_name_or_path)
     if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
@@ -135,6 +137,9 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     train_results = _read_json(train_results_path)
     metrics = _read_json(arguments.metrics)
     benchmark = _read_json(arguments.benchmark)
+    tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
+    if tuned is not None:
+        check_tuned_weights(checkpoint, tuned)
     if metrics and "photographs" not in metrics:
         logger.warning("%s does not say which photographs were measured: measure again to know.", arguments.metrics)
     elif metrics:
@@ -149,20 +154,12 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
-    copy_files(
-        [checkpoint / FILE, checkpoint / SPEED_FILE, *([train_results_path] if train_results_path else [])], folder
-    )
-    figure = None
+    copy_files([checkpoint / FILE, *([train_results_path] if train_results_path else [])], folder)
+    if tuned is not None:  # the same weights, in files that may have other bytes
+        tuned["weights"] = fingerprint_weights(folder)
+        (folder / SPEED_FILE).write_text(json.dumps(tuned, indent=1) + "\n", encoding="utf-8")
     if metrics:
-        beside = Path(arguments.metrics).parent
-        copy_files([Path(arguments.metrics), beside / "per_image.csv", beside / "figure.png"], folder / "results")
-        figure = "results/figure.png" if (folder / "results" / "figure.png").exists() else None
-        dataset_id = arguments.hub_dataset_id or hub_id(metrics["settings"]["dataset"])
-        if dataset_id:
-            (folder / ".eval_results").mkdir()
-            text = eval_results_yaml(metrics, dataset_id)
-            (folder / ".eval_results" / f"{dataset_id.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
+        _stage_metrics(Path(arguments.metrics), metrics, measured_id(metrics, arguments.hub_dataset_id), folder)
     if benchmark:
         copy_files([Path(arguments.benchmark)], folder / "results")
     card = render_card(
@@ -175,9 +172,17 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         dataset_id=arguments.hub_dataset_id,
         base_model=arguments.base_model,
         license=arguments.license,
-        figure=figure,
+        figure="results/figure.png" if (folder / "results" / "figure.png").exists() else None,
     )
     card.save(folder / "README.md")
+
+
+def _stage_metrics(path: Path, metrics: dict, dataset_id: str | None, folder: Path) -> None:
+    copy_files([path, path.parent / "per_image.csv", path.parent / "figure.png"], folder / "results")
+    if dataset_id:
+        (folder / ".eval_results").mkdir()
+        text = eval_results_yaml(metrics, dataset_id)
+        (folder / ".eval_results" / f"{dataset_id.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
 
 
 def _find_train_results(arguments: PushArguments) -> Path | None:

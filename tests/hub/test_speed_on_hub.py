@@ -7,6 +7,7 @@ import torch
 
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import describe_machine
+from reg4pru.benchmark.tuned_weights import fingerprint_weights
 
 pytestmark = pytest.mark.hub
 
@@ -20,7 +21,7 @@ def test_a_model_from_the_hub_knows_its_speed(hub, run_client, tiny_model, tmp_p
         "provenance": {"date": "2026-11-22T10:00:00+00:00"},
         "machine": describe_machine("cpu", torch.float32),
         "image_size": [64, 64], "batch_size": 1, "tiles_per_photograph": 9.0, "num_layers": 6,
-        "data": {"photographs": {"validation": 3}},
+        "data": {"photographs": {"validation": 3}}, "weights": fingerprint_weights(checkpoint),
         "candidates": [{
             "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "active", "milliseconds": 61.25,
             "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": 0.5, "on_front": True,

@@ -184,6 +184,7 @@ def test_from_photographs_to_a_strangers_fine_tuned_model(hub, run_client, tmp_p
             "results/metrics.json", "results/per_image.csv", "results/figure.png", "modeling_reg4pru.py",
             ".eval_results/fives.yaml"} < files.keys()  # fmt: skip
     assert "datasets:\n- tester/fives" in files["README.md"].decode()
+    assert "FIVES (Jin et al." in files["README.md"].decode(), "what `reg4pru prepare` made is known, streamed or not"
     # The evaluation streamed nothing: streaming was the training's, whose requests ask for parts of files.
     assert any(entry.status == 206 for entry in hub.requests("GET", "/resolve/.*train-.*parquet"))
 

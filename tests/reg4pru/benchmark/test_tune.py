@@ -8,6 +8,7 @@ import pytest
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.benchmark import quality, tune
+from reg4pru.benchmark.tuned_weights import fingerprint_weights
 
 PHOTOGRAPHS = ("--synthetic_counts", 1, 2, 0, "--photograph_size", 64)
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
@@ -78,6 +79,22 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
     chosen = {name: best[name] for name in ("keep_rates", "reactivation_layer", "selection_pool")}
     assert json.loads((checkpoint / "config.json").read_text()) == before | chosen
     assert Reg4PruForSemanticSegmentation.from_pretrained(checkpoint).config.keep_rates == best["keep_rates"]
+
+
+def test_times_of_other_weights_are_refused(save_checkpoint, speed, tiny_model, run_tune, refused):
+    checkpoint = save_checkpoint(tiny_model())
+    speed["weights"] = fingerprint_weights(checkpoint)
+    (checkpoint / "speed.json").write_text(json.dumps(speed))
+    budget = ("--model_name_or_path", checkpoint, "--device", "cpu", "--budget_ms", 1e6)
+    run_tune(*budget)
+    chosen = (checkpoint / "config.json").read_text()
+    trained = tiny_model(initializer_range=0.1)
+    trained.save_pretrained(checkpoint)  # as training does it: speed.json stays
+    (checkpoint / "config.json").write_text(chosen)
+    said = refused(*budget)
+    assert "speed.json was measured with other weights than it holds now" in said
+    assert "--overwrite measures anew" in said
+    assert (checkpoint / "config.json").read_text() == chosen
 
 
 def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 
+from reg4pru.benchmark.tuned_weights import fingerprint_weights
 from reg4pru.hub.model_card import eval_results_yaml, hub_id, render_card
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.hub.push import main
@@ -104,14 +105,68 @@ def test_what_was_not_measured_is_said(checkpoint, tmp_path):
     assert "This checkpoint was not measured." in card
     assert "The speed of this checkpoint was not measured." in card
     assert "How it was trained was not recorded." in card
+    assert "The photographs that it was trained on were not recorded." in card
+    assert "FIVES" not in card
+    assert "CC BY" not in card
     assert "model-index" not in card
     assert "license: apache-2.0" in card
 
 
+CLINIC = ["patient-7", "patient-9"]
+LIKE_FIVES = ["test/1_A", "test/2_D"]
+FROM_A_COPY = r"FIVES .*licence \[CC BY 4.0\].* read from a local copy"
+FROM_THE_HUB = r"FIVES .*licence \[CC BY 4.0\].* read from \[`user/eyes`\]"
+THE_USERS = ("Photographs of the user's own. .* licence, was not", "photographs of the user's own")
+ON_THE_HUB = (r"Photographs of \[`user/eyes`\]\(https://huggingface.co/datasets/user/eyes\)", "user/eyes")
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "data", "measured", "cited"),
+    [
+        ("clinic", CLINIC, *THE_USERS, False),
+        ("clinic", LIKE_FIVES, *THE_USERS, False),
+        ("archive", LIKE_FIVES, FROM_A_COPY, "FIVES", True),
+        ("elsewhere", LIKE_FIVES, FROM_A_COPY, "FIVES", True),
+        ("user/eyes", CLINIC, *ON_THE_HUB, False),
+        ("user/eyes", LIKE_FIVES, FROM_THE_HUB, "FIVES", True),
+    ],
+)
+def test_only_what_is_fives_is_called_so(checkpoint, tmp_path, monkeypatch, source, names, data, measured, cited):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clinic" / "train" / "images").mkdir(parents=True)
+    (tmp_path / "archive" / "test" / "Original").mkdir(parents=True)
+    train, metrics = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train_results", "metrics"))
+    train["arguments"] |= {"dataset": source, "dataset_revision": None}
+    train["train_names"] = [f"{name}#{tile}-0" for name in names for tile in range(3)]
+    metrics["settings"] |= {"dataset": source, "dataset_revision": None}
+    metrics["photographs"] = dict.fromkeys(names, "fingerprint")
+    card = render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics)
+    text = str(card)
+    assert re.search(rf"## Data\n\n{data}.* Training saw 2 of them", text)
+    assert {result.dataset_name for result in card.data.eval_results} == {measured}
+    assert ("jin2022fives" in text) == ("CC BY" in text) == ("FIVES" in text) == cited
+    assert ModelCard(text).data.to_dict() == card.data.to_dict()
+
+
+def test_what_was_measured_elsewhere_is_not_called_what_was_trained_on(checkpoint, tmp_path):
+    train, metrics = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train_results", "metrics"))
+    metrics["settings"]["dataset"] = "/data/our_clinic"
+    metrics["photographs"] = dict.fromkeys(CLINIC, "fingerprint")
+    text = str(render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics))
+    assert "the test side of photographs of the user's own, inside" in text
+    assert "## Data\n\nFIVES (Jin et al." in text
+    metrics["settings"]["dataset"] = "synthetic"
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    staged = stage(checkpoint, tmp_path, metrics=str(tmp_path / "metrics.json"), hub_dataset_id="user/fives")
+    assert "the test side of synthetic photographs, inside" in (staged / "README.md").read_text(encoding="utf-8")
+    assert not (staged / ".eval_results").exists(), "these are no results on user/fives"
+
+
 def test_what_was_tuned_goes_along_and_is_shown(checkpoint, speed, tmp_path):
+    speed["weights"] = fingerprint_weights(checkpoint)
     (checkpoint / "speed.json").write_text(json.dumps(speed))
     folder = stage(checkpoint, tmp_path)
-    assert json.loads((folder / "speed.json").read_text()) == speed
+    assert json.loads((folder / "speed.json").read_text()) == speed | {"weights": fingerprint_weights(folder)}
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "model.set_speed_budget(milliseconds=62)" in card, "a budget that one of the rows meets"
     rows = [line for line in card.splitlines() if "| L−2 |" in line]
@@ -120,6 +175,15 @@ def test_what_was_tuned_goes_along_and_is_shown(checkpoint, speed, tmp_path):
         "| 40 | 2.25× | 0.5 | L−2 | all | 0.800 | 0.750 | – |",
     ]
     assert "Slow & Steady, 2 threads, float32" in card
+
+
+def test_what_was_tuned_with_other_weights_is_refused(checkpoint, speed, tiny_model, tmp_path):
+    speed["weights"] = fingerprint_weights(checkpoint)
+    (checkpoint / "speed.json").write_text(json.dumps(speed))
+    tiny_model(initializer_range=0.1).save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"speed.json was measured with other weights .* --overwrite measures anew"):
+        stage(checkpoint, tmp_path)
+    assert not (tmp_path / "staged").exists()
 
 
 def test_synthetic_data_and_local_starts_are_no_hub_ids(checkpoint, tmp_path, monkeypatch):
