@@ -8,14 +8,15 @@ Find the vessels in photographs.
 writes for every photograph, at its own size, `<name>_mask.png` (0 and 255), `<name>_probability.png` (16 bits: 65535
 is probability 1) and `<name>_overlay.png` (the vessels drawn over the photograph, inside the field of view only), and
 a row of `predictions.csv`. Mask and probability are as the model predicts them, outside the field of view, too. With
-several keep rates every name ends in the rate. Photographs whose row stands in the table already are left out, so a
-run that was stopped goes on where it was; one that cannot be read is reported at the end. With `--parquet` masks and
+`--keep_rates` every name ends in the rate. Photographs whose row stands in the table already are left out, so a run
+that was stopped goes on where it was; one that cannot be read is reported at the end. A folder holds the predictions
+of one model made one way, as `predictions.json` says, and others are refused. With `--parquet` masks and
 probabilities also become a data set in `dataset/`, which `--push_to_hub` uploads.
 """
 
-import csv
+import hashlib
+import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from skimage.morphology import skeletonize
 from tqdm import tqdm
@@ -37,15 +40,17 @@ from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photo
 
 from ..console import read_flags, set_up_logging
 from ..hub.transfer import TransferError, check_target, push_folder
-from .keep_rates import check_keep_rates, fixed_draws, rate_name
+from .keep_rates import check_keep_rates, fixed_draws
 from .loading import fast_dtype, load_checkpoint
 from .panels import blank_outside, mask_picture, overlay_panel, probability_picture, stage_panel
 from .photographs import Photograph, list_files, list_stored
 from .prediction_dataset import TAG, write_dataset
+from .prediction_folder import KINDS, ResultFolder, Task
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("file", "keep_rate", "vessel_fraction", "skeleton_length", "skeleton_density", "num_tokens", "seconds")
+# Of a configuration, what another version, or a copy on the Hub, writes otherwise and no prediction depends on.
+IRRELEVANT = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
 
 
 @dataclass
@@ -53,7 +58,7 @@ class PredictionArguments:
     """What is predicted, by which model, and where the result goes."""
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder for the pictures and predictions.csv."})
+    output_dir: str = field(metadata={"help": "Folder for the pictures, predictions.csv and predictions.json."})
     images: list[str] = field(
         default_factory=list, metadata={"help": f"Files, folders or patterns ({', '.join(SUFFIXES)})."}
     )
@@ -65,7 +70,10 @@ class PredictionArguments:
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     keep_rates: list[float] | None = field(
         default=None,
-        metadata={"help": "Keep rates to compare, each for all stages; default: the checkpoint's."},
+        metadata={
+            "help": "Keep rates to compare, each for all stages; the names of pictures end in them. Default: the "
+            "checkpoint's, and names without any."
+        },
     )
     stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
@@ -77,60 +85,19 @@ class PredictionArguments:
     overwrite_repo: bool = field(
         default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Predict anew what an earlier run has done."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Predict anew what an earlier run has done of these photographs and keep rates; what it did of "
+            "others stays, and is refused if it was made with another model or other settings."
+        },
+    )
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
     fast: bool = field(
         default=False, metadata={"help": "Compute in bfloat16 where this machine can; it says so where it cannot."}
     )
     seed: int = field(default=0, metadata={"help": "Seed, for a checkpoint that selects tokens at random."})
-
-
-class ResultFolder:
-    """
-    The pictures and the table of a run. Pictures appear whole or not at all, and the row of a photograph, which says
-    that it is done, comes last.
-
-    Args:
-        folder (`Path`): Where they go.
-        name (`str`): Name of the table; every process has its own.
-    """
-
-    def __init__(self, folder: Path, name: str = "predictions.csv"):
-        self.folder, self.table = folder, folder / name
-
-    def done(self) -> set[tuple[str, str]]:
-        """(file, keep rate) of every row of every table."""
-        rows: set[tuple[str, str]] = set()
-        for table in self.folder.glob("predictions*.csv"):
-            with table.open(newline="", encoding="utf-8") as file:
-                rows |= {(row["file"], row["keep_rate"]) for row in csv.DictReader(file) if row["seconds"]}
-        return rows
-
-    def begun(self) -> set[str]:
-        """Photographs whose pictures are of a run of this command, those of a run that was killed at them, too."""
-        listed = [path.read_text(encoding="utf-8").splitlines() for path in self.folder.glob(".predictions*.begun")]
-        return {name for names in listed for name in names} | {name for name, _ in self.done()}
-
-    def begin(self, name: str) -> None:
-        """Say, before there are pictures of it, that a photograph is worked on."""
-        with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8") as file:
-            file.write(f"{name}\n")
-
-    def save(self, name: str, picture: np.ndarray) -> None:
-        """Write a picture beside its place, and move it there."""
-        unfinished = self.folder / f".{name}.{os.getpid()}.unfinished"
-        Image.fromarray(picture).save(unfinished, format="PNG")
-        unfinished.replace(self.folder / name)
-
-    def add_row(self, row: dict) -> None:
-        """Add a row to the table, with the heading before the first."""
-        begun = self.table.exists()
-        with self.table.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if not begun:
-                writer.writeheader()
-            writer.writerow(row)
 
 
 def pictures(
@@ -166,13 +133,13 @@ def measures(image: Image.Image, vessels: np.ndarray) -> dict[str, str]:
 def predict_files(
     model: Reg4PruForSemanticSegmentation,
     processor: BaseImageProcessor,
-    tasks: list[tuple[Photograph, float | None]],
+    tasks: list[Task],
     results: ResultFolder,
     arguments: PredictionArguments,
 ) -> Iterator[str]:
     """Predict files at keep rates, and yield what could not be read."""
-    several = arguments.keep_rates is not None and len(arguments.keep_rates) > 1
-    for photograph, rate in tasks:
+    for task in tasks:
+        photograph, rate = task
         start = time.perf_counter()
         try:
             image = read_photograph(photograph.content())
@@ -183,15 +150,16 @@ def predict_files(
             prediction = predict_photograph(
                 model, processor, image, rate, batch_size=arguments.batch_size, output_stages=arguments.stage_map
             )
-        suffix = f"_{rate_name(rate)}" if several else ""
         made = pictures(image, prediction, arguments.threshold, model.config.num_stages)
-        results.begin(photograph.name)
+        results.begin(task)
         for kind, picture in made.items():
-            results.save(f"{photograph.stem}_{kind}{suffix}.png", picture)
+            results.save(task.picture(kind), picture)
+        file, keep_rate = task.key
         results.add_row(
             {
-                "file": photograph.name,
-                "keep_rate": _rate_column(rate),
+                "file": file,
+                "keep_rate": keep_rate,
+                "mask": task.picture("mask"),
                 **measures(image, made["mask"] > 0),
                 "num_tokens": prediction.num_tokens,
                 "seconds": f"{time.perf_counter() - start:.3f}",
@@ -199,8 +167,34 @@ def predict_files(
         )
 
 
-def _rate_column(rate: float | None) -> str:
-    return "checkpoint" if rate is None else rate_name(rate)
+def settings_of(
+    arguments: PredictionArguments, dtype: str, model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor
+) -> dict:
+    """What determines a prediction, but for photograph and keep rate; JSON can hold it."""
+    dataset = arguments.dataset
+    return {
+        "model_name_or_path": arguments.model_name_or_path,
+        "model_revision": arguments.model_revision,
+        **fingerprints(model, processor),
+        "dtype": dtype,
+        "threshold": arguments.threshold,
+        "stage_map": arguments.stage_map,
+        "seed": arguments.seed,
+        "dataset": str(Path(dataset).resolve()) if dataset and Path(dataset).exists() else dataset,
+        "dataset_revision": arguments.dataset_revision,
+    }
+
+
+def fingerprints(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> dict[str, str]:
+    """Of the weights as they were loaded, those from the Hub, too, and of what the model does with them."""
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    both = [model.config.to_diff_dict(), processor.to_dict()]
+    both = [{name: value for name, value in one.items() if name not in IRRELEVANT} for one in both]
+    configuration = hashlib.blake2b(json.dumps(both, sort_keys=True, default=str).encode(), digest_size=16)
+    return {"weights": weights.hexdigest(), "configuration": configuration.hexdigest()}
 
 
 def _check(arguments: PredictionArguments) -> list[Photograph]:
@@ -228,50 +222,43 @@ def _check(arguments: PredictionArguments) -> list[Photograph]:
         photographs = list_files(arguments.images)
         if any(output_dir.resolve() == Path(photograph.name).resolve().parent for photograph in photographs):
             raise ValueError(f"--output_dir is {output_dir}, the folder of the photographs: choose another.")
-    known = ResultFolder(output_dir).begun()
-    foreign = [
-        path
-        for photograph in photographs
-        if photograph.name not in known and (path := output_dir / f"{photograph.stem}_mask.png").exists()
-    ]
-    if foreign and not arguments.overwrite:
-        raise ValueError(
-            f"{foreign[0]} exists and is not of a run of this command that predictions.csv tells of: choose another "
-            "--output_dir, or add --overwrite to replace it."
-        )
     return photographs
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict as the command line says; exit status 1 if a photograph could not be read."""
-    state = PartialState()
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else processes without a GPU share nothing
     set_up_logging(logging.INFO if state.is_main_process else logging.WARNING)
     parser = HfArgumentParser(PredictionArguments)
     (arguments,) = read_flags(parser, argv)
     device = arguments.device or (str(state.device) if state.num_processes > 1 else None)
+    output_dir = Path(arguments.output_dir)
+    own = "predictions.csv" if state.num_processes == 1 else f"predictions-{state.process_index}.csv"
+    results = ResultFolder(output_dir, own)
+    kinds = tuple(kind for kind in KINDS if kind != "stages" or arguments.stage_map)
     try:
         photographs = _check(arguments)
+        tasks = [Task(photograph, rate) for photograph in photographs for rate in arguments.keep_rates or [None]]
+        if not arguments.overwrite:
+            results.refuse_foreign_pictures(tasks, kinds)
         dtype = fast_dtype(device) if arguments.fast else arguments.dtype
         if arguments.fast and dtype == "float32":
             logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
         model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
+        settings = settings_of(arguments, dtype, model, processor)
+        results.refuse_other_settings(tasks, settings, arguments.overwrite)
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:
         sys.exit(str(error))
 
-    output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    own = "predictions.csv" if state.num_processes == 1 else f"predictions-{state.process_index}.csv"
-    results = ResultFolder(output_dir, own)
-    state.wait_for_everyone()
-    if arguments.overwrite and state.is_main_process:
-        for table in output_dir.glob("predictions*.csv"):
-            table.unlink()
+    state.wait_for_everyone()  # nobody changes the folder while somebody still checks it
+    if state.is_main_process:
+        results.prepare(tasks, settings, kinds, arguments.overwrite)
     state.wait_for_everyone()
     done = results.done()
-    tasks = [(photograph, rate) for photograph in photographs for rate in arguments.keep_rates or [None]]
-    left = [task for task in tasks if (task[0].name, _rate_column(task[1])) not in done]
+    left = [task for task in tasks if task.key not in done]
     state.wait_for_everyone()  # nobody writes while somebody still looks what is done
     with state.split_between_processes(list(range(len(left)))) as mine:
         bar = tqdm(

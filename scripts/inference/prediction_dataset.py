@@ -1,6 +1,5 @@
 """Predictions as a data set for the Hub: Parquet shards and a card."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..hub.shards import write_shards
 from .photographs import Photograph
+from .prediction_folder import ResultFolder, picture_name
 
 ROWS_PER_SHARD = 500
 TAG = "reg4pru-predictions"
@@ -48,10 +48,7 @@ def write_dataset(folder: Path, results: Path, photographs: list[Photograph], mo
         model (`str`): What predicted; named in the card, a folder without those it lies in.
     """
     by_name = {photograph.name: photograph for photograph in photographs}
-    rows = []
-    for table in sorted(results.glob("predictions*.csv")):
-        with table.open(newline="", encoding="utf-8") as file:
-            rows += [row for row in csv.DictReader(file) if row["file"] in by_name]
+    rows = [row for row in ResultFolder(results).rows() if row["file"] in by_name]
     rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -69,12 +66,10 @@ def write_dataset(folder: Path, results: Path, photographs: list[Photograph], mo
 
 
 def _row(row: dict[str, str], results: Path, photograph: Photograph) -> dict:
-    pictures = {}
-    for kind in ("mask", "probability"):
-        # With several keep rates every name ends in the rate.
-        rated = results / f"{photograph.stem}_{kind}_{row['keep_rate']}.png"
-        pictures[kind] = str(rated if rated.is_file() else results / f"{photograph.stem}_{kind}.png")
-    numbers = {name: row[name] for name in FEATURES if name in row and name != "keep_rate"}
+    pictures = {
+        kind: str(results / picture_name(photograph.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
+    }
+    numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
     }

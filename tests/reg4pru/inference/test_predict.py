@@ -48,15 +48,19 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
     finished = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
 
     assert finished.returncode == 0, finished.stderr
-    pictures = [f"{name}_{kind}.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")]
-    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(["predictions.csv", *pictures])
+    pictures = [
+        f"{name}_{kind}_0.5.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")
+    ]
+    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(
+        ["predictions.csv", "predictions.json", *pictures]
+    )
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None)
     for file in ("first.png", "second.JPG"):
         photograph = Image.open(folder / file)
         name = file.split(".")[0]
-        probability = np.asarray(Image.open(out / f"{name}_probability.png"))
-        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
-        overlay = np.asarray(Image.open(out / f"{name}_overlay.png"))
+        probability = np.asarray(Image.open(out / f"{name}_probability_0.5.png"))
+        mask = np.asarray(Image.open(out / f"{name}_mask_0.5.png"))
+        overlay = np.asarray(Image.open(out / f"{name}_overlay_0.5.png"))
 
         expected = predict_photograph(model, processor, photograph, 0.5).probabilities[1].numpy()
         assert probability.dtype == np.uint16
@@ -78,17 +82,25 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
     assert all(0 <= float(row["vessel_fraction"]) <= 1 and int(row["num_tokens"]) > 0 for row in rows)
 
     # A second run has nothing left to do.
-    before = (out / "first_mask.png").stat().st_mtime_ns
+    before = (out / "first_mask_0.5.png").stat().st_mtime_ns
     again = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
     assert "0 predictions; 2 were there already" in again.stderr
-    assert (out / "first_mask.png").stat().st_mtime_ns == before
+    assert (out / "first_mask_0.5.png").stat().st_mtime_ns == before
 
 
-def test_pictures_of_others_are_not_replaced(fails, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("first_mask.png", []),
+        ("second_overlay.png", []),
+        ("first_stages_0.5.png", ["--stage_map", "--keep_rates", 1.0, 0.5]),
+    ],
+)
+def test_pictures_of_others_are_not_replaced(fails, folder, tmp_path, name, more):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "first_mask.png").write_bytes(b"another's")
-    said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out")
-    assert "first_mask.png exists" in said
+    (tmp_path / "out" / name).write_bytes(b"another's")
+    said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out", *more)
+    assert f"{name} exists" in said
     assert "--overwrite" in said
 
 
@@ -96,7 +108,7 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    (out / "first_mask.png").write_bytes(b"old")
+    (out / "first_mask_0.9.png").write_bytes(b"old")
     arguments = ("--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png")
     arguments = (*arguments, "--output_dir", out, "--overwrite", "--keep_rates", 0.9)
     monkeypatch.setattr(sys, "argv", ["reg4pru predict", *map(str, arguments)])
@@ -104,7 +116,7 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
     predict.main()
 
     assert (out / "notes.txt").read_text() == "mine"
-    assert np.asarray(Image.open(out / "first_mask.png")).shape == (128, 128)
+    assert np.asarray(Image.open(out / "first_mask_0.9.png")).shape == (128, 128)
 
 
 @pytest.mark.parametrize("abilities", [{"amx_bf16": True}, {}])
