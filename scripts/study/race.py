@@ -13,7 +13,7 @@ from ..whole_files import replace_table
 from .cost import tiles_per_photograph
 from .figures import DPI, arm_style, card, legend_below, load_photographs, tidy
 from .plan import Study
-from .tables import summarise
+from .tables import format_cell, markdown_table, summarise
 
 RACED = {"average_precision": "average precision", "cldice": "clDice"}
 SPREADS = {name: f"{name}_sd" for name in RACED}
@@ -48,11 +48,29 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int])
 
 
 def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
-    """Write `race.csv` and `race.png`."""
+    """Write `race.csv`, `race.md` and `race.png`."""
     photograph = load_photographs(study, runs_dir)[0]["image"]
     raced = race_rows(study, rows, cost, tiles_per_photograph(study, runs_dir, photograph))
     replace_table(output_dir / "race.csv", FIELDS, raced)
+    (output_dir / "race.md").write_text(race_markdown(study, raced, cost["provenance"]["device"]))
     draw_race(study, raced, cost["provenance"]["device"], output_dir / "race.png")
+
+
+def race_markdown(study: Study, raced: list[dict], device: str) -> str:
+    """The rows of the first evaluation, the slowest first; in bold what no other is as fast as and more accurate."""
+    rows = [row for row in raced if row["evaluation"] == raced[0]["evaluation"]]
+    lines = [["arm", "keep rate", "tiles", "seconds a photograph", "× first", *RACED.values()]]
+    for row in sorted(rows, key=lambda row: -row["seconds"]):
+        label, precision = study.arms[row["arm"]]["label"], row["average_precision"]
+        beaten = any(other["seconds"] <= row["seconds"] and other["average_precision"] > precision for other in rows)
+        qualities = [format_cell(row[name], row[spread]) for name, spread in SPREADS.items()]
+        times = [f"{row['seconds']:.2f}", f"{rows[0]['seconds'] / row['seconds']:.2f}"]
+        lines.append([label if beaten else f"**{label}**", row["keep_rate"], str(row["tiles"]), *times, *qualities])
+    return (
+        f"# {study.name}\n\nQuality {rows[0]['evaluation']}, whatever size an arm sees; time of all tiles of a "
+        f"photograph, on {device}. In bold: nothing else here is as fast and more accurate (average precision).\n\n"
+        f"{markdown_table(lines)}\n"
+    )
 
 
 def draw_race(study: Study, raced: list[dict], device: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import Dinov2Config, Dinov2Model
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.packaged import PACKAGE
 from reg4pru.study.plan import Study, read_study
-from reg4pru.study.race import draw_race, race_rows
+from reg4pru.study.race import draw_race, race_markdown, race_rows
 from reg4pru.training.arguments import parse_arguments
 from reg4pru.training.building import build_model, make_processor
 
@@ -85,6 +85,13 @@ def test_the_time_of_a_photograph_is_that_of_its_tiles(study, tmp_path):
     assert of_arm["reduced_724"][0]["seconds"] == pytest.approx(1.6)
     assert raced[0]["cldice"] == pytest.approx(0.7)
     assert math.isclose(raced[0]["average_precision_sd"], 0, abs_tol=1e-9)
+
+    raced[0]["average_precision"], raced[1]["average_precision"] = 0.9, 0.7  # dense; pruned, but with nothing pruned
+    table = race_markdown(study, raced, "a CPU").splitlines()
+    assert table[6].startswith("| **dense** | 1.0 | 36 | 3.60 | 1.00 | 0.900 ± 0.000 |")
+    assert table[7].startswith("| pruned | 1.0 | 36 | 3.60 | 1.00 | 0.700 ± 0.000 |")
+    assert sum(line.startswith("| ") for line in table) == 2 + len(raced)
+
     draw_race(study, raced, "a CPU", tmp_path / "race.png")
     with Image.open(tmp_path / "race.png") as figure:
         assert len(figure.getcolors(1 << 20)) > 20
