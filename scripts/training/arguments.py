@@ -99,7 +99,13 @@ class TrainArguments(PruningScheduleArguments, OptimizerArguments):
     """How it learns. Names are those of transformers' examples where they have one."""
 
     output_dir: str = field(default="", metadata={"help": "Where everything goes."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow a folder that is not empty."})
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Allow a folder that is not empty. What a run has written there is removed (checkpoints, best, "
+            "last, log, results); other files stay."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights, data and every draw."})
     num_train_epochs: int = field(default=50, metadata={"help": "Epochs, unless max_train_steps is given."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides the epochs."})
@@ -117,7 +123,10 @@ class TrainArguments(PruningScheduleArguments, OptimizerArguments):
         default=None, metadata={"help": "Save the full state every so many steps."}
     )
     checkpoints_total_limit: int = field(default=2, metadata={"help": "How many full states are kept."})
-    resume_from_checkpoint: str = field(default="", metadata={"help": "A full state, or 'latest'."})
+    resume_from_checkpoint: str = field(
+        default="",
+        metadata={"help": "A full state, or 'latest'; with the settings that it was trained with."},
+    )
     logging_steps: int = field(default=10, metadata={"help": "Log the mean losses every so many steps."})
     report_to: str = field(default="", metadata={"help": "A tracker that Accelerate knows, such as trackio."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the best checkpoint when training ends."})
@@ -129,7 +138,7 @@ class TrainArguments(PruningScheduleArguments, OptimizerArguments):
 
 
 TRAIN_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
-# Fields by the least that they may be; None, where a field may be None, stands for something else.
+# Flags by the least that they may be; None, where a flag may be None, stands for something else.
 LEAST = {
     1: (
         "samples_per_photograph", "photograph_size", "tile_size", "num_train_epochs", "max_train_steps", "eval_steps",
@@ -143,6 +152,11 @@ LEAST = {
 }  # fmt: skip
 
 
+def make_parser() -> HfArgumentParser:
+    """The parser of `reg4pru train`."""
+    return HfArgumentParser(TRAIN_ARGUMENTS, usage="%(prog)s [recipe] [options]")
+
+
 def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainArguments]:
     """
     `reg4pru train [recipe] [--flag value ...]`: flags override the recipe, the recipe overrides the defaults.
@@ -151,7 +165,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
         `SystemExit`: with the parser's message, for a flag, a recipe field or a value that does not exist or fit.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(TRAIN_ARGUMENTS, usage="%(prog)s [recipe] [options]")
+    parser = make_parser()
     recipe_overrides: list[str] = []
     if argv and not argv[0].startswith("-"):
         recipe = _read_recipe(parser, argv[0])
@@ -162,6 +176,37 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     model.config_overrides = recipe_overrides + model.config_overrides
     _check(parser, model, data, training)
     return model, data, training
+
+
+def check_values(settings: dict) -> None:
+    """
+    What `reg4pru train` and `reg4pru finetune` both ask of the flags that they share.
+
+    Args:
+        settings (`dict`): Values by flag: at least those of [`DataArguments`], [`PruningScheduleArguments`] and
+            [`OptimizerArguments`], and `learning_rate`.
+
+    Raises:
+        `ValueError`: naming the flag, its value and what is allowed.
+    """
+    if settings["random_crop"] and settings["tile_size"]:
+        raise ValueError("give --random_crop or --tile_size, not both")
+    for least, names in LEAST.items():
+        for name in names:
+            value = settings.get(name)
+            if value is not None and not value >= least:
+                raise ValueError(f"--{name} is {value}: it must be at least {least}")
+    for name in ("keep_rate_warmup", "dense_fraction", "ema_decay"):
+        if not 0 <= settings[name] <= 1:
+            raise ValueError(f"--{name} is {settings[name]}: it must lie in [0, 1]")
+    for name in ("learning_rate", "selector_learning_rate"):
+        if settings[name] is not None and not settings[name] > 0:
+            raise ValueError(f"--{name} is {settings[name]}: it must be above 0")
+    if not 0 < settings["layer_decay"] <= 1:
+        raise ValueError(f"--layer_decay is {settings['layer_decay']}: it must lie in (0, 1]")
+    keep_range = settings["keep_rate_range"]
+    if keep_range is not None and not (len(keep_range) == 2 and 0 < keep_range[0] <= keep_range[1] <= 1):
+        raise ValueError(f"--keep_rate_range is {keep_range}: it must be two rates, 0 < low <= high <= 1")
 
 
 def config_fields(overrides: list[str]) -> dict:
@@ -222,8 +267,6 @@ def _check(
         parser.error("--output_dir is needed")
     if model.model_name_or_path and model.backbone_name_or_path:
         parser.error("give --model_name_or_path or --backbone_name_or_path, not both")
-    if data.random_crop and data.tile_size:
-        parser.error("give --random_crop or --tile_size, not both")
     if data.streaming and data.tile_size:
         parser.error("--tile_size needs all photographs at once: give --random_crop with --streaming")
     if data.streaming and training.dataloader_num_workers > 1:
@@ -232,21 +275,9 @@ def _check(
         )
     if training.push_to_hub and not training.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id")
-    settings = {**vars(data), **vars(training)}
-    for least, names in LEAST.items():
-        for name in names:
-            if settings[name] is not None and not settings[name] >= least:
-                parser.error(f"--{name} is {settings[name]}: it must be at least {least}")
-    for name in ("keep_rate_warmup", "dense_fraction", "ema_decay"):
-        if not 0 <= settings[name] <= 1:
-            parser.error(f"--{name} is {settings[name]}: it must lie in [0, 1]")
-    for name in ("learning_rate", "selector_learning_rate"):
-        if settings[name] is not None and not settings[name] > 0:
-            parser.error(f"--{name} is {settings[name]}: it must be above 0")
-    if not 0 < training.layer_decay <= 1:
-        parser.error(f"--layer_decay is {training.layer_decay}: it must lie in (0, 1]")
     if training.mixed_precision not in ("no", "bf16", "fp16"):
         parser.error(f"--mixed_precision is {training.mixed_precision!r}: it must be no, bf16 or fp16")
-    keep_range = training.keep_rate_range
-    if keep_range is not None and not (len(keep_range) == 2 and 0 < keep_range[0] <= keep_range[1] <= 1):
-        parser.error(f"--keep_rate_range is {keep_range}: it must be two rates, 0 < low <= high <= 1")
+    try:
+        check_values({**vars(data), **vars(training)})
+    except ValueError as error:
+        parser.error(str(error))

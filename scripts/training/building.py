@@ -2,6 +2,9 @@
 
 import warnings
 
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
+
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from .arguments import DataArguments, ModelArguments, config_fields
@@ -12,26 +15,37 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     A model from a checkpoint, on a backbone, or from scratch.
 
     Raises:
-        `ValueError`: for fields that [`Reg4PruConfig`] does not have.
+        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, and a checkpoint or
+            backbone that there is not.
     """
     overrides = config_fields(arguments.config_overrides)
     known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"config_overrides has {unknown}, which are no fields of Reg4PruConfig.")
-    if arguments.model_name_or_path:
-        model = Reg4PruForSemanticSegmentation.from_pretrained(arguments.model_name_or_path, **overrides)
-    else:
-        overrides.setdefault("id2label", {0: "background", 1: "vessel"})
-        if arguments.backbone_name_or_path:
-            model = Reg4PruForSemanticSegmentation.from_backbone(arguments.backbone_name_or_path, **overrides)
-        else:
-            model = Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
+    try:
+        model = _build(arguments.model_name_or_path, arguments.backbone_name_or_path, overrides)
+    except StrictDataclassError as error:  # it wraps what is wrong with a field
+        raise ValueError(f"config_overrides: {error.__cause__ or error}") from error
+    except (OSError, SafetensorError, HFValidationError) as error:
+        flag = "model_name_or_path" if arguments.model_name_or_path else "backbone_name_or_path"
+        raise ValueError(
+            f"--{flag} is {getattr(arguments, flag)}, from which no model could be loaded: {error}"
+        ) from error
     if arguments.gradient_checkpointing:
         with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable()
     return model
+
+
+def _build(start: str, backbone: str, overrides: dict) -> Reg4PruForSemanticSegmentation:
+    if start:
+        return Reg4PruForSemanticSegmentation.from_pretrained(start, **overrides)
+    overrides.setdefault("id2label", {0: "background", 1: "vessel"})
+    if backbone:
+        return Reg4PruForSemanticSegmentation.from_backbone(backbone, **overrides)
+    return Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
 
 
 def make_processor(

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors import SafetensorError
 
+from ..training_photographs import write_training_photographs
 from ..whole_files import replace_text
 from .stopping import TrainingError, where_to_go_on
 
@@ -21,7 +22,13 @@ logger = logging.getLogger(__name__)
 SEAL = "files.json"  # size and CRC-32 of every other file of a full state; written last
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, total_limit: int) -> None:
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    progress: dict,
+    total_limit: int,
+    photographs: set[str] | None = None,
+) -> None:
     """
     Save model, optimiser, schedule, average and random states as `checkpoints/step-<n>`: written beside and renamed.
 
@@ -30,6 +37,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, 
         output_dir (`Path`): Folder of the run.
         progress (`dict`): Step and best validation so far.
         total_limit (`int`): How many checkpoints are kept; the oldest go.
+        photographs (`set[str]`, *optional*): Fingerprints of the photographs that the weights have learned from.
 
     Raises:
         [`TrainingError`]: if the disk is full or cannot be written to; the states before are still there.
@@ -46,6 +54,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict, 
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (unfinished / "progress.json").write_text(json.dumps(progress))
+            write_training_photographs(unfinished, photographs)
             seal(unfinished)
             finished = folder / f"step-{progress['step']:08d}"
             if finished.exists():
@@ -145,6 +154,15 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
     return found
 
 
+def check_steps_left(state: str, step: int, total_steps: int) -> None:
+    """Raises `ValueError` if a full state is further than the training that would go on from it."""
+    if step > total_steps:
+        raise ValueError(
+            f"--resume_from_checkpoint is {state}, which is at step {step}: this training ends at step {total_steps}, "
+            "and must not end before."
+        )
+
+
 def newest_whole(states: list[Path], where: Path) -> str:
     """
     The newest of some full states, oldest first, that is not damaged; those of early versions have no seal to tell by.
@@ -162,7 +180,7 @@ def newest_whole(states: list[Path], where: Path) -> str:
                 logger.warning("%s. Going on from the state before, %s.", "; ".join(damages), state)
             return str(state)
         damages.append(f"The full state {state} is damaged: {damage}")
-    raise ValueError(f"{'; '.join(damages)}. There is none before it: start again, with --overwrite_output_dir true.")
+    raise ValueError(f"{'; '.join(damages)}. There is none before it: start again in another --output_dir.")
 
 
 def discard(folder: Path) -> None:

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -30,10 +30,10 @@ from ..console import read_flags, set_up_logging
 from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
-from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
+from ..training_photographs import fingerprints, write_training_photographs
 from ..whole_files import replace_text
-from .arguments import DataArguments, OptimizerArguments, PruningScheduleArguments, config_fields
-from .building import make_processor
+from .arguments import DataArguments, ModelArguments, OptimizerArguments, PruningScheduleArguments, check_values
+from .building import build_model, make_processor
 from .callbacks import EpochSamples, PruningSchedule, TellEpoch, WeightAverage
 from .checkpoints import writing
 from .data import load_data
@@ -41,7 +41,8 @@ from .distillation import DistillingTrainer, check_distillation
 from .loop import collate
 from .optimization import make_optimizer
 from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
-from .record import begin_record, describe_run
+from .record import check_data, check_state, describe_run, learned_from, settings_of, write_record
+from .run_files import lies_in
 from .stopping import TERMINATED, StopRequest, TrainingError
 from .trainer_survival import (
     CheckLosses,
@@ -55,6 +56,14 @@ from .trainer_survival import (
 from .validation import LABEL_NAMES, PhotographTiles, StreamingMetrics, vessel_probability
 
 logger = logging.getLogger(__name__)
+
+# Flags of `TrainingArguments` that decide what a training ends in: those that a model card tells, and the rest.
+SETTINGS = (*RECIPE, "max_steps", "num_train_epochs", "bf16", "fp16", "gradient_checkpointing", "dataloader_drop_last")
+# Those that mean what they mean in `reg4pru train`.
+SHARED = (
+    "seed", "learning_rate", "weight_decay", "max_grad_norm", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "dataloader_num_workers",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -131,16 +140,22 @@ def total_steps(num_samples: int, training: TrainingArguments) -> int:
 
 def check(
     parser: HfArgumentParser, arguments: FinetuneArguments, data: DataArguments, training: TrainingArguments
-) -> str | None:
-    """Refuse what cannot work before anything is loaded; returns the checkpoint to resume from."""
+) -> tuple[str | None, bool]:
+    """
+    Refuse what cannot work before anything is loaded.
+
+    Returns:
+        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+
+    Raises:
+        `SystemExit`: with the parser's message, which names flag, value and what is allowed.
+    """
     if training.hub_token:
         parser.error("--hub_token would be written to training_args.bin: use `hf auth login` or the variable HF_TOKEN")
     if training.push_to_hub and not training.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id")
     if data.streaming:
         parser.error("--streaming is for reg4pru train: Trainer shuffles photographs that are all there")
-    if data.tile_size and data.random_crop:
-        parser.error("give --random_crop or --tile_size, not both")
     if training.dataloader_persistent_workers:
         parser.error(
             "--dataloader_persistent_workers would repeat the augmentations of the first epoch in every epoch"
@@ -149,15 +164,25 @@ def check(
         parser.error("--load_best_model_at_end and the weight average exclude each other: add --ema_decay 0")
     output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
     try:
+        check_values({**vars(data), **vars(arguments), **{name: getattr(training, name) for name in SHARED}})
         check_processes(training.world_size)
         check_writable(output_dir)
-        if resume is not None:
-            return find_state(output_dir, resume)
+        resume_from = None if resume is None else find_state(output_dir, resume)
+        # A state of another run may be the start of this one, but then this folder is new.
+        goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
+        if not goes_on and is_begun(output_dir):
+            raise ValueError(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
+        if resume_from is not None:
+            began = output_dir if goes_on else Path(resume_from).absolute().parent
+            check_state(Path(resume_from), began, goes_on, _settings(arguments, data, training))
     except ValueError as error:
         parser.error(str(error))
-    if is_begun(output_dir):
-        parser.error(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
-    return None
+    return resume_from, goes_on
+
+
+def _settings(arguments: FinetuneArguments, data: DataArguments, training: TrainingArguments) -> dict:
+    flags = {name: getattr(training, name) for name in SETTINGS if hasattr(training, name)}
+    return {**flags, **settings_of(training.world_size, data, arguments)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     # As in `reg4pru train`: the seed also says which photographs validate, and those must not be trained on here.
     parser.set_defaults(seed=0)
     arguments, data_arguments, training = read_flags(parser, argv)
-    resume_from = check(parser, arguments, data_arguments, training)
+    start_from = check(parser, arguments, data_arguments, training)
     training.remove_unused_columns = False  # the columns are what the transforms read
     training.batch_eval_metrics = True
     training.label_names = LABEL_NAMES
@@ -184,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
                 overwrite=arguments.overwrite_repo,
             )
         folder = fetch_checkpoint(arguments.model_name_or_path, arguments.model_revision)
-        model = Reg4PruForSemanticSegmentation.from_pretrained(folder, **config_fields(arguments.config_overrides))
+        model = build_model(ModelArguments(folder, config_overrides=arguments.config_overrides))
         start = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
         if arguments.distillation:
             check_distillation(model.config)
@@ -198,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     training.distributed_state.wait_for_everyone()  # all have seen the folder as it was
     try:
         with sole_run(Path(training.output_dir), training.process_index == 0):
-            accelerator, finished = _run(model, processor, data, arguments, data_arguments, training, resume_from)
+            accelerator, finished = _run(model, processor, data, arguments, data_arguments, training, *start_from)
             del model  # the accelerator's own
             leave_processes(accelerator)
     except ValueError as error:
@@ -228,25 +253,25 @@ def _run(
     data_arguments: DataArguments,
     training: TrainingArguments,
     resume_from: str | None,
+    goes_on: bool,
 ) -> tuple[Accelerator, bool]:
     """Train, validate and save; returns the accelerator, which nothing else holds on to, and whether it is done."""
-    output_dir, flags = Path(training.output_dir), training.to_dict()
-    recorded = {
-        **asdict(data_arguments),
-        **{name: flags[name] for name in RECIPE if name in flags},
-        **asdict(arguments),
-    }
-    record = describe_run(recorded, data, training.device, training.seed)
-    begin_record(output_dir, record, resume_from is not None, training.process_index == 0)
-    trained_on = fingerprints(data["train"]) | (
-        read_training_photographs(arguments.model_name_or_path, arguments.model_revision) or set()
+    output_dir = Path(training.output_dir)
+    record = describe_run(_settings(arguments, data_arguments, training), data, training.device, training.seed)
+    if goes_on:
+        check_data(output_dir, record["data"])
+    trained_on = learned_from(
+        fingerprints(data["train"]), arguments.model_name_or_path, arguments.model_revision, resume_from
     )
     with StopRequest() as stop:
         trainer = make_trainer(
             model, processor, data, arguments, data_arguments, training, resume_from, stop, trained_on
         )
         steps = total_steps(len(trainer.train_dataset), training)
-        if resume_from is None or not restore_end(trainer, resume_from, steps):
+        at_end = resume_from is not None and restore_end(trainer, resume_from, steps)
+        if training.process_index == 0:
+            write_record(output_dir, record)
+        if not at_end:
             trainer.train(resume_from_checkpoint=resume_from)
     if trainer.state.global_step < trainer.state.max_steps:
         return trainer.accelerator, False

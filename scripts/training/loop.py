@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,14 +14,14 @@ from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamp
 from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..training_photographs import fingerprints, read_training_photographs, write_training_photographs
+from ..training_photographs import fingerprints, write_training_photographs
 from ..whole_files import replace_text
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .building import make_processor
-from .checkpoints import list_checkpoints, replace_files, save_checkpoint, writing
+from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
 from .optimization import make_average, make_optimizer
-from .record import begin_record, describe_run
+from .record import check_data, describe_run, learned_from, settings_of, write_record
 from .schedule import begin_step
 from .stopping import StopRequest, check_finite, where_to_go_on
 from .validation import PhotographMetrics, PhotographTiles, vessel_probability
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 class TrainingRun:
     """
-    Train a model on photographs; everything goes to `output_dir`.
+    Train a model on photographs; everything goes to `output_dir`, and nothing before [`~TrainingRun.train`].
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): What is trained.
@@ -42,6 +41,10 @@ class TrainingRun:
         arguments (`TrainArguments`): How it learns.
         accelerator (`Accelerator`): Devices, precision, accumulation.
         resume_from (`str`, *optional*): Folder of a full state to go on from.
+        goes_on (`bool`, *optional*, defaults to `False`): Whether that state is of the run in `output_dir`.
+
+    Raises:
+        `ValueError`: if settings, model, data and full state do not go together.
     """
 
     def __init__(
@@ -53,26 +56,26 @@ class TrainingRun:
         arguments: TrainArguments,
         accelerator: Accelerator,
         resume_from: str | None = None,
+        goes_on: bool = False,
     ):
-        self.arguments, self.data_arguments, self.model_arguments = arguments, data_arguments, model_arguments
+        self.arguments, self.data_arguments = arguments, data_arguments
         self.accelerator, self.data = accelerator, data
         self.output_dir = Path(arguments.output_dir)
-        self.trained_on = fingerprints(data["train"])
-        if model_arguments.model_name_or_path and self.trained_on is not None:
-            self.trained_on |= read_training_photographs(model_arguments.model_name_or_path) or set()
+        self.trained_on = learned_from(
+            fingerprints(data["train"]), model_arguments.model_name_or_path, None, resume_from
+        )
         size = model.config.image_size
         self.processor = make_processor(model.config, data_arguments)
         self._count_steps()
         # `sums` are the losses since the last line of the log.
         self.progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
         self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
-        recorded = {**asdict(model_arguments), **asdict(data_arguments), **asdict(arguments)}
-        self.record = describe_run(recorded, data, accelerator.device, arguments.seed)
-        begin_record(self.output_dir, self.record, resume_from is not None, accelerator.is_main_process)
+        self.settings = settings_of(accelerator.num_processes, model_arguments, data_arguments, arguments)
+        self.record = describe_run(self.settings, data, accelerator.device, arguments.seed)
+        if goes_on:
+            check_data(self.output_dir, self.record["data"])
         self._prepare_model(model, resume_from)
         self._prepare_data(size)
-        if arguments.report_to:
-            accelerator.init_trackers("reg4pru", config={**asdict(model_arguments), **asdict(arguments)})
 
     def _count_steps(self) -> None:
         arguments = self.arguments
@@ -109,8 +112,9 @@ class TrainingRun:
         # The scheduler is stepped once per optimiser step here, so Accelerate must not multiply its steps.
         accelerator.register_for_checkpointing(self.scheduler, *([self.average] if self.average else []))
         if resume_from is not None:
-            accelerator.load_state(resume_from)
             self.progress.update(json.loads((Path(resume_from) / "progress.json").read_text()))
+            check_steps_left(resume_from, self.progress["step"], self.total_steps)
+            accelerator.load_state(resume_from)
             logger.info("Resumed from %s at step %d of %d.", resume_from, self.progress["step"], self.total_steps)
 
     def _prepare_data(self, size: int) -> None:
@@ -157,7 +161,10 @@ class TrainingRun:
         """
         progress = self.progress
         if self.accelerator.is_main_process:
+            write_record(self.output_dir, self.record)
             drop_log_after(self.output_dir / "training_log.jsonl", progress["step"])
+        if self.arguments.report_to:
+            self.accelerator.init_trackers("reg4pru", config=self.settings)
         device = self.accelerator.device
         sums = {name: torch.tensor(value, device=device) for name, value in progress["sums"].items()}
         quiet = not self.accelerator.is_local_main_process
@@ -243,7 +250,8 @@ class TrainingRun:
     def _save_state(self, sums: dict[str, torch.Tensor]) -> None:
         self._check_losses()
         self.progress["sums"] = {name: total.item() for name, total in sums.items()}
-        save_checkpoint(self.accelerator, self.output_dir, self.progress, self.arguments.checkpoints_total_limit)
+        limit = self.arguments.checkpoints_total_limit
+        save_checkpoint(self.accelerator, self.output_dir, self.progress, limit, self.trained_on)
 
     @property
     def evaluated(self) -> torch.nn.Module:

@@ -70,13 +70,14 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
         if value - value != 0:  # inf and nan
             raise TrainingError(
                 f"The loss of step {step} is {value}. Its photographs were {', '.join(names(step))}. Nothing was "
-                f"saved since. {saved} A lower --learning_rate, --mixed_precision bf16 in place of fp16, or a look at "
-                "these photographs may help."
+                f"saved since. {saved} A run that goes on keeps its settings: if the same comes again, look at these "
+                "photographs, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
+                "place of fp16."
             )
 
 
 def where_to_go_on(states: list[Path]) -> str:
     """What a message says of the full states that there are, oldest first."""
     if not states:
-        return "There is no full state to go on from yet: start again, with --overwrite_output_dir true."
+        return "There is no full state to go on from yet: start again in another --output_dir."
     return f"The last full state is {states[-1]}: go on from it with --resume_from_checkpoint latest."

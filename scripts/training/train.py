@@ -9,7 +9,6 @@ on with `--resume_from_checkpoint latest`. SIGTERM lets it finish its step and s
 """
 
 import logging
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,13 +20,15 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from ..console import set_up_logging
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target
-from .arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from .arguments import DataArguments, ModelArguments, TrainArguments, make_parser, parse_arguments
 from .building import build_model
 from .checkpoints import find_checkpoint
 from .data import load_data
 from .distillation import check_distillation
 from .loop import TrainingRun
-from .processes import LOCK, check_processes, check_writable, is_begun, leave_processes, sole_run
+from .processes import check_processes, check_writable, is_begun, leave_processes, sole_run
+from .record import check_state, settings_of
+from .run_files import check_overwriting, lies_in, remove_run
 from .stopping import TERMINATED, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -35,36 +36,25 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
-    model_arguments, data_arguments, arguments = parse_arguments(argv)
+    told = model_arguments, data_arguments, arguments = parse_arguments(argv)
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator begins it
-    check_processes(state.num_processes)
     output_dir = Path(arguments.output_dir)
-    check_writable(output_dir)
-    resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
-    # A state of another run may be the start of this one, but then this folder is new, too.
-    goes_on = resume_from is not None and output_dir.resolve() in Path(resume_from).resolve().parents
-    if not goes_on and is_begun(output_dir) and not arguments.overwrite_output_dir:
-        raise ValueError(f"{output_dir} is not empty: resume it, choose another or pass --overwrite_output_dir.")
-
-    if arguments.push_to_hub:  # refused before training, not after it
-        private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
-        try:
-            check_target(arguments.hub_model_id, "model", private=private, overwrite=overwrite)
-        except (TransferError, ValueError) as error:
-            sys.exit(f"{error}\nNothing was trained.")
-
-    set_seed(arguments.seed)
-    model = build_model(model_arguments)
-    if arguments.distillation:
-        check_distillation(model.config)
-    data = load_data(data_arguments, arguments.seed)
-    state.wait_for_everyone()  # all have seen the folder as it was
     try:
+        start = check(settings_of(state.num_processes, *told), state.num_processes)
+        if arguments.push_to_hub:  # refused before training, not after it
+            _check_hub(arguments)
+        set_seed(arguments.seed)
+        model = build_model(model_arguments)
+        if arguments.distillation:
+            check_distillation(model.config)
+        data = load_data(data_arguments, arguments.seed)
+        state.wait_for_everyone()  # all have seen the folder as it was
         with sole_run(output_dir, state.is_main_process):
-            start = (resume_from, goes_on)
-            accelerator, best, finished = _run(model, data, model_arguments, data_arguments, arguments, *start)
+            accelerator, best, finished = _run(model, data, *told, *start)
             del model  # the accelerator's own
             leave_processes(accelerator)
+    except ValueError as error:
+        make_parser().error(str(error))
     except TrainingError as error:
         sys.exit(f"Training has stopped. {error}")
     if not finished:
@@ -79,6 +69,48 @@ def main(argv: list[str] | None = None) -> None:
                 overwrite_repo=arguments.overwrite_repo,
             )
         )
+
+
+def check(settings: dict, num_processes: int) -> tuple[str | None, bool]:
+    """
+    Refuse what cannot work before anything is loaded.
+
+    Args:
+        settings (`dict`): All flags, from [`~reg4pru.training.record.settings_of`].
+        num_processes (`int`): How many train together.
+
+    Returns:
+        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+
+    Raises:
+        `ValueError`: for processes, a folder, a full state or settings that do not fit.
+    """
+    output_dir = Path(settings["output_dir"])
+    check_processes(num_processes)
+    check_writable(output_dir)
+    resume_from = find_checkpoint(output_dir, settings["resume_from_checkpoint"])
+    # A state of another run may be the start of this one, but then this folder is new, too.
+    goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
+    if not goes_on and is_begun(output_dir):
+        if not settings["overwrite_output_dir"]:
+            raise ValueError(
+                f"--output_dir is {output_dir}, which is not empty: resume it, choose another or pass "
+                "--overwrite_output_dir."
+            )
+        sources = ("model_name_or_path", "backbone_name_or_path", "dataset", "split", "resume_from_checkpoint")
+        check_overwriting(output_dir, {flag: settings[flag] for flag in sources})
+    if resume_from is not None:
+        began = output_dir if goes_on else Path(resume_from).absolute().parents[1]
+        check_state(Path(resume_from), began, goes_on, settings)
+    return resume_from, goes_on
+
+
+def _check_hub(arguments: TrainArguments) -> None:
+    private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+    try:
+        check_target(arguments.hub_model_id, "model", private=private, overwrite=overwrite)
+    except (TransferError, ValueError) as error:
+        sys.exit(f"{error}\nNothing was trained.")
 
 
 def _run(
@@ -104,17 +136,10 @@ def _run(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_up_logging(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    run = TrainingRun(model, data, model_arguments, data_arguments, arguments, accelerator, resume_from, goes_on)
+    # Only now, when nothing can be refused any more.
     if not goes_on and arguments.overwrite_output_dir and accelerator.is_main_process:
-        _empty(output_dir)
+        remove_run(output_dir)
     accelerator.wait_for_everyone()
-    run = TrainingRun(model, data, model_arguments, data_arguments, arguments, accelerator, resume_from)
     finished = run.train()
     return accelerator, "last" if run.validation_loader is None else "best", finished
-
-
-def _empty(output_dir: Path) -> None:
-    for path in output_dir.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()

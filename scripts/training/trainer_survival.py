@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 
 from ..training_photographs import write_training_photographs
 from .callbacks import EpochSamples, WeightAverage
-from .checkpoints import SEAL, discard, newest_whole, seal, writing
+from .checkpoints import SEAL, check_steps_left, discard, newest_whole, seal, writing
 from .stopping import StopRequest, check_finite, where_to_go_on
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,13 @@ def restore_end(trainer: Trainer, resume_from: str, total_steps: int) -> bool:
 
     Returns:
         `bool`: False, with nothing done, if there are steps left.
+
+    Raises:
+        `ValueError`: if that run is at a later step.
     """
     folder = Path(resume_from)
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    check_steps_left(resume_from, state.global_step, total_steps)
     if state.global_step < total_steps:
         return False
     trainer.state = state

@@ -97,6 +97,14 @@ class Runs:
         prepare: Callable[[], None] | None = None,
     ) -> BaseProcess:
         """A process that trains in the folder of that name, or goes on there."""
+        log, cache = str(self.folder / f"{Path(name).name}.log"), str(self.folder / "cache")
+        words = self.words(command, name, *more, config=config)
+        process = CONTEXT.Process(target=_work, args=(command, words, log, cache, prepare))
+        process.start()
+        return process
+
+    def words(self, command: str, name: str, *more: object, config: dict | None = None) -> list[str]:
+        """The command line of that."""
         config = config or {}
         arguments = ["--output_dir", str(self.folder / name), *DATA, "--logging_steps", "1", "--ema_decay", "0.9"]
         if command == "train":
@@ -107,11 +115,7 @@ class Runs:
             arguments += [*start, "--max_steps", STEPS, "--save_steps", "2", "--save_total_limit", "2"]
         overrides = ["--config_overrides", *(f"{field}={json.dumps(value)}" for field, value in config.items())]
         overrides = overrides if config else []
-        arguments = [str(argument) for argument in [*arguments, *overrides, *more]]
-        log = str(self.folder / f"{Path(name).name}.log")
-        process = CONTEXT.Process(target=_work, args=(command, arguments, log, str(self.folder / "cache"), prepare))
-        process.start()
-        return process
+        return [str(argument) for argument in [*arguments, *overrides, *more]]
 
     def complete_pair(
         self,

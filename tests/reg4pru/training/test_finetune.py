@@ -138,6 +138,16 @@ def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkey
         (["--streaming"], "--streaming is for reg4pru train"),
         (["--dataloader_persistent_workers", "--dataloader_num_workers", "1"], "repeat the augmentations"),
         (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+        (["--learning_rate", "0"], "--learning_rate is 0.0: it must be above 0"),
+        (["--selector_learning_rate", "-1"], "--selector_learning_rate is -1.0: it must be above 0"),
+        (["--layer_decay", "0"], "--layer_decay is 0.0: it must lie in (0, 1]"),
+        (["--ema_decay", "2"], "--ema_decay is 2.0: it must lie in [0, 1]"),
+        (["--dense_fraction", "7"], "--dense_fraction is 7.0: it must lie in [0, 1]"),
+        (["--keep_rate_range", "0.5"], "--keep_rate_range is [0.5]: it must be two rates"),
+        (["--keep_rate_range", "0.9", "1.7"], "--keep_rate_range is [0.9, 1.7]: it must be two rates"),
+        (["--samples_per_photograph", "0"], "--samples_per_photograph is 0: it must be at least 1"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size is 0: it must be at least 1"),
+        (["--random_crop", "--tile_size", "64"], "--random_crop or --tile_size, not both"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path, capsys, flags, message):
@@ -147,6 +157,14 @@ def test_bad_flags_are_refused(tmp_path, capsys, flags, message):
     said = capsys.readouterr().err
     assert message in said
     assert "secret" not in said.replace("--hub_token would", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_field_that_there_is_not_is_refused_in_a_line(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        finetune(checkpoint, tmp_path / "out", "--max_steps", "1", "--config_overrides", "keep_rats=0.5")
+    assert stopped.value.code == 2
+    assert "config_overrides has ['keep_rats'], which are no fields" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

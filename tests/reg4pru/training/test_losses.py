@@ -1,9 +1,14 @@
 """A loss that is not finite ends a training before anything is kept of it."""
 
+import re
+
 import pytest
 import torch
+from transformers import HfArgumentParser, TrainingArguments
 
 from datasets_fives import transforms
+from reg4pru.training.arguments import make_parser
+from reg4pru.training.finetune import FinetuneArguments
 
 from .processes import Runs
 
@@ -40,6 +45,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(runs, command):
     state = folder / {"train": "checkpoints/step-00000004", "finetune": "checkpoint-4"}[command]
     assert f"The last full state is {state}: go on from it with --resume_from_checkpoint latest" in said
     assert not list(folder.rglob("*6/optimizer*"))
+    # A run that goes on keeps its learning rate; what helps is named by flags that this command has.
+    advice = said.split("go on from it with")[1].split("\n")[0]
+    assert "start anew in another --output_dir, with a lower --learning_rate" in advice
+    parser = make_parser() if command == "train" else HfArgumentParser((FinetuneArguments, TrainingArguments))
+    assert set(re.findall(r"--\w+", advice)) <= set(parser._option_string_actions)
 
     named = said.split("Its photographs were ")[1].split(". Nothing")[0].split(", ")
     assert len(named) == 2

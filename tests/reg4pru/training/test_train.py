@@ -56,6 +56,19 @@ def _fresh_start(cache, monkeypatch):
 
 
 @pytest.fixture
+def refusal(run, capsys):
+    """What a run that is refused says, in one line, with exit status 2."""
+
+    def refused(name: str, *more: object, config: dict | None = None) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            run(name, *more, config=config)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return refused
+
+
+@pytest.fixture
 def run(tmp_path):
     """Trains in a folder of that name with more flags."""
 
@@ -89,7 +102,7 @@ def losses(folder):
     return [line["loss"] for line in log(folder) if "loss" in line]
 
 
-def test_what_a_run_writes_and_that_it_is_never_overwritten(run):
+def test_what_a_run_writes_and_that_it_is_never_overwritten(run, refusal):
     folder = run("run", "--max_train_steps", 4, "--eval_steps", 2, "--logging_steps", 2, "--seed", 3)
     results = json.loads((folder / "train_results.json").read_text())
     assert results["total_steps"] == 4
@@ -116,8 +129,8 @@ def test_what_a_run_writes_and_that_it_is_never_overwritten(run):
         assert same(weights(folder), weights(folder, "best"))
 
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"is not empty: resume it, choose another or pass --overwrite_output_dir"):
-        run("run", "--max_train_steps", 1)
+    said = refusal("run", "--max_train_steps", 1)
+    assert f"--output_dir is {folder}, which is not empty: resume it, choose another or pass --overwrite" in said
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     run("run", "--max_train_steps", 1, "--overwrite_output_dir", "--logging_steps", 1)
@@ -173,7 +186,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more)
     assert results[0]["best_step"] == results[1]["best_step"]
 
 
-def test_a_finished_run_can_be_resumed_and_another_run_is_never_mixed_in(run):
+def test_a_finished_run_can_be_resumed_and_another_run_is_never_mixed_in(run, refusal):
     more = ("--max_train_steps", 2, "--checkpointing_steps", 2)
     one = run("one", *more)
     before = weights(one)
@@ -182,10 +195,8 @@ def test_a_finished_run_can_be_resumed_and_another_run_is_never_mixed_in(run):
 
     state = one / "checkpoints" / "step-00000002"
     other = run("other", *more, "--seed", 1)
-    with pytest.raises(ValueError, match="is not empty"):
-        run("other", *more, "--resume_from_checkpoint", state)
-    with pytest.raises(ValueError, match="no checkpoint to resume from"):
-        run("third", *more, "--resume_from_checkpoint", "latest")
+    assert "is not empty" in refusal("other", *more, "--resume_from_checkpoint", state)
+    assert "no checkpoint to resume from" in refusal("third", *more, "--resume_from_checkpoint", "latest")
     assert not (one.parent / "third").exists()
     third = run("third", *more, "--max_train_steps", 3, "--resume_from_checkpoint", state)
     assert not same(weights(third), weights(one))
@@ -279,9 +290,22 @@ def test_training_starts_from_a_checkpoint_or_a_backbone(run, tmp_path):
     assert torch.equal(ours["layers.3.mlp.up_proj.weight"], theirs["model.layer.3.mlp.up_proj.weight"])
 
 
-def test_a_field_that_there_is_not_is_refused_before_anything_is_written(run, tmp_path):
-    with pytest.raises(ValueError, match="keep_rats"):
-        run("bad", config={"keep_rats": 0.5})
+@pytest.mark.parametrize(
+    ("flags", "config", "words"),
+    [
+        ([], {"keep_rats": 0.5}, ["config_overrides has ['keep_rats']"]),
+        ([], {"keep_rates": 7}, ["config_overrides", "`keep_rates` contains 7", "must lie in (0, 1]"]),
+        ([], {"hidden_size": "big"}, ["config_overrides", "'hidden_size' expected int", "'big'"]),
+        (["--model_name_or_path", "no/where/at/all"], CONFIG, ["--model_name_or_path is no/where/at/all"]),
+        (["--backbone_name_or_path", "no/where/at/all"], CONFIG, ["--backbone_name_or_path is no/where/at/all"]),
+        (["--dataset", "no/where/at/all"], CONFIG, ["'no/where/at/all' is no", "Known are"]),
+        (["--resume_from_checkpoint", "no/where"], CONFIG, ["no/where is no full state of `reg4pru train`"]),
+    ],
+    ids=str,
+)
+def test_what_there_is_not_is_refused_before_anything_is_written(refusal, tmp_path, flags, config, words):
+    said = refusal("bad", *flags, config=config)
+    assert all(word in said for word in words), said
     assert not (tmp_path / "bad").exists()
 
 
