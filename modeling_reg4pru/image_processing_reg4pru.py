@@ -173,7 +173,6 @@ class Reg4PruImageProcessor(PilBackend):
         channels = settings["input_data_format"]
         if isinstance(photograph, (str, os.PathLike)):
             photograph = open_image(photograph)
-        was_floating = is_floating(photograph)
         pixels = read_photograph(photograph, None if channels is None else channels == ChannelDimension.LAST)
         own_size = pixels.shape[:2]
         frame_size = self._frame_size(*own_size, **settings)
@@ -185,7 +184,7 @@ class Reg4PruImageProcessor(PilBackend):
         scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
         if settings["do_rescale"]:
             scale *= settings["rescale_factor"]
-        elif was_floating:  # such pixels are 0 to 1 already, and are to stay so
+        elif is_floating(photograph):  # such pixels are 0 to 1 already, and are to stay so
             scale /= 255
         if settings["do_normalize"]:
             mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))

@@ -28,3 +28,11 @@ def read_flags(parser: HfArgumentParser, argv: list[str] | None, hint: str = "")
     if unknown:
         parser.error(f"unknown arguments {' '.join(unknown)}{hint}")
     return tuple(filled)
+
+
+def check_at_least_1(arguments: object, *names: str) -> None:
+    """Raises `ValueError`, naming the flag and its value, for a flag that is below 1; `None` stands for a default."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}: it must be at least 1.")

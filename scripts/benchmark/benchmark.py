@@ -28,7 +28,7 @@ from transformers import HfArgumentParser, set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..console import read_flags, set_up_logging
+from ..console import check_at_least_1, read_flags, set_up_logging
 from ..inference.loading import DTYPES, check_image_size, load_model, usable_device
 from ..provenance import provenance
 from ..whole_files import replace_text
@@ -88,13 +88,9 @@ def check_arguments(arguments: BenchmarkArguments) -> None:
         if value not in allowed:
             names = ", ".join(name for name in allowed if name is not None)
             raise ValueError(f"--{flag} is {value!r}: it must be one of {names}.")
-    for flag in ("image_size", "rounds", "train_rounds", "train_batch_size", "num_threads"):
-        value = vars(arguments)[flag]
-        if value is not None and value < 1:
-            raise ValueError(f"--{flag} is {value}: it must be at least 1.")
+    check_at_least_1(arguments, "image_size", "rounds", "train_rounds", "train_batch_size", "num_threads")
     if min(arguments.batch_sizes) < 1:
         raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
-    usable_device(arguments.device)
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
         raise ValueError(

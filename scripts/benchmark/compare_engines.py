@@ -24,7 +24,7 @@ from transformers import HfArgumentParser, set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from ..console import read_flags, set_up_logging
+from ..console import check_at_least_1, read_flags, set_up_logging
 from ..inference.keep_rates import check_keep_rates, rate_name
 from ..inference.loading import check_image_size, load_checkpoint, usable_device
 from ..inference.measured_photographs import AsSeenArguments, load_as_seen
@@ -76,10 +76,7 @@ def check_arguments(arguments: EngineArguments) -> None:
     if arguments.model_size not in MODEL_SIZES:
         raise ValueError(f"--model_size is {arguments.model_size!r}: it must be one of {', '.join(MODEL_SIZES)}.")
     check_keep_rates(arguments.keep_rates)
-    for name in ("image_size", "batch_size", "rounds", "limit", "num_threads"):
-        value = vars(arguments)[name]
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: it must be at least 1.")
+    check_at_least_1(arguments, "image_size", "batch_size", "rounds", "limit", "num_threads")
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
         raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or add --overwrite_output_dir.")

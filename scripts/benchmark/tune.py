@@ -27,7 +27,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import SELECTION_POOLS
 from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine
 
-from ..console import read_flags, set_up_logging
+from ..console import check_at_least_1, read_flags, set_up_logging
 from ..inference.keep_rates import check_keep_rates
 from ..inference.loading import load_checkpoint
 from ..inference.measured_photographs import AsSeenArguments, load_as_seen
@@ -90,10 +90,7 @@ def check_arguments(arguments: TuneArguments) -> Path:
     check_keep_rates(arguments.keep_rates)
     if 1 not in arguments.keep_rates or len(arguments.keep_rates) < 2:
         raise ValueError(f"--keep_rates is {arguments.keep_rates}: it must hold 1.0 and lower rates.")
-    for name in ("batch_size", "rounds", "limit", "num_threads"):
-        value = vars(arguments)[name]
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: it must be at least 1.")
+    check_at_least_1(arguments, "batch_size", "rounds", "limit", "num_threads")
     if arguments.budget_ms is not None and not arguments.budget_ms > 0:
         raise ValueError(f"--budget_ms is {arguments.budget_ms}: it must be above 0.")
     existing = [name for name in REPORTS if (folder / name).exists()]
