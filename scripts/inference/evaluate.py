@@ -23,7 +23,7 @@ from datasets_fives.metrics import VesselMetrics
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_photograph
 
-from ..console import read_flags, set_up_logging
+from ..console import check_at_least_1, read_flags, set_up_logging
 from ..provenance import provenance
 from ..training_photographs import describe_data
 from .keep_rates import check_keep_rates, fixed_draws, predictors, rate_name
@@ -104,10 +104,7 @@ def _check(arguments: EvaluationArguments) -> None:
         )
     if arguments.at_working_size and arguments.photograph_size:
         raise ValueError("Give --at_working_size or --photograph_size, not both.")
-    for name in ("batch_size", "limit"):
-        value = vars(arguments)[name]
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: it must be at least 1.")
+    check_at_least_1(arguments, "batch_size", "limit")
 
 
 def main(argv: list[str] | None = None) -> None:

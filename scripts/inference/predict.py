@@ -38,7 +38,7 @@ from datasets_fives.reading import SUFFIXES, read_photograph
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
 
-from ..console import read_flags, set_up_logging
+from ..console import check_at_least_1, read_flags, set_up_logging
 from ..hub.transfer import TransferError, check_target, push_folder
 from .keep_rates import check_keep_rates, fixed_draws
 from .loading import fast_dtype, load_checkpoint
@@ -200,8 +200,7 @@ def fingerprints(model: Reg4PruForSemanticSegmentation, processor: BaseImageProc
 def _check(arguments: PredictionArguments) -> list[Photograph]:
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}: it must lie between 0 and 1, both excluded.")
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch_size is {arguments.batch_size}: it must be at least 1.")
+    check_at_least_1(arguments, "batch_size")
     if arguments.fast and arguments.dtype != "float32":
         raise ValueError(f"--fast chooses the data type, and --dtype is {arguments.dtype}: give one of them.")
     if arguments.keep_rates is not None:
