@@ -44,13 +44,14 @@ from .keep_rates import check_keep_rates, fixed_draws
 from .loading import fast_dtype, load_checkpoint
 from .panels import blank_outside, mask_picture, overlay_panel, probability_picture, stage_panel
 from .photographs import Photograph, list_files, list_stored
-from .prediction_dataset import TAG, write_dataset
+from .prediction_dataset import TAG, check_replaceable, write_dataset
 from .prediction_folder import KINDS, ResultFolder, Task
 
 logger = logging.getLogger(__name__)
 
 # Of a configuration, what another version, or a copy on the Hub, writes otherwise and no prediction depends on.
 IRRELEVANT = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
+DATASET_FOLDER = "dataset"
 
 
 @dataclass
@@ -210,6 +211,8 @@ def _check(arguments: PredictionArguments) -> list[Photograph]:
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
     if bool(arguments.images) == bool(arguments.dataset):
         raise ValueError("Give --images or --dataset, one of them.")
+    if arguments.parquet or arguments.push_to_hub:
+        check_replaceable(output_dir / DATASET_FOLDER)
     if arguments.push_to_hub:
         if not arguments.hub_dataset_id:
             raise ValueError("--push_to_hub needs --hub_dataset_id.")
@@ -278,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _publish(output_dir: Path, photographs: list[Photograph], arguments: PredictionArguments) -> None:
     """The predictions as a data set, and on the Hub."""
-    folder, repo_id = output_dir / "dataset", arguments.hub_dataset_id
+    folder, repo_id = output_dir / DATASET_FOLDER, arguments.hub_dataset_id
     write_dataset(folder, output_dir, photographs, arguments.model_name_or_path)
     logger.info("Written to %s: a data set of masks and probabilities.", folder)
     if arguments.push_to_hub:

@@ -37,6 +37,32 @@ Research only; not a medical device. The photographs are not part of this data s
 """
 
 
+def check_replaceable(folder: Path) -> None:
+    """
+    Refuse to write the data set over files of somebody else.
+
+    Args:
+        folder (`Path`): Where the data set goes; an earlier one of this command is replaced.
+
+    Raises:
+        `ValueError`: if there is a file, a folder with other files, or a data set whose card lacks [`TAG`].
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and the data set goes there: choose another --output_dir.")
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    card = folder / "README.md"
+    foreign = [path for path in found if not (path == Path("README.md") or path.match("data/train-*.parquet"))]
+    if not foreign and found and not (card.exists() and TAG in (DatasetCard.load(card).data.get("tags") or [])):
+        foreign = found
+    if foreign:
+        raise ValueError(
+            f"{folder / foreign[0]} is of no data set of this command, which would replace {folder}: choose another "
+            "--output_dir, or move it."
+        )
+
+
 def write_dataset(folder: Path, results: Path, photographs: list[Photograph], model: str) -> None:
     """
     Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.

@@ -94,6 +94,22 @@ def test_keep_rates_of_two_runs_have_pictures_of_their_own(run, folder, out, tmp
     assert not np.array_equal(stored["0.3"], stored["1.0"])
 
 
+@pytest.mark.parametrize("foreign", ["notes.txt", "README.md", "data/train-00000-of-00001.parquet", "data/test.parquet"])
+def test_a_data_set_replaces_that_of_this_command_only(run, refused, folder, out, foreign):
+    (out / "dataset" / foreign).parent.mkdir(parents=True)
+    (out / "dataset" / foreign).write_text("of somebody")
+    assert f"{out / 'dataset' / foreign} is of no data set of this command" in refused(folder / "p0.png", "--parquet")
+    run(folder / "p0.png")
+    assert (out / "dataset" / foreign).read_text() == "of somebody"
+
+
+def test_what_somebody_added_to_the_data_set_is_kept(run, refused, folder, out):
+    run(folder / "p0.png", "--parquet")
+    run(folder / "p1.png", "--parquet")
+    (out / "dataset" / "data" / "notes.txt").write_text("of somebody")
+    assert "notes.txt is of no data set of this command" in refused(folder / "p1.png", "--parquet")
+
+
 def test_a_namesake_takes_no_pictures_of_another_photograph(run, refused, folder, out):
     run(folder / "p0.png", "--keep_rates", 1.0)
     other = folder / "other" / "p0.png"
