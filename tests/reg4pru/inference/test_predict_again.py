@@ -94,7 +94,10 @@ def test_keep_rates_of_two_runs_have_pictures_of_their_own(run, folder, out, tmp
     assert not np.array_equal(stored["0.3"], stored["1.0"])
 
 
-@pytest.mark.parametrize("foreign", ["notes.txt", "README.md", "data/train-00000-of-00001.parquet", "data/test.parquet"])
+SHARDS = ["data/train-00000-of-00001.parquet", "data/test.parquet"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "README.md", *SHARDS])
 def test_a_data_set_replaces_that_of_this_command_only(run, refused, folder, out, foreign):
     (out / "dataset" / foreign).parent.mkdir(parents=True)
     (out / "dataset" / foreign).write_text("of somebody")
