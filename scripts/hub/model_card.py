@@ -102,11 +102,7 @@ def render_card(
         measured_sentence=_measured_sentence(metrics, measured_on, fives) if results else "",
         figure=figure,
         **_speed(benchmark),
-        tuned=[] if tuned is None else front_rows(tuned),
-        tuned_budget=""
-        if tuned is None
-        else math.ceil(max(row["milliseconds"] for row in tuned["candidates"] if row["on_front"])),
-        tuned_sentence="" if tuned is None else measured_sentence(tuned),
+        **_tuned(tuned),
         data_sentence=_data_sentence(train_results, dataset_id, fives),
         cites_fives=bool(fives),
         training_sentence=_training_sentence(train_results, start, base_model),
@@ -178,6 +174,18 @@ def _measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) -
         f"{settings['threshold']:g}, on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
         f"{provenance['device']}.{warning}"
     )
+
+
+def _tuned(tuned: dict | None) -> dict:
+    """What `reg4pru tune` found: rows and sentence, and a budget that all of it meets."""
+    if tuned is None:
+        return {"tuned": []}
+    slowest = max(row["milliseconds"] for row in tuned["candidates"] if row["on_front"])
+    return {
+        "tuned": front_rows(tuned),
+        "tuned_budget": math.ceil(slowest),
+        "tuned_sentence": measured_sentence(tuned),
+    }
 
 
 def _speed(benchmark: dict | None) -> dict:
