@@ -29,7 +29,7 @@ LICENCES = {
 # By their names, which `from_pretrained` takes, too.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 # Weights that a checkpoint may lack: they are learned anew.
-MAY_BE_NEW = ("selectors.", "class_predictor.", "criterion.", "attn_mask_probs")
+MAY_BE_NEW = ("selectors.", "drift_corrections.", "class_predictor.", "criterion.", "attn_mask_probs")
 # Fields that the weights decide: a configuration that differs in one of them does not fit.
 ARCHITECTURE_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
@@ -118,6 +118,8 @@ def check_loading(missing_keys: Iterable[str], checkpoint: str) -> None:
         )
     if any(name.startswith("selectors.") for name in missing):
         logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", checkpoint)
+    if any(name.startswith("drift_corrections.") for name in missing):
+        logger.warning("%s has no trained drift corrections: pruned tokens come back as they left.", checkpoint)
 
 
 def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -> None:

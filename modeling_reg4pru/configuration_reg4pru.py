@@ -103,6 +103,9 @@ class Reg4PruConfig(EomtDinov3Config):
             that a token that was pruned early can come back.
         reactivation_layer (`int`, *optional*):
             Layer after which the preserved tokens are put back into the sequence; defaults to the last but one.
+        drift_correction (`bool`, *optional*, defaults to `False`):
+            Whether pruned tokens come back with a guess of the state that the layers they missed would have given
+            them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state.
         routing (`bool`, *optional*, defaults to `True`):
             Random token routing, in training only.
         routing_keep_rate (`float`, *optional*, defaults to 0.5):
@@ -172,6 +175,7 @@ class Reg4PruConfig(EomtDinov3Config):
     train_pruning: str = "soft"
     selection_pool: str = "active"
     reactivation_layer: int | None = None
+    drift_correction: bool = False
     routing: bool = True
     routing_keep_rate: float | int = 0.5
     routing_window: list[int] | tuple[int, ...] | None = None

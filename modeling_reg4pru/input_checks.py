@@ -42,6 +42,17 @@ def check_inputs(config: Reg4PruConfig, pixel_values: torch.Tensor, labels: torc
     return height // patch_size, width // patch_size
 
 
+def check_dense_states(config: Reg4PruConfig, dense_states: torch.Tensor, batch_size: int, num_patches: int) -> None:
+    """Raises `ValueError` unless what drift corrections are to learn from has the shape of all tokens."""
+    queries = config.num_queries if config.reactivation_layer >= config.first_query_layer else 0
+    expected = (batch_size, queries + config.num_prefix_tokens + num_patches, config.hidden_size)
+    if dense_states.shape != expected:
+        raise ValueError(
+            f"`dense_states` has shape {tuple(dense_states.shape)}: it must be {expected}, the states of all tokens "
+            "after the reactivation layer."
+        )
+
+
 def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
     """
     Refuse labels that no class has. On a GPU, and where a graph is compiled, the device checks by itself: nothing

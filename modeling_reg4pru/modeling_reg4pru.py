@@ -17,7 +17,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
-from .input_checks import check_inputs, check_selectors
+from .drift_correction import DriftCorrection, drift_loss
+from .input_checks import check_dense_states, check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
@@ -48,6 +49,8 @@ class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Reg4PruForSemanticSegmentation):
             init.ones_(module.attn_mask_probs)
+        if isinstance(module, DriftCorrection):
+            init.zeros_(module.weight)
 
 
 class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
@@ -81,6 +84,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self.selectors = nn.ModuleList([SELECTOR_CLASSES[config.selector](config) for _ in config.pruning_layers])
         self.selectors_learn = config.selectors_learn
         self.selectors.requires_grad_(self.selectors_learn)  # DDP waits for every gradient that could come
+        stages = config.pruning_layers if config.drift_correction else ()
+        self.drift_corrections = nn.ModuleList([DriftCorrection(config) for _ in stages])
         self.upscale_block = EomtDinov3ScaleBlock(config)
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
@@ -202,6 +207,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         output_keep_masks: bool = False,
         output_token_ids: bool = False,
         patch_offsets: torch.Tensor | None = None,
+        dense_states: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Reg4PruSemanticSegmenterOutput:
@@ -219,6 +225,9 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 Whether to return the ids of the patch tokens that each layer ran on.
             patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
                 Where tiles lie in their photographs, as the image processor says it; handed on to post-processing.
+            dense_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`, *optional*):
+                States after the reactivation layer in a pass that prunes nothing, for the drift corrections to learn
+                from.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
@@ -230,6 +239,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         """
         config = self.config
         grid_size = check_inputs(config, pixel_values, labels)
+        if dense_states is not None:
+            check_dense_states(config, dense_states, len(pixel_values), grid_size[0] * grid_size[1])
         rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
         pruning = "hard"
         if self.training:
@@ -237,13 +248,14 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             pruning = config.train_pruning if self.prunes_in_training else "none"
         selection = StageSelection(config, rates, grid_size, pruning, self.training, labels, output_keep_masks)
         selectors = dict(zip(config.pruning_layers, self.selectors, strict=True))
+        corrections = dict(zip(config.pruning_layers, self.drift_corrections, strict=False))
         window = self._routing_window()
 
         hidden_states = self.dropout(self.embeddings(pixel_values))
         rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
         num_special = config.num_prefix_tokens  # tokens before the patch tokens: prefix, later also queries
         bank = TokenBank(hidden_states[:, num_special:])
-        predictions, token_counts, token_ids = [], [], []
+        predictions, token_counts, token_ids, drift = [], [], [], None
 
         for index, layer in enumerate(self.layers):
             if index == config.first_query_layer:
@@ -275,14 +287,16 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 token_ids.append(bank.list_ids())
             if self._moves_tokens(index, kept_ids, window, bank):
                 bank.write(hidden_states[:, num_special:])
-                self._move_tokens(index, kept_ids, window, bank)
+                if index == config.reactivation_layer and dense_states is not None and bank.changes is not None:
+                    drift = drift_loss(bank, dense_states[:, num_special:])
+                self._move_tokens(index, kept_ids, corrections.get(index), window, bank)
                 hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
 
         predictions.append(
             self._predict(hidden_states[:, : config.num_queries], hidden_states[:, num_special:], grid_size)
         )
         mask_logits, class_logits = predictions[-1]
-        loss_parts = None if labels is None else self._loss_parts(predictions, labels, selection)
+        loss_parts = None if labels is None else self._loss_parts(predictions, labels, selection, drift)
         return Reg4PruSemanticSegmenterOutput(
             loss=None if labels is None else sum(loss_parts.values()),
             logits=semantic_logits(mask_logits, class_logits),
@@ -304,12 +318,17 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         return kept_ids is not None or reactivates or index in window
 
     def _move_tokens(
-        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
+        self,
+        index: int,
+        kept_ids: torch.Tensor | None,
+        correction: DriftCorrection | None,
+        window: tuple[int | None, int | None],
+        bank: TokenBank,
     ) -> None:
         """What happens to the tokens after a layer: pruning, reactivation, the two ends of the routing window."""
         config = self.config
         if kept_ids is not None:
-            bank.prune(kept_ids)
+            bank.prune(kept_ids, None if correction is None else correction(bank.read()).to(bank.states.device))
         if index == config.reactivation_layer:
             bank.reactivate()
         if index == window[0]:
@@ -386,6 +405,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         predictions: list[tuple[torch.Tensor, torch.Tensor | None]],
         labels: torch.Tensor,
         selection: StageSelection,
+        drift: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """Every weighted part of the loss; the parts of the masks are summed over the layers that predict."""
         parts: dict[str, torch.Tensor] = {}
@@ -396,6 +416,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             parts["loss_budget"] = self.config.budget_loss_weight * torch.stack(selection.budget_losses).mean()
         if selection.foreground_losses:
             parts["loss_selector"] = self.config.selector_loss_weight * torch.stack(selection.foreground_losses).mean()
+        if drift is not None:
+            parts["loss_drift"] = drift
         return parts
 
 

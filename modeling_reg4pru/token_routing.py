@@ -39,12 +39,15 @@ class TokenBank:
         kept_ids (`torch.Tensor` of shape `(batch, num_kept)` or `None`): What pruning has left; `None`: all tokens.
         routed_ids (`torch.Tensor` of shape `(batch, num_routed)` or `None`): Inside a routing window the part of the
             kept tokens that runs through the layers; `None` outside.
+        changes (`torch.Tensor` of shape `(batch, num_patches, hidden_size)` or `None`): What is added to the states of
+            pruned tokens when they come back; `None`: nothing.
     """
 
     def __init__(self, states: torch.Tensor):
         self.states = states
         self.kept_ids: torch.Tensor | None = None
         self.routed_ids: torch.Tensor | None = None
+        self.changes: torch.Tensor | None = None
 
     def follow(self, values: torch.Tensor) -> torch.Tensor:
         """
@@ -75,22 +78,37 @@ class TokenBank:
 
     def write(self, active: torch.Tensor) -> None:
         """Store the states of the active tokens, shape `(batch, num_active, hidden_size)`."""
+        self.states = self._scatter(self.states, active)
+
+    def _scatter(self, grid: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+        """The grid with these values at the active tokens."""
         if self.active_ids is None:
-            self.states = active
-        else:
-            index = self.active_ids[..., None].expand_as(active)
-            self.states = self.states.scatter(1, index, active.to(self.states.dtype))
+            return active
+        return grid.scatter(1, self.active_ids[..., None].expand_as(active), active.to(grid.dtype))
 
     def read(self) -> torch.Tensor:
         """States of the active tokens, shape `(batch, num_active, hidden_size)`."""
         return gather_tokens(self.states, self.active_ids)
 
-    def prune(self, kept_ids: torch.Tensor) -> None:
-        """Let only these tokens go on, shape `(batch, num_kept)`; the others are preserved."""
+    def prune(self, kept_ids: torch.Tensor, changes: torch.Tensor | None = None) -> None:
+        """
+        Let only these tokens go on; the others are preserved.
+
+        Args:
+            kept_ids (`torch.Tensor` of shape `(batch, num_kept)`): Which go on.
+            changes (`torch.Tensor` of shape `(batch, num_active, hidden_size)`, *optional*): What is added to the
+                state of each active token when it comes back, should it be away from now on.
+        """
+        if changes is not None:
+            before = torch.zeros_like(self.states) if self.changes is None else self.changes
+            index = kept_ids[..., None].expand(-1, -1, changes.shape[-1])
+            self.changes = self._scatter(before, changes).scatter(1, index, 0.0)
         self.kept_ids = kept_ids
 
     def reactivate(self) -> None:
         """Put all preserved tokens back into the sequence (those that a routing window holds come back at its end)."""
+        if self.changes is not None:
+            self.states = self.states + self.changes
         self.kept_ids = None
 
     @property

@@ -9,7 +9,8 @@ from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
 from .trainer_survival import SurvivingTrainer
 
-SELECTOR_LOSSES = ("loss_budget", "loss_selector")
+# Of the pruned pass: what selectors and drift corrections learn from there.
+OWN_LOSSES = ("loss_budget", "loss_selector", "loss_drift")
 
 
 def check_distillation(config: Reg4PruConfig) -> None:
@@ -48,16 +49,18 @@ def distilled_loss(
         `tuple`: the loss, and its parts by name: those of the dense pass, those of the selectors, and
         `loss_distillation`.
     """
+    config = bare_model.config
     bare_model.prunes_in_training = False
     with dense_pass or nullcontext():
-        dense = model(**batch)
+        dense = model(**batch, output_hidden_states=config.drift_correction)
     bare_model.prunes_in_training = True
-    pruned = model(**batch, keep_rates=keep_rates)
-    selectors = {name: part for name, part in pruned.loss_parts.items() if name in SELECTOR_LOSSES}
-    weight = bare_model.config.mask_weight
+    states = dense.hidden_states[config.reactivation_layer + 1] if config.drift_correction else None  # 0: embeddings
+    pruned = model(**batch, keep_rates=keep_rates, dense_states=states)
+    own = {name: part for name, part in pruned.loss_parts.items() if name in OWN_LOSSES}
+    weight = config.mask_weight
     parts = {
         **dense.loss_parts,
-        **selectors,
+        **own,
         "loss_distillation": weight * prediction_divergence(pruned.logits, dense.logits),
     }
     return sum(parts.values()), parts

@@ -60,6 +60,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "train_pruning": choice(["none", "hard"], ["soft", "never"]),
         "selection_pool": choice(["active", "all"], [""]),
         "reactivation_layer": whole(3, 4),
+        "drift_correction": st.booleans(),
         "routing": st.booleans(),
         "routing_keep_rate": mostly(st.floats(0.1, 1.0), st.floats()),
         "routing_window": mostly(st.sampled_from([None, [0, 2], [1, 3]]), st.lists(st.integers(-1, 6), max_size=3)),

@@ -47,7 +47,7 @@ def reference_forward(model, pixel_values, rates):
     special, patches = states[:, :5], states[:, 5:]
     batch, num_patches, _ = patches.shape
     active = torch.ones(batch, num_patches, dtype=torch.bool)
-    keep_masks = []
+    keep_masks, come_back = [], None
     for index, layer in enumerate(model.layers):
         if index == config.first_query_layer:
             special = torch.cat((model.query.weight[None].expand(batch, -1, -1), special), dim=1)
@@ -63,9 +63,14 @@ def reference_forward(model, pixel_values, rates):
                 scores = scores.masked_fill(~active, float("-inf"))
             next_active = torch.zeros_like(active).scatter(1, scores.topk(count, dim=1).indices, True)
             keep_masks.append(next_active)
-        active = next_active
+            if config.drift_correction:  # of what leaves now; of what was away already, what it left with
+                guesses = patches + model.drift_corrections[stage](patches)
+                come_back = torch.where(active[..., None], guesses, patches if come_back is None else come_back)
         if index == config.reactivation_layer:
-            active = torch.ones_like(active)
+            if come_back is not None:
+                patches = torch.where(active[..., None], patches, come_back)
+            next_active = torch.ones_like(active)
+        active = next_active
     queries, patches = model.layernorm(special[:, : config.num_queries]), model.layernorm(patches)
     grid = (pixel_values.shape[2] // 8, pixel_values.shape[3] // 8)
     pixels = model.upscale_block(patches.transpose(1, 2).unflatten(2, grid))
@@ -75,15 +80,22 @@ def reference_forward(model, pixel_values, rates):
 @pytest.mark.parametrize("reactivation_layer", [3, 4, 5], ids=["before_the_queries", "after_L-2", "after_L-1"])
 @pytest.mark.parametrize("pool", ["active", "all"])
 @pytest.mark.parametrize("selector", ["mlp", "foreground_mlp", "learned_query"])
+@pytest.mark.parametrize("drift_correction", [False, True], ids=["as_they_left", "corrected"])
 @torch.no_grad()
-def test_removing_tokens_equals_hiding_and_freezing_them(tiny_model, pixel_values, selector, pool, reactivation_layer):
+def test_removing_tokens_equals_hiding_and_freezing_them(
+    tiny_model, pixel_values, drift_correction, selector, pool, reactivation_layer
+):
     model = tiny_model(
         selector=selector,
         train_pruning="hard",
         selection_pool=pool,
         pruning_layers=[0, 1, 2],
         reactivation_layer=reactivation_layer,
+        drift_correction=drift_correction,
+        routing=False,
     ).double()
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.weight, std=0.2)
     pixel_values = pixel_values[..., :48].double()  # 8 x 6 patches: rows and columns cannot be confused
     rates = (0.7, 0.6, 0.5)
     outputs = model(pixel_values, keep_rates=rates, output_keep_masks=True)

@@ -15,6 +15,7 @@ ARMS = {
     "learned_query": {"selector": "learned_query", "train_pruning": "hard"},
     "foreground_mlp": {"selector": "foreground_mlp", "train_pruning": "hard"},
     "random": {"selector": "random", "train_pruning": "hard"},
+    "corrected": {"train_pruning": "hard", "routing": False, "drift_correction": True},
     "dense": {"pruning_layers": [], "routing": False},
 }
 

@@ -19,6 +19,8 @@ ARMS = {
     "learned_query_dense": {"selector": "learned_query", "train_pruning": "none", "routing": False},
     "foreground_mlp": {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False},
     "random": {"selector": "random", "train_pruning": "hard", "routing": False},
+    "corrected": {"train_pruning": "hard", "routing": False, "drift_correction": True},
+    "corrected_routing": {"train_pruning": "hard", "routing": True, "drift_correction": True},
 }
 WINDOW = {"routing_window": [1, 3]}  # layers 2 and 3 run on half of the tokens
 KEPT = [43, 35, 18]  # of 64, after the stages 0, 2 and 3, at the default keep rate; the query is there from layer 4 on

@@ -1,0 +1,142 @@
+"""What pruned tokens come back with. The forward pass with it stands in test_pruned_inference, beside that without."""
+
+import logging
+
+import pytest
+import torch
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.drift_correction import drift_loss
+from modeling_reg4pru.token_routing import TokenBank
+from reg4pru.training.distillation import distilled_loss
+
+CORRECTED = {"train_pruning": "hard", "routing": False, "drift_correction": True}
+RATES = [0.7, 0.6, 0.5]
+
+
+@torch.no_grad()
+def test_it_begins_as_no_correction(tiny_model, pixel_values):
+    model, plain = tiny_model(**CORRECTED), tiny_model(train_pruning="hard", routing=False)
+    report = model.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in report.missing_keys} == {"drift_corrections"}
+    assert torch.equal(model(pixel_values, keep_rates=RATES).logits, plain(pixel_values, keep_rates=RATES).logits)
+
+
+@torch.no_grad()
+def test_unpruned_it_changes_nothing(tiny_model, pixel_values):
+    model = tiny_model(**CORRECTED)
+    before, pruned = (model(pixel_values, keep_rates=rates).logits for rates in (1.0, RATES))
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.weight)
+    assert torch.equal(model(pixel_values, keep_rates=1.0).logits, before)
+    assert not torch.allclose(model(pixel_values, keep_rates=RATES).logits, pruned, atol=1e-3)
+
+
+def test_tokens_come_back_changed_by_the_stage_that_removed_them():
+    bank = TokenBank(torch.arange(6.0).reshape(1, 6, 1))
+    bank.prune(torch.tensor([[4, 1, 3, 0]]), torch.full((1, 6, 1), 10.0))  # 2 and 5 leave
+    bank.write(bank.read() + 0.5)
+    bank.prune(torch.tensor([[0, 3]]), torch.full((1, 4, 1), 20.0))  # 1 and 4 leave
+    bank.write(bank.read() + 0.25)
+    bank.reactivate()
+    assert bank.read().flatten().tolist() == [0.75, 21.5, 12.0, 3.75, 24.5, 15.0]
+
+
+def test_a_token_that_came_back_early_has_its_state_and_leaves_anew():
+    bank = TokenBank(torch.tensor([[[0.0], [1.0], [2.0]]]))
+    bank.prune(torch.tensor([[0]]), torch.full((1, 3, 1), 10.0))
+    bank.prune(torch.tensor([[0, 2]]), torch.full((1, 1, 1), 20.0))
+    assert bank.read().flatten().tolist() == [0.0, 2.0], "what is added comes with the reactivation only"
+    bank.prune(torch.tensor([[2]]), torch.tensor([[[30.0], [31.0]]]))
+    bank.reactivate()
+    assert bank.read().flatten().tolist() == [30.0, 11.0, 2.0]
+
+
+def test_what_waits_in_a_routing_window_is_not_changed_by_an_earlier_stage():
+    bank = TokenBank(torch.zeros(1, 3, 1))
+    bank.prune(torch.tensor([[0, 1]]), torch.full((1, 3, 1), 10.0))
+    bank.routed_ids = torch.tensor([[0]])
+    bank.prune(torch.tensor([[0]]), torch.full((1, 1, 1), 20.0))  # 1 leaves while it waits
+    bank.reactivate()
+    bank.rejoin()
+    assert bank.read().flatten().tolist() == [0.0, 0.0, 10.0]
+
+
+def test_the_loss_is_the_share_of_the_variance_that_is_left():
+    bank, target = TokenBank(torch.randn(2, 9, 4)), torch.randn(2, 9, 4)
+    states, changes, kept = bank.states, torch.randn(2, 9, 4), torch.tensor([[0, 5, 2], [8, 1, 4]])
+    bank.prune(kept, changes)
+    errors = [
+        (states[image, token] + changes[image, token] - target[image, token]).square().mean().item()
+        for image in range(2)
+        for token in set(range(9)) - set(kept[image].tolist())
+    ]
+    variances = [target[..., channel].var().item() for channel in range(4)]
+    expected = (sum(errors) / len(errors)) / (sum(variances) / len(variances))
+    assert drift_loss(bank, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("routing", [False, True])
+@pytest.mark.parametrize("pool", ["active", "all"])
+def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, routing, pool):
+    model = tiny_model(**{**CORRECTED, "routing": routing, "selection_pool": pool}).train()
+    dense_states = torch.randn(3, 70, 32, requires_grad=True)  # query, 5 of the prefix, 64 patches
+    outputs = model(pixel_values, labels=labels, keep_rates=RATES, dense_states=dense_states)
+    outputs.loss_parts["loss_drift"].backward()
+    learned = {name.split(".")[0] for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
+    assert learned == {"drift_corrections"}
+    assert dense_states.grad is None
+    assert all(one.grad.any() for one in model.drift_corrections.parameters())
+
+
+def test_the_task_teaches_them_too_and_reaches_the_backbone_only_as_without(tiny_model, pixel_values, labels):
+    gradients = []
+    for arm in (CORRECTED, {**CORRECTED, "drift_correction": False}):
+        model = tiny_model(**arm)
+        model.load_state_dict(tiny_model(**CORRECTED).state_dict(), strict=False)
+        torch.manual_seed(0)
+        model.train()(pixel_values, labels=labels, keep_rates=RATES).loss.backward()
+        gradients.append({name: one.grad for name, one in model.named_parameters()})
+    with_it, without = gradients
+    assert all(grad.any() for name, grad in with_it.items() if name.startswith("drift_corrections"))
+    for name, gradient in without.items():  # the corrections are still zero
+        torch.testing.assert_close(with_it[name], gradient)
+
+
+def test_distillation_takes_most_of_the_drift(tiny_model, pixel_values, labels):
+    model = tiny_model(**CORRECTED, selector_temperature=1.0).train()
+    optimizer = torch.optim.Adam(model.drift_corrections.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        torch.manual_seed(0)
+        loss, parts = distilled_loss(model, model, {"pixel_values": pixel_values, "labels": labels}, (0.7, 0.6, 0.5))
+        losses.append(parts["loss_drift"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 3
+
+
+def test_what_is_learned_from_are_the_dense_states_after_the_reactivation_layer(tiny_model, pixel_values, labels):
+    model, batch = tiny_model(**CORRECTED, masked_attention=False).train(), {"pixel_values": pixel_values}
+    given, outputs = {}, []
+    model.register_forward_pre_hook(lambda _, args, kwargs: given.update(kwargs), with_kwargs=True)
+    model.layers[model.config.reactivation_layer].register_forward_hook(lambda *seen: outputs.append(seen[2]))
+    distilled_loss(model, model, {**batch, "labels": labels}, (0.7, 0.6, 0.5))
+    assert torch.equal(given["dense_states"], outputs[0]), "the first of the two passes is the dense one"
+
+
+def test_dense_states_of_another_shape_are_refused(tiny_model, pixel_values, labels):
+    model = tiny_model(**CORRECTED).train()
+    with pytest.raises(ValueError, match=r"`dense_states` has shape \(3, 64, 32\): it must be \(3, 70, 32\)"):
+        model(pixel_values, labels=labels, dense_states=torch.randn(3, 64, 32))
+
+
+@torch.no_grad()
+def test_a_checkpoint_without_corrections_says_so(tiny_model, pixel_values, tmp_path, caplog):
+    plain = tiny_model(train_pruning="hard", routing=False)
+    plain.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path, drift_correction=True).eval()
+    assert "has no trained drift corrections: pruned tokens come back as they left" in caplog.text
+    assert torch.equal(model(pixel_values, keep_rates=0.5).logits, plain(pixel_values, keep_rates=0.5).logits)
