@@ -5,6 +5,7 @@ convolutions and attention, whatever kernel runs it. Norms, activations and soft
 
 from modeling_reg4pru import Reg4PruConfig
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
+from modeling_reg4pru.drift_correction import DriftCorrection
 from modeling_reg4pru.token_selection import SELECTOR_CLASSES, stage_counts
 
 
@@ -38,7 +39,7 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
     Returns:
         `dict[str, int]`: operations of the `patch_embedding`, of `attention` (scores and weighted sum), of `linear`
-        (projections and MLPs), of the `selectors` and of the `heads`.
+        (projections and MLPs), of the `selectors` with the drift corrections, and of the `heads`.
     """
     width = config.hidden_size
     num_patches = grid_size[0] * grid_size[1]
@@ -64,11 +65,15 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
 
 def _selector_flops(config: Reg4PruConfig, num_patches: int) -> int:
-    """A selector runs on its pool, and only where its stage removes anything."""
-    active, scored = num_patches, 0
+    """A selector runs on its pool, a drift correction on the active tokens, where their stage removes anything."""
+    active, scored, corrected = num_patches, 0, 0
     for kept in stage_counts(config, expand_keep_rates(config.keep_rates, config.num_stages), num_patches):
         pool = active if config.selection_pool == "active" else num_patches
         if kept < pool:
             scored += pool
+            corrected += active
             active = kept
-    return SELECTOR_CLASSES[config.selector].flops_per_token(config.hidden_size) * scored
+    flops = SELECTOR_CLASSES[config.selector].flops_per_token(config.hidden_size) * scored
+    if config.drift_correction:
+        flops += DriftCorrection.flops_per_token(config.hidden_size) * corrected
+    return flops
