@@ -277,7 +277,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                     query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
 
             policy = selection.sequence_policy(bank, num_special)
-            hidden_states = layer(hidden_states, *self._positions(rope, bank), policy, query_mask)
+            hidden_states = layer(hidden_states, *bank.follow_positions(rope), policy, query_mask)
             hidden_states = hidden_states.to(bank.states.device)  # `device_map` may put layers on several devices
             if selector is not None and selector.scores_output:
                 kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
@@ -345,16 +345,6 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
             return None, None
         return config.routing_window or sample_routing_window(config.num_hidden_layers)
-
-    @staticmethod
-    def _positions(
-        rope: tuple[torch.Tensor, torch.Tensor] | None, bank: TokenBank
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Rotary cos and sin of the active tokens, `(batch, 1, num_active, head_dim)`: positions follow the tokens."""
-        if rope is None or bank.active_ids is None:
-            return rope or (None, None)
-        cos, sin = (bank.follow(table)[:, None] for table in rope)
-        return cos, sin
 
     def _predict(
         self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]

@@ -64,6 +64,15 @@ class TokenBank:
             return values
         return values[self.active_ids] if values.ndim == 2 else gather_tokens(values, self.active_ids)
 
+    def follow_positions(
+        self, rope: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Rotary cos and sin of the active tokens, `(batch, 1, num_active, head_dim)`; `None`s without any."""
+        if rope is None or self.active_ids is None:
+            return rope or (None, None)
+        cos, sin = (self.follow(table)[:, None] for table in rope)
+        return cos, sin
+
     @property
     def active_ids(self) -> torch.Tensor | None:
         """Ids of the tokens in the sequence now, shape `(batch, num_active)`; `None`: all, in grid order."""
