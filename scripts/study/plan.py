@@ -84,7 +84,7 @@ class Study:
     def run_recipe(self, arm: str, seed: int) -> dict:
         """The whole recipe of one run."""
         settings = self.arms[arm]
-        config = {**self.recipe.get("config_overrides", {}), **settings["config"]}
+        config = _changed(self.recipe.get("config_overrides", {}), settings["config"])
         return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
 
     def runs(self) -> list[tuple[str, int]]:
@@ -129,7 +129,7 @@ def read_study(path: Path) -> Study:
 
     recipe = {**(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})}
     _check_flags(content["overrides"], f"`overrides` of {path}")
-    config = {**recipe.get("config_overrides", {}), **content["config"]}
+    config = _changed(recipe.get("config_overrides", {}), content["config"])
     recipe = {**recipe, **content["overrides"], "config_overrides": config}
 
     seeds = content["seeds"]
@@ -150,6 +150,12 @@ def read_study(path: Path) -> Study:
     for arm in study.arms:
         _check_configurations(study, arm)
     return study
+
+
+def _changed(config: dict, changes: dict) -> dict:
+    """A configuration with changes; one to null leaves the field at its default."""
+    unset = {name for name, value in changes.items() if value is None}
+    return {name: value for name, value in {**config, **changes}.items() if name not in unset}
 
 
 def _read_fields(path: Path) -> dict:

@@ -49,6 +49,13 @@ def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
     assert study.arms["drawn"]["label"] == "drawn"
 
 
+def test_a_field_that_is_null_is_left_at_its_default(write):
+    study = read_study(write(config={"num_blocks": None, "routing_window": [1, 2]}))
+    config = study.run_recipe("drawn", 0)["config_overrides"]
+    assert "num_blocks" not in config
+    assert config["routing_window"] == [1, 2]
+
+
 def test_runs_go_seed_by_seed(write):
     study = read_study(write())
     assert study.runs() == [("dense", 0), ("drawn", 0), ("dense", 3), ("drawn", 3)]
