@@ -8,29 +8,19 @@ from transformers import PreTrainedConfig
 from .token_routing import TokenBank
 
 
-class DriftCorrection(nn.Linear):
-    """
-    What is added to the state of a token after the layer of a pruning stage to guess its state after the reactivation
-    layer. Most of what a few layers do to a state is an affine map of it (Din et al., arXiv 2303.09435; the tuned
-    lens, Belrose et al., arXiv 2303.08112); here it stands in for the layers that a pruned token misses, so that those
-    after the reactivation read states like the ones they know.
+class Last(nn.Linear):
+    pass
 
-    It is linear in the normalised state, as states of DINOv2 have channels of very different size; begins as zero, so
-    that a token comes back as it left; and it never bends the backbone, which gets no gradient through it.
-    """
 
+class DriftCorrection(nn.Module):
     def __init__(self, config: PreTrainedConfig):
-        super().__init__(config.hidden_size, config.hidden_size)
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.fc2 = Last(config.hidden_size, config.hidden_size)
         self.eps = config.layer_norm_eps
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """States `(batch, num_tokens, hidden_size)` to what is added to them, likewise."""
-        return super().forward(F.layer_norm(states.detach(), states.shape[-1:], eps=self.eps))
-
-    @staticmethod
-    def flops_per_token(hidden_size: int) -> int:
-        """Floating-point operations of a guess, two a multiply-add."""
-        return 2 * hidden_size**2
+        return self.fc2(F.gelu(self.fc1(F.layer_norm(states.detach(), states.shape[-1:], eps=self.eps))))
 
 
 def drift_loss(bank: TokenBank, dense_states: torch.Tensor) -> torch.Tensor:
