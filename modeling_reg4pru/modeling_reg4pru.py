@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
-from .drift_correction import DriftCorrection, Last, drift_loss
+from .drift_correction import DriftCorrection, ZeroLinear, drift_loss
 from .input_checks import check_dense_states, check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
@@ -49,7 +49,7 @@ class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Reg4PruForSemanticSegmentation):
             init.ones_(module.attn_mask_probs)
-        if isinstance(module, Last):
+        if isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
 
 

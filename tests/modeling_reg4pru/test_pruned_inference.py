@@ -95,7 +95,7 @@ def test_removing_tokens_equals_hiding_and_freezing_them(
         routing=False,
     ).double()
     for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.weight, std=0.2)
+        torch.nn.init.normal_(correction.fc2.weight, std=0.2)
     pixel_values = pixel_values[..., :48].double()  # 8 x 6 patches: rows and columns cannot be confused
     rates = (0.7, 0.6, 0.5)
     outputs = model(pixel_values, keep_rates=rates, output_keep_masks=True)
