@@ -105,7 +105,8 @@ class Reg4PruConfig(EomtDinov3Config):
             Layer after which the preserved tokens are put back into the sequence; defaults to the last but one.
         drift_correction (`bool`, *optional*, defaults to `False`):
             Whether pruned tokens come back with a guess of the state that the layers they missed would have given
-            them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state.
+            them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state. It learns where
+            training removes tokens, `train_pruning="hard"`, and best by distillation.
         routing (`bool`, *optional*, defaults to `True`):
             Random token routing, in training only.
         routing_keep_rate (`float`, *optional*, defaults to 0.5):
@@ -319,6 +320,12 @@ class Reg4PruConfig(EomtDinov3Config):
             raise ValueError(
                 f"`train_pruning='soft'` with `selector={self.selector!r}`, which does not learn through a policy; "
                 f"{by_policy} does. Use `train_pruning='hard'` or 'none'."
+            )
+
+        if self.drift_correction and self.train_pruning != "hard":
+            raise ValueError(
+                f"`drift_correction=True` with `train_pruning={self.train_pruning!r}`: a correction learns from "
+                "tokens that are removed. Set `train_pruning='hard'` or `drift_correction=False`."
             )
 
         depth = self.num_hidden_layers

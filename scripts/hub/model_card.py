@@ -22,7 +22,7 @@ RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rat
           "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
           "distillation", "random_crop", "tile_size", "photograph_size", "seed")  # fmt: skip
 _CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
-                  "pruning_layers", "keep_rates", "reactivation_layer")  # fmt: skip
+                  "pruning_layers", "keep_rates", "reactivation_layer", "drift_correction")  # fmt: skip
 
 
 def hub_id(name: str | None) -> str | None:

@@ -30,6 +30,8 @@ BAD_FIELDS = [
     ({"reactivation_layer": -1, "pruning_layers": []}, "`reactivation_layer` is -1"),
     ({"num_blocks": 0}, "`num_blocks` is 0: it must lie between 1 and the 6 layers"),
     ({"num_blocks": 7}, "`num_blocks` is 7"),
+    ({"drift_correction": True}, "`drift_correction=True` with `train_pruning='soft'`"),
+    ({"drift_correction": True, "train_pruning": "none"}, "`drift_correction=True` with `train_pruning='none'`"),
     ({"selector": "best"}, "`selector` is 'best': it must be one of mlp, foreground_mlp, learned_query, random"),
     ({"train_pruning": "medium"}, "`train_pruning` is 'medium': it must be one of none, soft, hard"),
     ({"selection_pool": "some"}, "`selection_pool` is 'some': it must be one of active, all"),

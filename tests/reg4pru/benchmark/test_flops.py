@@ -17,9 +17,9 @@ CONFIGURATIONS = [
     | {"train_pruning": "hard"},
     {"keep_rates": 0.5, "selector": "random", "train_pruning": "hard", "use_gated_mlp": True},
     {"keep_rates": 0.6, "num_queries": 5, "num_labels": 4, "num_upscale_blocks": 2},
-    {"keep_rates": [0.5, 1.0, 0.5], "drift_correction": True},
-    {"keep_rates": 0.5, "drift_correction": True, "selection_pool": "all"},
-    {"pruning_layers": [], "keep_rates": 1.0, "drift_correction": True},
+    {"keep_rates": [0.5, 1.0, 0.5], "drift_correction": True, "train_pruning": "hard"},
+    {"keep_rates": 0.5, "drift_correction": True, "train_pruning": "hard", "selection_pool": "all"},
+    {"pruning_layers": [], "keep_rates": 1.0, "drift_correction": True, "train_pruning": "hard"},
     {"pruning_layers": [], "keep_rates": 1.0},
 ]
 
