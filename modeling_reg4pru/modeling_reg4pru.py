@@ -58,7 +58,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
     EoMT-DINOv3 for semantic segmentation with token pruning and random token routing (Reg4Pru, arXiv 2602.02163).
 
     Parameters carry the names of [`~transformers.EomtDinov3ForUniversalSegmentation`], whose checkpoints load as they
-    are; the selectors are new. Inputs may have any size that is a multiple of the patch size.
+    are; selectors and drift corrections are new. Inputs may have any size that is a multiple of the patch size.
 
     Example:
 
