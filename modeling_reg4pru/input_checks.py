@@ -5,7 +5,12 @@ import torch
 from .configuration_reg4pru import Reg4PruConfig
 
 
-def check_inputs(config: Reg4PruConfig, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
+def check_inputs(
+    config: Reg4PruConfig,
+    pixel_values: torch.Tensor,
+    labels: torch.Tensor | None,
+    dense_states: torch.Tensor | None = None,
+) -> tuple[int, int]:
     """
     Turn bad input away.
 
@@ -13,6 +18,7 @@ def check_inputs(config: Reg4PruConfig, pixel_values: torch.Tensor, labels: torc
         config (`Reg4PruConfig`): Of the model.
         pixel_values (`torch.Tensor`): What was given as images.
         labels (`torch.Tensor`, *optional*): What was given as their label maps.
+        dense_states (`torch.Tensor`, *optional*): What was given for the drift corrections to learn from.
 
     Returns:
         `tuple[int, int]`: rows and columns of patches.
@@ -39,18 +45,15 @@ def check_inputs(config: Reg4PruConfig, pixel_values: torch.Tensor, labels: torc
         )
     if labels is not None:
         check_labels(labels, config.num_labels, config.semantic_loss_ignore_index)
-    return height // patch_size, width // patch_size
-
-
-def check_dense_states(config: Reg4PruConfig, dense_states: torch.Tensor, batch_size: int, num_patches: int) -> None:
-    """Raises `ValueError` unless what drift corrections are to learn from has the shape of all tokens."""
+    rows, columns = height // patch_size, width // patch_size
     queries = config.num_queries if config.reactivation_layer >= config.first_query_layer else 0
-    expected = (batch_size, queries + config.num_prefix_tokens + num_patches, config.hidden_size)
-    if dense_states.shape != expected:
+    expected = (pixel_values.shape[0], queries + config.num_prefix_tokens + rows * columns, config.hidden_size)
+    if dense_states is not None and dense_states.shape != expected:
         raise ValueError(
             f"`dense_states` has shape {tuple(dense_states.shape)}: it must be {expected}, the states of all tokens "
             "after the reactivation layer."
         )
+    return rows, columns
 
 
 def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:

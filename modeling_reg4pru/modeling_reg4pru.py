@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .drift_correction import DriftCorrection, ZeroLinear, drift_loss
-from .input_checks import check_dense_states, check_inputs, check_selectors
+from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
@@ -26,7 +26,7 @@ from .segmentation_head import allowed_patches, mask_probability, query_masks, s
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .stage_selection import StageSelection
-from .token_routing import TokenBank, sample_routing_window
+from .token_routing import TokenBank, draw_routing_window
 from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
@@ -49,7 +49,7 @@ class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Reg4PruForSemanticSegmentation):
             init.ones_(module.attn_mask_probs)
-        if isinstance(module, ZeroLinear):
+        elif isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
 
 
@@ -84,8 +84,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self.selectors = nn.ModuleList([SELECTOR_CLASSES[config.selector](config) for _ in config.pruning_layers])
         self.selectors_learn = config.selectors_learn
         self.selectors.requires_grad_(self.selectors_learn)  # DDP waits for every gradient that could come
-        stages = config.pruning_layers if config.drift_correction else ()
-        self.drift_corrections = nn.ModuleList([DriftCorrection(config) for _ in stages])
+        corrected = config.pruning_layers if config.drift_correction else ()
+        self.drift_corrections = nn.ModuleList(DriftCorrection(config) for _ in corrected)
         self.upscale_block = EomtDinov3ScaleBlock(config)
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
@@ -238,9 +238,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             images, or keep rates that do not fit.
         """
         config = self.config
-        grid_size = check_inputs(config, pixel_values, labels)
-        if dense_states is not None:
-            check_dense_states(config, dense_states, len(pixel_values), grid_size[0] * grid_size[1])
+        grid_size = check_inputs(config, pixel_values, labels, dense_states)
         rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
         pruning = "hard"
         if self.training:
@@ -248,8 +246,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             pruning = config.train_pruning if self.prunes_in_training else "none"
         selection = StageSelection(config, rates, grid_size, pruning, self.training, labels, output_keep_masks)
         selectors = dict(zip(config.pruning_layers, self.selectors, strict=True))
-        corrections = dict(zip(config.pruning_layers, self.drift_corrections, strict=False))
-        window = self._routing_window()
+        routes = self.training and self.prunes_in_training and config.routing
+        window = draw_routing_window(config) if routes else (None, None)
 
         hidden_states = self.dropout(self.embeddings(pixel_values))
         rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
@@ -289,7 +287,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 bank.write(hidden_states[:, num_special:])
                 if index == config.reactivation_layer and dense_states is not None and bank.changes is not None:
                     drift = drift_loss(bank, dense_states[:, num_special:])
-                self._move_tokens(index, kept_ids, corrections.get(index), window, bank)
+                self._move_tokens(index, kept_ids, window, bank)
                 hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
 
         predictions.append(
@@ -318,17 +316,16 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         return kept_ids is not None or reactivates or index in window
 
     def _move_tokens(
-        self,
-        index: int,
-        kept_ids: torch.Tensor | None,
-        correction: DriftCorrection | None,
-        window: tuple[int | None, int | None],
-        bank: TokenBank,
+        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
     ) -> None:
         """What happens to the tokens after a layer: pruning, reactivation, the two ends of the routing window."""
         config = self.config
         if kept_ids is not None:
-            bank.prune(kept_ids, None if correction is None else correction(bank.read()).to(bank.states.device))
+            changes = None
+            if self.drift_corrections:
+                correction = self.drift_corrections[config.pruning_layers.index(index)]
+                changes = correction(bank.read()).to(bank.states.device)
+            bank.prune(kept_ids, changes)
         if index == config.reactivation_layer:
             bank.reactivate()
         if index == window[0]:
@@ -336,15 +333,6 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             bank.route(keep_count(config.routing_keep_rate, bank.num_kept, special, config.token_multiple))
         if index == window[1]:
             bank.rejoin()
-
-    def _routing_window(self) -> tuple[int | None, int | None]:
-        """The layers after which random routing begins and ends in this forward pass."""
-        config = self.config
-        if not (self.training and self.prunes_in_training and config.routing):
-            return None, None
-        if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
-            return None, None
-        return config.routing_window or sample_routing_window(config.num_hidden_layers)
 
     def _predict(
         self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]

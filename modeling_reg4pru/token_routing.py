@@ -1,6 +1,7 @@
 """The token bank: pruning, random routing and reactivation as three views of one object (design: "one bank")."""
 
 import torch
+from transformers import PreTrainedConfig
 
 from .configuration_reg4pru import routing_window_range
 from .step_processes import draw_for_images
@@ -140,6 +141,13 @@ class TokenBank:
     def rejoin(self) -> None:
         """Close the routing window: the tokens that waited are put back unchanged."""
         self.routed_ids = None
+
+
+def draw_routing_window(config: PreTrainedConfig) -> tuple[int | None, int | None]:
+    """The layers after which random routing begins and ends in a training forward pass; `None`s where it does not."""
+    if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
+        return None, None
+    return config.routing_window or sample_routing_window(config.num_hidden_layers)
 
 
 def sample_routing_window(num_hidden_layers: int) -> tuple[int, int]:
