@@ -46,13 +46,14 @@ def check_inputs(
     if labels is not None:
         check_labels(labels, config.num_labels, config.semantic_loss_ignore_index)
     rows, columns = height // patch_size, width // patch_size
-    queries = config.num_queries if config.reactivation_layer >= config.first_query_layer else 0
-    expected = (pixel_values.shape[0], queries + config.num_prefix_tokens + rows * columns, config.hidden_size)
-    if dense_states is not None and dense_states.shape != expected:
-        raise ValueError(
-            f"`dense_states` has shape {tuple(dense_states.shape)}: it must be {expected}, the states of all tokens "
-            "after the reactivation layer."
-        )
+    if dense_states is not None:
+        queries = config.num_queries if config.reactivation_layer >= config.first_query_layer else 0
+        expected = (pixel_values.shape[0], queries + config.num_prefix_tokens + rows * columns, config.hidden_size)
+        if dense_states.shape != expected:
+            raise ValueError(
+                f"`dense_states` has shape {tuple(dense_states.shape)}: it must be {expected}, the states of all "
+                "tokens after the reactivation layer."
+            )
     return rows, columns
 
 

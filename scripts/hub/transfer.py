@@ -188,6 +188,11 @@ def _mismatches(repo_id: str, folder: str) -> list[str]:
     return [mismatch["path"] for mismatch in check.mismatches]
 
 
+def bears_tag(card: str | Path, tag: str | None) -> bool:
+    """Whether the card of a data set, a file, names this tag."""
+    return tag in (DatasetCard.load(card).data.get("tags") or [])
+
+
 def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str], tag: str | None) -> str | None:
     """What a repository holds that is not ours; `None` if nothing."""
     if set(files) <= set(_INITIAL_FILES):
@@ -201,8 +206,7 @@ def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str],
             if "README.md" in files
             else None
         )
-        tagged = card is not None and tag in (DatasetCard.load(card).data.get("tags") or [])
-        return None if tagged else f"a data set whose card has no tag {tag!r}"
+        return None if card is not None and bears_tag(card, tag) else f"a data set whose card has no tag {tag!r}"
     if repo_type == "space":
         return None if "reg4pru/app/app.py" in files else "files of another app"
     if "config.json" not in files:

@@ -8,6 +8,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..hub.shards import write_shards
+from ..hub.transfer import bears_tag
 from .photographs import Photograph
 from .prediction_folder import ResultFolder, picture_name
 
@@ -54,7 +55,7 @@ def check_replaceable(folder: Path) -> None:
     found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
     card = folder / "README.md"
     foreign = [path for path in found if not (path == Path("README.md") or path.match("data/train-*.parquet"))]
-    if not foreign and found and not (card.exists() and TAG in (DatasetCard.load(card).data.get("tags") or [])):
+    if not foreign and found and not (card.exists() and bears_tag(card, TAG)):
         foreign = found
     if foreign:
         raise ValueError(

@@ -86,7 +86,10 @@ class OptimizerArguments:
 
     layer_decay: float = field(default=0.8, metadata={"help": "Learning rate falls by this factor per layer down."})
     selector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the selectors; that of the rest, where it is not given."}
+        default=None,
+        metadata={
+            "help": "Learning rate of selectors and drift corrections; that of the rest, where it is not given."
+        },
     )
     head_warmup_steps: int = field(default=200, metadata={"help": "Warm-up of everything but the backbone."})
     backbone_warmup_steps: int = field(default=400, metadata={"help": "Warm-up of the backbone, after the head's."})

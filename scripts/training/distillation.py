@@ -46,8 +46,8 @@ def distilled_loss(
             expects one forward pass for every backward pass: give its `no_sync()`.
 
     Returns:
-        `tuple`: the loss, and its parts by name: those of the dense pass, those of the selectors, and
-        `loss_distillation`.
+        `tuple`: the loss, and its parts by name: those of the dense pass, those of selectors and drift
+        corrections, and `loss_distillation`.
     """
     config = bare_model.config
     bare_model.prunes_in_training = False

@@ -19,8 +19,9 @@ def parameter_groups(
 ) -> list[dict]:
     """
     Parameter groups of AdamW: the learning rate falls by `layer_decay` with every layer down (BEiT, arXiv 2106.08254;
-    EoMT, arXiv 2503.19108), and only matrices decay. Selectors may have a learning rate of their own: those that learn
-    where the foreground is are a task apart, which a short training at the rate of the rest leaves half learned.
+    EoMT, arXiv 2503.19108), and only matrices decay. Selectors and drift corrections may have a learning rate of their
+    own: those that learn where the foreground is, or how states drift, are a task apart, which a short training at the
+    rate of the rest leaves half learned.
 
     Returns:
         `list[dict]`: groups with `params`, `lr`, `weight_decay` and `is_backbone`.
