@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .step_processes import mean_over_processes
 from .token_routing import TokenBank
 
 
@@ -46,7 +47,7 @@ class DriftCorrection(nn.Module):
 def drift_loss(bank: TokenBank, dense_states: torch.Tensor) -> torch.Tensor:
     """
     What is left of the drift of the tokens that pruning has removed: the squared error of their guesses, by the
-    variance of the states that they should be. It reaches only the corrections.
+    variance of the states that they should be, in the batch of all processes. It reaches only the corrections.
 
     Args:
         bank (`TokenBank`): The grid, before the reactivation.
@@ -56,5 +57,6 @@ def drift_loss(bank: TokenBank, dense_states: torch.Tensor) -> torch.Tensor:
     target = dense_states.detach().float()
     errors = (bank.states.detach().float() + bank.changes.float() - target).square().mean(-1)
     away = torch.ones_like(errors).scatter(1, bank.kept_ids, 0.0)
-    variance = target.var(dim=(0, 1)).mean()
+    centre = mean_over_processes(target.mean((0, 1)))
+    variance = mean_over_processes((target - centre).square().mean())
     return (errors * away).sum() / (away.sum() * variance).clamp_min(torch.finfo(torch.float32).tiny)

@@ -26,18 +26,18 @@ def draw_for_images(draw: Callable[[int], torch.Tensor], num_images: int) -> tor
     return draw(world * num_images)[rank * num_images : (rank + 1) * num_images]
 
 
-def mean_over_processes(count: torch.Tensor) -> torch.Tensor:
+def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     """
-    The mean of a count over the processes of a training step, without gradient. A sum of losses that is divided by it
-    becomes, with gradients averaged over the processes, the loss over all their images.
+    The mean of a count or another statistic over the processes of a training step, without gradient. A sum of losses
+    that is divided by it becomes, with gradients averaged over the processes, the loss over all their images.
 
     Args:
-        count (`torch.Tensor` of shape `()`): Of this process; every process must call this equally often.
+        value (`torch.Tensor` of any shape): Of this process; every process must call this equally often.
     """
     _, world = _place()
     if world == 1:
-        return count
-    total = count.detach().clone()
+        return value
+    total = value.detach().clone()
     distributed.all_reduce(total)
     return total / world
 

@@ -6,5 +6,12 @@ ARMS = {
     "soft-routing": {"train_pruning": "soft"},
     "hard": {"train_pruning": "hard", "routing": False},
     "learned-query": {"selector": "learned_query", "train_pruning": "hard", "routing": False},
-    "default": {"selector": "learned_query", "train_pruning": "hard", "routing_probability": 0.5},
+    "half-routed": {"selector": "learned_query", "train_pruning": "hard", "routing_probability": 0.5},
+    # Of the recipes on pretrained backbones, which distil, too.
+    "default": {
+        "selector": "foreground_mlp",
+        "train_pruning": "hard",
+        "routing": False,
+        "drift_correction": True,
+    },
 }

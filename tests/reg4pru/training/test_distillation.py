@@ -5,11 +5,13 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.training import train
 from reg4pru.training.distillation import distilled_loss, prediction_divergence
 
 ARM = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
        "pos_embed_rescale": None}  # fmt: skip
+CORRECTED = {**ARM, "selector": "foreground_mlp", "drift_correction": True}
 
 
 @pytest.fixture
@@ -62,9 +64,11 @@ def test_steps_close_the_gap_between_pruned_and_dense(tiny_model, batch):
     assert divergences[-1] < 0.5 * divergences[0]
 
 
-def gradients_of_half(rank, bare, batch, path):
+def gradients_of_half(rank, config, weights, batch, path):
     """What one of two processes gets for its half of the batch."""
     torch.set_num_threads(1)
+    bare = Reg4PruForSemanticSegmentation(config).train()  # one that is pickled records no hidden states
+    bare.load_state_dict(weights)
     distributed.init_process_group("gloo", init_method=f"file://{path}/meeting", rank=rank, world_size=2)
     model = DistributedDataParallel(bare, find_unused_parameters=True)
     half = {name: values[2 * rank : 2 * rank + 2] for name, values in batch.items()}
@@ -78,11 +82,12 @@ def gradients_of_half(rank, bare, batch, path):
 
 
 @pytest.mark.slow
-def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path):
-    model = tiny_model(**ARM).train()
+@pytest.mark.parametrize("arm", [ARM, CORRECTED], ids=["as_they_left", "corrected"])
+def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, arm):
+    model = tiny_model(**arm).train()
     batch = {name: torch.cat((values, values[:1].flip(-1))) for name, values in batch.items()}
     batch["labels"] = batch["labels"].clamp_max(1)  # else halves differ in how many pixels count
-    multiprocessing.spawn(gradients_of_half, args=(model, batch, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(gradients_of_half, args=(model.config, model.state_dict(), batch, str(tmp_path)), nprocs=2)
     together = torch.load(tmp_path / "gradients.pt")
     distilled_loss(model, model, batch, (0.5,) * 3)[0].backward()
     for name, parameter in model.named_parameters():

@@ -13,8 +13,8 @@ from ...arms import ARMS
 from .processes import Runs
 
 pytestmark = pytest.mark.timeout(600)
-# What the recipes do: begin dense, then a rate of its own for every step.
-SCHEDULE = ("--dense_fraction", 0.3, "--keep_rate_range", 0.3, 1.0)
+# What the recipes do: begin dense, then a rate of its own for every step, and a dense pass to learn from.
+SCHEDULE = ("--dense_fraction", 0.3, "--keep_rate_range", 0.3, 1.0, "--distillation")
 PLAIN = ("--ema_decay", 0, "--keep_rate_warmup", 0)
 WITHOUT_STATES = {"train": ("--checkpointing_steps", 1000), "finetune": ("--save_strategy", "no")}
 
