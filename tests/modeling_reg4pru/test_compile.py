@@ -27,10 +27,15 @@ def counted(model):
     return torch.compile(model, backend=counter, fullgraph=True), counter
 
 
-@pytest.mark.parametrize(("pool", "reactivation_layer"), [("active", 3), ("active", 5), ("all", 4)])
+@pytest.mark.parametrize(
+    ("pool", "reactivation_layer", "drift_correction"), [("active", 3, False), ("active", 5, True), ("all", 4, True)]
+)
 @torch.no_grad()
-def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer):
-    model = tiny_model(selection_pool=pool, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
+def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer, drift_correction):
+    fields = {"selection_pool": pool, "drift_correction": drift_correction, "train_pruning": "hard"}
+    model = tiny_model(**fields, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.fc2.weight)
     compiled, counter = counted(model)
     first = images(2)
     torch._dynamo.mark_dynamic(first, 0)

@@ -47,8 +47,11 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
-def test_pool_of_active_tokens(tiny_model, tmp_path):
-    model = tiny_model(selection_pool="active", num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2)
+def test_default_recipe(tiny_model, tmp_path):
+    fields = {"selector": "foreground_mlp", "train_pruning": "hard", "drift_correction": True}
+    model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **fields)
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.fc2.weight)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")
     largest, share_off = compare(model, (64, 64), tmp_path / "model.onnx")
     assert largest < TOLERANCE
@@ -98,10 +101,13 @@ def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp
 
 
 @pytest.mark.parametrize("reactivation_layer", [3, 5])
-@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize(("pool", "drift_correction"), [("active", False), ("active", True), ("all", True)])
 @torch.no_grad()
-def test_exported_program_takes_any_batch(tiny_model, pool, reactivation_layer, tmp_path):
-    model = tiny_model(selection_pool=pool, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
+def test_exported_program_takes_any_batch(tiny_model, pool, drift_correction, reactivation_layer, tmp_path):
+    fields = {"selection_pool": pool, "drift_correction": drift_correction, "train_pruning": "hard"}
+    model = tiny_model(**fields, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.fc2.weight)
     torch.export.save(export_program(model, (64, 64)), tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     for batch_size in (1, 2, 5):
