@@ -70,14 +70,21 @@ def test_resuming_changes_nothing_and_checkpoints_hold_the_target(checkpoint, tm
     assert "is not empty" in capsys.readouterr().err
 
 
+DEFAULT_RECIPE = ["--distillation", "--keep_rate_range", "0.3", "1.0", "--selector_learning_rate", "1e-2",
+                  "--config_overrides", "selector=foreground_mlp", "train_pruning=hard", "routing=false",
+                  "drift_correction=true"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "more", [[], pytest.param(["--distillation"], marks=pytest.mark.slow)], ids=["one-pass", "distillation"]
+    "more",
+    [["--keep_rate_warmup", "0.4"], pytest.param(DEFAULT_RECIPE, marks=pytest.mark.slow)],
+    ids=["one-pass", "default-recipe"],
 )
 def test_ends_in_the_weights_of_train(checkpoint, tmp_path, more):
     """Over several epochs, with dense start, warm-up, routing, accumulated batches and the weight average."""
     shared = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--learning_rate", "3e-3",
               "--ema_decay", "0.9", "--head_warmup_steps", "2", "--backbone_warmup_steps", "5", "--layer_decay", "0.9",
-              "--dense_fraction", "0.2", "--keep_rate_warmup", "0.4", *more]  # fmt: skip
+              "--dense_fraction", "0.2", *more]  # fmt: skip
     finetune(checkpoint, tmp_path / "trainer", "--max_steps", "10", "--weight_decay", "0.05", *shared)
     train.main(["--model_name_or_path", str(checkpoint), "--output_dir", str(tmp_path / "accelerate"), *DATA,
                 "--max_train_steps", "10", "--eval_steps", "4", *shared])  # fmt: skip

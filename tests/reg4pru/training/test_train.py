@@ -19,6 +19,8 @@ from reg4pru.training import train
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.schedule import keep_rates_of_step
 
+from ...arms import ARMS
+
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIG = {
     **SIZES,
@@ -151,24 +153,29 @@ def killed_after(monkeypatch, step):
     monkeypatch.setattr(torch.optim.AdamW, "step", fail)
 
 
+DEFAULT_RECIPE = ("--keep_rate_range", 0.3, 0.6, "--gradient_accumulation_steps", 2, "--dense_fraction", 0.3,
+                  "--distillation", "--selector_learning_rate", 1e-2)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "more",
     [
         ("--keep_rate_warmup", 0.9),
         ("--keep_rate_range", 0.3, 1.0, "--gradient_accumulation_steps", 2, "--dense_fraction", 0.3),
-        ("--keep_rate_range", 0.3, 0.6, "--gradient_accumulation_steps", 2, "--dense_fraction", 0.3, "--distillation"),
+        DEFAULT_RECIPE,
     ],
-    ids=["warmup", "range-accumulation", "distillation"],
+    ids=["warmup", "range-accumulation", "default-recipe"],
 )
 def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more):
     # A log line holds 4 steps and a full state comes every 3: the losses between them must not be lost.
     more = (*more, "--max_train_steps", 8, "--checkpointing_steps", 3, "--logging_steps", 4, "--eval_steps", 3,
             "--ema_decay", 0.9)  # fmt: skip
-    whole = run("whole", *more)
+    config = {**CONFIG, **ARMS["default"]} if "--distillation" in more else CONFIG
+    whole = run("whole", *more, config=config)
     with monkeypatch.context() as patch:
         killed_after(patch, 5)
         with pytest.raises(RuntimeError, match="killed"):
-            run("killed", *more)
+            run("killed", *more, config=config)
     killed = whole.parent / "killed"
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000003"]
     assert not (killed / "last").exists()
@@ -177,7 +184,8 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more)
         log_file.write('{"step": 5, "lo')  # a line that was being written
 
     torch.manual_seed(77)  # another process would not have this one's random state either
-    run("killed", *more, "--resume_from_checkpoint", "latest")
+    run("killed", *more, "--resume_from_checkpoint", "latest", config=config)
+    assert any("drift_corrections" in name for name in weights(whole)) == ("--distillation" in more)
     for name in ("last", "best"):
         assert same(weights(killed, name), weights(whole, name))
     assert log(killed) == log(whole)
