@@ -66,7 +66,7 @@ def dense_model(
     missing, unexpected = dense.load_state_dict(weights, strict=False)
     may_lack = ("class_predictor.", "criterion.", "embeddings.mask_token")
     unmatched = [name for name in missing if not name.startswith(may_lack)]
-    unmatched += [name for name in unexpected if not name.startswith("selectors.")]
+    unmatched += [name for name in unexpected if not name.startswith(("selectors.", "drift_corrections."))]
     if unmatched:
         raise RuntimeError(f"The dense model of transformers lacks a counterpart of {', '.join(unmatched)}.")
     dense.attn_mask_probs.zero_()

@@ -110,7 +110,8 @@ def training_arms(
         if fields["train_pruning"] == "soft" and SELECTOR_CLASSES[model.config.selector].learns_from != "policy":
             skipped[name] = f"the selector {model.config.selector!r} does not learn through a soft policy"
             continue
-        arm = variant(model, **fields).train()
+        corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # others cannot learn it
+        arm = variant(model, **fields, drift_correction=corrected).train()
         arm.selectors.requires_grad_(arm.config.selectors_learn)
         step = make_step(arm, dtype, compile_mode, compute_loss)
         arms[name] = TrainingArm(step, arm if fields["routing"] else None)

@@ -179,8 +179,9 @@ def test_variants_share_weights_and_nothing_else(tiny_model, pixel_values):
         variant(model, reactivation_layer=1)
 
 
-def test_dense_model_has_the_same_weights(tiny_model, pixel_values):
-    model = tiny_model(num_queries=4, num_labels=3)
+@pytest.mark.parametrize("drift_correction", [False, True])
+def test_dense_model_has_the_same_weights(tiny_model, pixel_values, drift_correction):
+    model = tiny_model(num_queries=4, num_labels=3, train_pruning="hard", drift_correction=drift_correction)
     wanted = dense_model(model, 64)(pixel_values)
     outputs = model(pixel_values, keep_rates=1.0)
     torch.testing.assert_close(outputs.masks_queries_logits, wanted.masks_queries_logits)

@@ -17,8 +17,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def learned(tiny_model):
-    """A model as EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels."""
-    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True)
+    """
+    A model as EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels, and with all
+    that the default recipe adds.
+    """
+    recipe = {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False, "drift_correction": True}
+    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **recipe)
 
 
 @torch.no_grad()
