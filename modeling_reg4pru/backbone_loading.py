@@ -28,8 +28,10 @@ LICENCES = {
 }
 # By their names, which `from_pretrained` takes, too.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+# Weights that only pruning needs: no other model has a counterpart of them.
+PRUNING_WEIGHTS = ("selectors.", "drift_corrections.")
 # Weights that a checkpoint may lack: they are learned anew.
-MAY_BE_NEW = ("selectors.", "drift_corrections.", "class_predictor.", "criterion.", "attn_mask_probs")
+MAY_BE_NEW = (*PRUNING_WEIGHTS, "class_predictor.", "criterion.", "attn_mask_probs")
 # Fields that the weights decide: a configuration that differs in one of them does not fit.
 ARCHITECTURE_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",

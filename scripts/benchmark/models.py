@@ -12,6 +12,7 @@ from transformers import (
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import apply_rotary_pos_emb
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from modeling_reg4pru.backbone_loading import PRUNING_WEIGHTS
 from modeling_reg4pru.policy_attention import POLICY_EPSILON, Reg4PruAttention
 
 # Width, layers, heads and patch size of DINOv3's ViTs; `debug` is for a quick look and for tests.
@@ -66,7 +67,7 @@ def dense_model(
     missing, unexpected = dense.load_state_dict(weights, strict=False)
     may_lack = ("class_predictor.", "criterion.", "embeddings.mask_token")
     unmatched = [name for name in missing if not name.startswith(may_lack)]
-    unmatched += [name for name in unexpected if not name.startswith(("selectors.", "drift_corrections."))]
+    unmatched += [name for name in unexpected if not name.startswith(PRUNING_WEIGHTS)]
     if unmatched:
         raise RuntimeError(f"The dense model of transformers lacks a counterpart of {', '.join(unmatched)}.")
     dense.attn_mask_probs.zero_()

@@ -7,6 +7,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from modeling_reg4pru.backbone_loading import PRUNING_WEIGHTS
+
 from .arguments import OptimizerArguments
 
 
@@ -34,7 +36,7 @@ def parameter_groups(
         level = int(layer[1]) + 1 if layer else 0 if name.startswith("embeddings.") else depth + 1
         decays = weight_decay if parameter.ndim > 1 else 0.0
         rate = learning_rate * layer_decay ** (depth + 1 - level)
-        if name.startswith(("selectors.", "drift_corrections.")) and selector_learning_rate is not None:
+        if name.startswith(PRUNING_WEIGHTS) and selector_learning_rate is not None:
             rate = selector_learning_rate
         group = groups.setdefault(
             (level, rate, is_backbone, decays),

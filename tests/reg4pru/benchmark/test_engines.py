@@ -12,6 +12,8 @@ from reg4pru.benchmark.engines import Logits, build_engine, why_not
 from reg4pru.benchmark.models import dense_model, variant
 from reg4pru.inference.keep_rates import predictor
 
+from ...arms import ARMS
+
 CPU = torch.device("cpu")
 
 
@@ -21,8 +23,7 @@ def learned(tiny_model):
     A model as EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels, and with all
     that the default recipe adds.
     """
-    recipe = {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False, "drift_correction": True}
-    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **recipe)
+    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **ARMS["default"])
 
 
 @torch.no_grad()

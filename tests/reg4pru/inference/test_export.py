@@ -13,6 +13,8 @@ import onnxruntime
 
 from reg4pru.inference.export import compare, export_checked, export_onnx, export_program, main
 
+from ...arms import ARMS
+
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
 
@@ -48,8 +50,7 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
 def test_default_recipe(tiny_model, tmp_path):
-    fields = {"selector": "foreground_mlp", "train_pruning": "hard", "drift_correction": True}
-    model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **fields)
+    model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **ARMS["default"])
     for correction in model.drift_corrections:
         torch.nn.init.normal_(correction.fc2.weight)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")

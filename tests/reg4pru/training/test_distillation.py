@@ -9,9 +9,11 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.training import train
 from reg4pru.training.distillation import distilled_loss, prediction_divergence
 
+from ...arms import ARMS
+
 ARM = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
        "pos_embed_rescale": None}  # fmt: skip
-CORRECTED = {**ARM, "selector": "foreground_mlp", "drift_correction": True}
+CORRECTED = {**ARM, **ARMS["default"]}
 
 
 @pytest.fixture
