@@ -1,4 +1,6 @@
-"""The ways of training that the tests of several processes go through, as fields of the configuration."""
+"""The ways of training that tests go through, as fields of the configuration, and what makes corrections felt."""
+
+import torch
 
 ARMS = {
     "dense": {"train_pruning": "none", "routing": False},
@@ -15,3 +17,9 @@ ARMS = {
         "drift_correction": True,
     },
 }
+
+
+def give_corrections_weights(model: torch.nn.Module, std: float = 1.0) -> None:
+    """Drift corrections begin as zero, and nothing comes through them."""
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.fc2.weight, std=std)

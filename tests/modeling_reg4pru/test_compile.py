@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
+from ..arms import give_corrections_weights
+
 # Compiled kernels sum in another order.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -34,8 +36,7 @@ def counted(model):
 def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer, drift_correction):
     fields = {"selection_pool": pool, "drift_correction": drift_correction, "train_pruning": "hard"}
     model = tiny_model(**fields, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)
+    give_corrections_weights(model)
     compiled, counter = counted(model)
     first = images(2)
     torch._dynamo.mark_dynamic(first, 0)

@@ -10,6 +10,8 @@ from modeling_reg4pru.drift_correction import drift_loss
 from modeling_reg4pru.token_routing import TokenBank
 from reg4pru.training.distillation import distilled_loss
 
+from ..arms import give_corrections_weights
+
 CORRECTED = {"train_pruning": "hard", "routing": False, "drift_correction": True}
 RATES = [0.7, 0.6, 0.5]
 
@@ -26,8 +28,7 @@ def test_it_begins_as_no_correction(tiny_model, pixel_values):
 def test_unpruned_it_changes_nothing(tiny_model, pixel_values):
     model = tiny_model(**CORRECTED)
     before, pruned = (model(pixel_values, keep_rates=rates).logits for rates in (1.0, RATES))
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)
+    give_corrections_weights(model)
     assert torch.equal(model(pixel_values, keep_rates=1.0).logits, before)
     assert not torch.allclose(model(pixel_values, keep_rates=RATES).logits, pruned, atol=1e-3)
 
@@ -80,8 +81,7 @@ def test_the_loss_is_the_share_of_the_variance_that_is_left():
 @pytest.mark.parametrize("pool", ["active", "all"])
 def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, routing, pool):
     model = tiny_model(**{**CORRECTED, "routing": routing, "selection_pool": pool}).train()
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)  # else nothing comes through
+    give_corrections_weights(model)
     dense_states = torch.randn(3, 70, 32, requires_grad=True)  # query, 5 of the prefix, 64 patches
     outputs = model(pixel_values, labels=labels, keep_rates=RATES, dense_states=dense_states)
     outputs.loss_parts["loss_drift"].backward()

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from modeling_reg4pru.token_selection import stage_counts
 
+from ..arms import give_corrections_weights
+
 QUERY_LAYER = 4  # of the 6 layers of tiny_config
 
 
@@ -94,8 +96,7 @@ def test_removing_tokens_equals_hiding_and_freezing_them(
         drift_correction=drift_correction,
         routing=False,
     ).double()
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight, std=0.2)
+    give_corrections_weights(model, std=0.2)
     pixel_values = pixel_values[..., :48].double()  # 8 x 6 patches: rows and columns cannot be confused
     rates = (0.7, 0.6, 0.5)
     outputs = model(pixel_values, keep_rates=rates, output_keep_masks=True)

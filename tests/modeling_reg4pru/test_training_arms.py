@@ -7,6 +7,8 @@ from modeling_reg4pru.stage_selection import StageSelection
 from modeling_reg4pru.token_routing import TokenBank
 from modeling_reg4pru.token_selection import stage_counts
 
+from ..arms import give_corrections_weights
+
 ARMS = {
     "dense": {"train_pruning": "none", "routing": False},
     "routing": {"train_pruning": "none", "routing": True},
@@ -81,8 +83,7 @@ def test_bfloat16_autocast(tiny_model, pixel_values, labels, arm):
 
 def test_every_parameter_learns(tiny_model, pixel_values, labels, arm):
     model = tiny_model(**arm, keep_rates=0.5)
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)  # zero at first, and nothing comes through
+    give_corrections_weights(model)
     training_step(model, pixel_values, labels)
     still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     selectors = {name for name, _ in model.selectors.named_parameters(prefix="selectors")}

@@ -13,7 +13,7 @@ import onnxruntime
 
 from reg4pru.inference.export import compare, export_checked, export_onnx, export_program, main
 
-from ...arms import ARMS
+from ...arms import ARMS, give_corrections_weights
 
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
@@ -51,8 +51,7 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
 def test_default_recipe(tiny_model, tmp_path):
     model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **ARMS["default"])
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)
+    give_corrections_weights(model)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")
     largest, share_off = compare(model, (64, 64), tmp_path / "model.onnx")
     assert largest < TOLERANCE
@@ -107,8 +106,7 @@ def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp
 def test_exported_program_takes_any_batch(tiny_model, pool, drift_correction, reactivation_layer, tmp_path):
     fields = {"selection_pool": pool, "drift_correction": drift_correction, "train_pruning": "hard"}
     model = tiny_model(**fields, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
-    for correction in model.drift_corrections:
-        torch.nn.init.normal_(correction.fc2.weight)
+    give_corrections_weights(model)
     torch.export.save(export_program(model, (64, 64)), tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     for batch_size in (1, 2, 5):
