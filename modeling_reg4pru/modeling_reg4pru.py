@@ -26,7 +26,7 @@ from .segmentation_head import allowed_patches, mask_probability, query_masks, s
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .stage_selection import StageSelection
-from .token_routing import TokenBank, draw_routing_window
+from .token_routing import TokenBank, draw_routing_window, gather_tokens
 from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
@@ -320,12 +320,14 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
     ) -> None:
         """What happens to the tokens after a layer: pruning, reactivation, the two ends of the routing window."""
         config = self.config
-        if kept_ids is not None:
-            changes = None
-            if self.drift_corrections:
-                correction = self.drift_corrections[config.pruning_layers.index(index)]
-                changes = correction(bank.read()).to(bank.states.device)
-            bank.prune(kept_ids, changes)
+        if kept_ids is not None and self.drift_corrections:
+            correction = self.drift_corrections[config.pruning_layers.index(index)]
+            nested = config.selection_pool == "active" and bank.routed_ids is None
+            leaving_ids = bank.leaving_ids(kept_ids, nested)
+            changes = correction(gather_tokens(bank.states, leaving_ids)).to(bank.states.device)
+            bank.prune(kept_ids, leaving_ids, changes)
+        elif kept_ids is not None:
+            bank.prune(kept_ids)
         if index == config.reactivation_layer:
             bank.reactivate()
         if index == window[0]:

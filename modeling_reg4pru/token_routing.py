@@ -88,31 +88,55 @@ class TokenBank:
 
     def write(self, active: torch.Tensor) -> None:
         """Store the states of the active tokens, shape `(batch, num_active, hidden_size)`."""
-        self.states = self._scatter(self.states, active)
-
-    def _scatter(self, grid: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        """The grid with these values at the active tokens."""
         if self.active_ids is None:
-            return active
-        return grid.scatter(1, self.active_ids[..., None].expand_as(active), active.to(grid.dtype))
+            self.states = active
+        else:
+            index = self.active_ids[..., None].expand_as(active)
+            self.states = self.states.scatter(1, index, active.to(self.states.dtype))
 
     def read(self) -> torch.Tensor:
         """States of the active tokens, shape `(batch, num_active, hidden_size)`."""
         return gather_tokens(self.states, self.active_ids)
 
-    def prune(self, kept_ids: torch.Tensor, changes: torch.Tensor | None = None) -> None:
+    def leaving_ids(self, kept_ids: torch.Tensor, nested: bool) -> torch.Tensor:
+        """
+        The active tokens that would be away if only `kept_ids` went on.
+
+        Args:
+            kept_ids (`torch.Tensor` of shape `(batch, num_kept)`): Which would go on.
+            nested (`bool`): Whether all of them are active now. Only then do equally many leave in each image; else
+                all active tokens are listed, those that stay among them.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_active - num_kept)`, or `(batch, num_active)`.
+        """
+        active = self.list_ids()
+        if not nested:
+            return active
+        stays = torch.zeros_like(self.states[..., 0], dtype=torch.int32).scatter(1, kept_ids, 1).gather(1, active)
+        count = active.shape[1] - kept_ids.shape[1]
+        return active.gather(1, stays.topk(count, dim=1, largest=False, sorted=False).indices)
+
+    def prune(
+        self,
+        kept_ids: torch.Tensor,
+        leaving_ids: torch.Tensor | None = None,
+        changes: torch.Tensor | None = None,
+    ) -> None:
         """
         Let only these tokens go on; the others are preserved.
 
         Args:
             kept_ids (`torch.Tensor` of shape `(batch, num_kept)`): Which go on.
-            changes (`torch.Tensor` of shape `(batch, num_active, hidden_size)`, *optional*): What is added to the
-                state of each active token when it comes back, should it be away from now on.
+            leaving_ids (`torch.Tensor` of shape `(batch, num_leaving)`, *optional*): From
+                [`~TokenBank.leaving_ids`].
+            changes (`torch.Tensor` of shape `(batch, num_leaving, hidden_size)`, *optional*): What is added to the
+                states of those when they come back, should they be away from now on.
         """
-        if changes is not None:
+        if leaving_ids is not None:
             before = torch.zeros_like(self.states) if self.changes is None else self.changes
-            index = kept_ids[..., None].expand(-1, -1, changes.shape[-1])
-            self.changes = self._scatter(before, changes).scatter(1, index, 0.0)
+            left = before.scatter(1, leaving_ids[..., None].expand_as(changes), changes.to(before.dtype))
+            self.changes = left.scatter(1, kept_ids[..., None].expand(-1, -1, left.shape[-1]), 0.0)
         self.kept_ids = kept_ids
 
     def reactivate(self) -> None:

@@ -65,13 +65,16 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
 
 def _selector_flops(config: Reg4PruConfig, num_patches: int) -> int:
-    """A selector runs on its pool, a drift correction on the active tokens, where their stage removes anything."""
+    """
+    Where its stage removes anything, a selector runs on its pool, a drift correction on the tokens that leave; on all
+    active ones where any can come back.
+    """
     active, scored, corrected = num_patches, 0, 0
     for kept in stage_counts(config, expand_keep_rates(config.keep_rates, config.num_stages), num_patches):
         pool = active if config.selection_pool == "active" else num_patches
         if kept < pool:
             scored += pool
-            corrected += active
+            corrected += active - kept if config.selection_pool == "active" else active
             active = kept
     flops = SELECTOR_CLASSES[config.selector].flops_per_token(config.hidden_size) * scored
     if config.drift_correction:

@@ -33,31 +33,51 @@ def test_unpruned_it_changes_nothing(tiny_model, pixel_values):
     assert not torch.allclose(model(pixel_values, keep_rates=RATES).logits, pruned, atol=1e-3)
 
 
+def prune_all_listed(bank, kept_ids, changes):
+    """As where tokens can come back: every active token has its change."""
+    kept_ids = torch.tensor(kept_ids)
+    bank.prune(kept_ids, bank.leaving_ids(kept_ids, nested=False), changes)
+
+
+def test_those_that_leave_are_what_is_active_and_not_kept():
+    bank = TokenBank(torch.randn(3, 20, 4))
+    kept = torch.stack([torch.randperm(20)[:12] for _ in range(3)])
+    for count in (7, 3):
+        active = bank.list_ids()
+        leaving = bank.leaving_ids(kept, nested=True)
+        assert leaving.shape == (3, active.shape[1] - kept.shape[1])
+        for image in range(3):
+            assert set(leaving[image].tolist()) == set(active[image].tolist()) - set(kept[image].tolist())
+        assert torch.equal(bank.leaving_ids(kept, nested=False), active)
+        bank.prune(kept)
+        kept = torch.stack([ids[torch.randperm(len(ids))[:count]] for ids in kept])
+
+
 def test_tokens_come_back_changed_by_the_stage_that_removed_them():
     bank = TokenBank(torch.arange(6.0).reshape(1, 6, 1))
-    bank.prune(torch.tensor([[4, 1, 3, 0]]), torch.full((1, 6, 1), 10.0))  # 2 and 5 leave
+    bank.prune(torch.tensor([[4, 1, 3, 0]]), torch.tensor([[5, 2]]), torch.tensor([[[10.0], [11.0]]]))
     bank.write(bank.read() + 0.5)
-    bank.prune(torch.tensor([[0, 3]]), torch.full((1, 4, 1), 20.0))  # 1 and 4 leave
+    bank.prune(torch.tensor([[0, 3]]), torch.tensor([[1, 4]]), torch.full((1, 2, 1), 20.0))
     bank.write(bank.read() + 0.25)
     bank.reactivate()
-    assert bank.read().flatten().tolist() == [0.75, 21.5, 12.0, 3.75, 24.5, 15.0]
+    assert bank.read().flatten().tolist() == [0.75, 21.5, 13.0, 3.75, 24.5, 15.0]
 
 
 def test_a_token_that_came_back_early_has_its_state_and_leaves_anew():
     bank = TokenBank(torch.tensor([[[0.0], [1.0], [2.0]]]))
-    bank.prune(torch.tensor([[0]]), torch.full((1, 3, 1), 10.0))
-    bank.prune(torch.tensor([[0, 2]]), torch.full((1, 1, 1), 20.0))
+    prune_all_listed(bank, [[0]], torch.full((1, 3, 1), 10.0))
+    prune_all_listed(bank, [[0, 2]], torch.full((1, 1, 1), 20.0))
     assert bank.read().flatten().tolist() == [0.0, 2.0], "what is added comes with the reactivation only"
-    bank.prune(torch.tensor([[2]]), torch.tensor([[[30.0], [31.0]]]))
+    prune_all_listed(bank, [[2]], torch.tensor([[[30.0], [31.0]]]))
     bank.reactivate()
     assert bank.read().flatten().tolist() == [30.0, 11.0, 2.0]
 
 
 def test_what_waits_in_a_routing_window_is_not_changed_by_an_earlier_stage():
     bank = TokenBank(torch.zeros(1, 3, 1))
-    bank.prune(torch.tensor([[0, 1]]), torch.full((1, 3, 1), 10.0))
+    prune_all_listed(bank, [[0, 1]], torch.full((1, 3, 1), 10.0))
     bank.routed_ids = torch.tensor([[0]])
-    bank.prune(torch.tensor([[0]]), torch.full((1, 1, 1), 20.0))  # 1 leaves while it waits
+    prune_all_listed(bank, [[0]], torch.full((1, 1, 1), 20.0))  # 1 leaves while it waits
     bank.reactivate()
     bank.rejoin()
     assert bank.read().flatten().tolist() == [0.0, 0.0, 10.0]
@@ -66,7 +86,7 @@ def test_what_waits_in_a_routing_window_is_not_changed_by_an_earlier_stage():
 def test_the_loss_is_the_share_of_the_variance_that_is_left():
     bank, target = TokenBank(torch.randn(2, 9, 4)), torch.randn(2, 9, 4)
     states, changes, kept = bank.states, torch.randn(2, 9, 4), torch.tensor([[0, 5, 2], [8, 1, 4]])
-    bank.prune(kept, changes)
+    bank.prune(kept, bank.list_ids(), changes)
     errors = [
         (states[image, token] + changes[image, token] - target[image, token]).square().mean().item()
         for image in range(2)
