@@ -33,7 +33,7 @@ EOMT_NAMES = {
 
 
 def model_config(model_size: str, image_size: int) -> Reg4PruConfig:
-    """A configuration with the shape of a DINOv3 ViT, four register tokens included."""
+    """The shape of a DINOv3 ViT, four register tokens included, with the modules of the default recipe."""
     width, layers, heads, patch_size = MODEL_SIZES[model_size]
     return Reg4PruConfig(
         hidden_size=width,
@@ -43,6 +43,8 @@ def model_config(model_size: str, image_size: int) -> Reg4PruConfig:
         patch_size=patch_size,
         image_size=image_size,
         num_register_tokens=4,
+        train_pruning="hard",
+        drift_correction=True,
     )
 
 

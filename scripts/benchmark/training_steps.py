@@ -110,8 +110,7 @@ def training_arms(
         if fields["train_pruning"] == "soft" and SELECTOR_CLASSES[model.config.selector].learns_from != "policy":
             skipped[name] = f"the selector {model.config.selector!r} does not learn through a soft policy"
             continue
-        corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # others cannot learn it
-        arm = variant(model, **fields, drift_correction=corrected).train()
+        arm = _arm_model(model, name)
         arm.selectors.requires_grad_(arm.config.selectors_learn)
         step = make_step(arm, dtype, compile_mode, compute_loss)
         arms[name] = TrainingArm(step, arm if fields["routing"] else None)
@@ -126,11 +125,17 @@ def training_arms(
             f"needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB: choose a smaller image_size"
         )
     else:
-        explicit = variant(use_explicit_attention(copy.deepcopy(model)), **ARMS["soft"]).train()
+        explicit = _arm_model(use_explicit_attention(copy.deepcopy(model)), "soft")
         arms[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, compute_loss))
     for name, reason in skipped.items():
         logger.warning("Not measured: %s, %s.", name, reason)
     return arms, skipped
+
+
+def _arm_model(model: Reg4PruForSemanticSegmentation, name: str) -> Reg4PruForSemanticSegmentation:
+    fields = ARMS[name]
+    corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # others cannot learn it
+    return variant(model, **fields, drift_correction=corrected).train()
 
 
 def _explicit_bytes(config: Reg4PruConfig, num_tokens: int, batch_size: int, dtype: torch.dtype) -> int:
