@@ -19,7 +19,7 @@ from ..benchmark.measure import peak_memory, seconds_per_call
 from ..benchmark.report import summary
 from ..benchmark.training_steps import make_step
 from ..inference.keep_rates import rate_name
-from ..inference.loading import training_size, usable_device
+from ..inference.loading import fast_dtype, training_size, usable_device
 from ..provenance import provenance
 from ..training.arguments import TrainArguments
 from ..training.building import build_model, make_processor
@@ -38,8 +38,8 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
 
     Returns:
         `dict`: `training`: arm → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
-        first arm; `inference`: arm → keep rate → `images_per_second`, `ratio` to the first arm unpruned; and the
-        `provenance`.
+        first arm; `training_dtype`, in which all arms take their steps; `inference`: arm → keep rate →
+        `images_per_second`, `ratio` to the first arm unpruned; and the `provenance`.
     """
     path = runs_dir / "cost.json"
     recipes = {arm: study.run_recipe(arm, study.seeds[0]) for arm in study.arms}
@@ -49,8 +49,10 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
         if kept.pop("key") == key:
             return kept
     device = usable_device()
+    dtype = _training_dtype(study, runs_dir, device)
     cost = {
-        "training": _training(study, runs_dir, device, rounds),
+        "training": _training(study, runs_dir, device, dtype, rounds),
+        "training_dtype": str(dtype).removeprefix("torch."),
         "inference": _inference(study, runs_dir, device, rounds),
         "rounds": rounds,
         "provenance": provenance(device),
@@ -72,7 +74,20 @@ def time_interleaved(
     return seconds
 
 
-def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
+def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:
+    """
+    That of the first arm, as arms are compared and not precisions; float32 where bfloat16 would be emulated, which is
+    tens of times as slow.
+    """
+    _, _, arguments = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0]).arguments()
+    if arguments.mixed_precision == "bf16" and fast_dtype(str(device)) == "float32":
+        return torch.float32
+    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.mixed_precision]
+
+
+def _training(
+    study: Study, runs_dir: Path, device: torch.device, dtype: torch.dtype, rounds: int
+) -> dict[str, dict[str, float]]:
     """Steps of every arm as they are once pruning and routing have begun, on random pictures."""
     steps, memory = {}, {}
     for arm in study.arms:
@@ -82,7 +97,6 @@ def _training(study: Study, runs_dir: Path, device: torch.device, rounds: int) -
         size = training_size(model.config)
         pictures = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
         labels = (torch.rand(len(pictures), size, size, device=device) < 0.1).long()
-        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.mixed_precision]
         batch = {"pixel_values": pictures, "labels": labels}
         step = make_step(model, dtype, None, partial(_loss, batch=batch, arguments=arguments))
         steps[arm] = step

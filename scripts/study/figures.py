@@ -69,6 +69,7 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
         draw_data_sets(study, rows, output_dir / "data_sets.png")
     if not study.compare:
         return
+    draw_throughput(study, rows, cost, output_dir / "throughput.png")
     drift = collect_drift(study, runs_dir)
     write_drift(output_dir / "drift.csv", drift)
     draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
@@ -205,6 +206,21 @@ def draw_figure1(
 
     axis, below = right.subplots(2, 1, height_ratios=(3, 2))
     below.axis("off")
+    _plot_throughput(axis, study, rows, cost)
+    below.legend(*axis.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_throughput(study: Study, rows: list[dict], cost: dict, path: Path) -> None:
+    """Average precision against throughput: the right half of figure 1, for which no weights are needed."""
+    figure = card(7, 5.4)
+    axis = figure.subplots()
+    _plot_throughput(axis, study, rows, cost)
+    legend_below(figure, axis.get_legend_handles_labels()[0], ncols=2)
+    figure.savefig(path, dpi=DPI)
+
+
+def _plot_throughput(axis, study: Study, rows: list[dict], cost: dict) -> None:
     for arm, settings in study.arms.items():
         ratios = [cost["inference"][arm][rate_name(keep)]["ratio"] for keep in study.keep_rates]
         means = [summarise(rows, arm, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
@@ -217,8 +233,6 @@ def draw_figure1(
     axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
     axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
     tidy(axis)
-    below.legend(*axis.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=DPI)
 
 
 def draw_stages(study: Study, runs_dir: Path, seed: int, photographs: Dataset, path: Path) -> None:

@@ -129,8 +129,9 @@ def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
     device = cost["provenance"]["device"]
     (output_dir / "cost.md").write_text(
         f"# {study.name}: costs\n\nRelative to {first} (throughput: unpruned), medians over {cost['rounds']} "
-        f"interleaved rounds on {device}. A training step is taken with pruning and routing begun; its memory is what "
-        f"it needs beside weights, gradients and optimiser.\n\n{markdown_table(lines)}\n"
+        f"interleaved rounds on {device}. A training step is taken with pruning and routing begun, in "
+        f"{cost['training_dtype']}; its memory is what it needs beside weights, gradients and optimiser.\n\n"
+        f"{markdown_table(lines)}\n"
     )
 
 

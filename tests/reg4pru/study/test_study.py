@@ -194,7 +194,8 @@ def test_what_was_measured_counts_without_the_weights(copied, monkeypatch, caplo
             complete_run(study, runs_dir, arm, 0)
     write_pictures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
     assert (results / "drift.csv").read_text() == expected
-    assert {"cost.csv", "drift.png", "race.png", "table.md"} <= {path.name for path in results.iterdir()}
+    written = {path.name for path in results.iterdir()}
+    assert {"cost.csv", "drift.png", "race.png", "table.md", "throughput.png"} <= written
     assert (results / "figure1.png").read_bytes() == drawn
     assert not (results / "stages.png").exists()
     assert "of no seed the weights of every arm are here" in caplog.text

@@ -99,6 +99,7 @@ def test_costs_are_relative_to_the_first_arm(study, tmp_path):
         "inference": {
             arm: {rate: {"images_per_second": 8.0, "ratio": 1.25} for rate in ("1.0", "0.5")} for arm in "ab"
         },
+        "training_dtype": "bfloat16",
         "rounds": 20,
         "provenance": {"device": "a device"},
     }
@@ -106,6 +107,7 @@ def test_costs_are_relative_to_the_first_arm(study, tmp_path):
     text = (tmp_path / "cost.md").read_text()
     assert "Relative to Arm A" in text
     assert "on a device" in text
+    assert "in bfloat16" in text
     assert "| Arm B | 0.75× | 1.00× | 1.25× | 1.25× |" in text
     with (tmp_path / "cost.csv").open() as file:
         assert [float(row["training_seconds"]) for row in csv.DictReader(file)] == [2.0, 1.5]
