@@ -103,6 +103,21 @@ def fast_dtype(device: str | None = None) -> str:
     return "bfloat16" if native else "float32"
 
 
+def warn_of_emulation(mixed_precision: str, device: str | None = None) -> None:
+    """
+    Say aloud that a training in bfloat16 computes in an emulation of it, where the device has no instructions for it.
+
+    Args:
+        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
+        device (`str`, *optional*): As in [`load_checkpoint`].
+    """
+    if mixed_precision == "bf16" and fast_dtype(device) == "float32":
+        logger.warning(
+            "bf16 has no instructions on this machine and is emulated: a step can take more than ten times as long as "
+            "in float32 (--mixed_precision no; Trainer: --bf16 false)."
+        )
+
+
 def select_at_random(model: Reg4PruForSemanticSegmentation) -> None:
     """Replace the selectors of a loaded model by chance: the control for what selecting contributes."""
     # The field of the configuration stays: it also says how the model was trained, which this does not change.

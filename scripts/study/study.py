@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..console import set_up_logging
+from ..inference.loading import warn_of_emulation
 from ..packaged import find_yaml
 from ..provenance import provenance
 from .cost import measure_study, training_time
@@ -51,6 +52,9 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
     runs = study.runs()
     for arm, seed in runs:
         RunFolder(runs_dir, arm, seed).check_recipe(study.run_recipe(arm, seed))
+    to_train = [study.run_recipe(arm, seed) for arm, seed in runs if not RunFolder(runs_dir, arm, seed).is_trained]
+    if any(recipe.get("mixed_precision") == "bf16" for recipe in to_train):
+        warn_of_emulation("bf16")
     num_failed = 0
     # Processes, not threads: random selection draws from torch's global generator.
     spawn = multiprocessing.get_context("spawn")

@@ -30,6 +30,7 @@ from ..console import read_flags, set_up_logging
 from ..hub.model_card import RECIPE
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target, fetch_checkpoint
+from ..inference.loading import warn_of_emulation
 from ..training_photographs import fingerprints, write_training_photographs
 from ..whole_files import replace_text
 from .arguments import DataArguments, ModelArguments, OptimizerArguments, PruningScheduleArguments, check_values
@@ -199,6 +200,8 @@ def main(argv: list[str] | None = None) -> None:
     # Pushed once and whole at the end, with our card, not folder by folder while training.
     push, training.push_to_hub = training.push_to_hub, False
 
+    if training.bf16 and training.process_index == 0:
+        warn_of_emulation("bf16", str(training.device))
     set_seed(training.seed)
     try:
         if push:

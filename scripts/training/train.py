@@ -20,6 +20,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from ..console import set_up_logging
 from ..hub.publishing import PushArguments, push_trained
 from ..hub.transfer import TransferError, check_target
+from ..inference.loading import warn_of_emulation
 from .arguments import DataArguments, ModelArguments, TrainArguments, make_parser, parse_arguments
 from .building import build_model
 from .checkpoints import find_checkpoint
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         start = check(settings_of(state.num_processes, *told), state.num_processes)
         if arguments.push_to_hub:  # refused before training, not after it
             _check_hub(arguments)
+        if state.is_main_process:
+            warn_of_emulation(arguments.mixed_precision, str(state.device))
         set_seed(arguments.seed)
         model = build_model(model_arguments)
         if arguments.distillation:

@@ -63,6 +63,16 @@ def test_the_fast_type_is_what_the_cpu_computes_in(monkeypatch, abilities, dtype
         loading.fast_dtype("nowhere")
 
 
+@pytest.mark.parametrize(
+    ("mixed_precision", "abilities", "says"),
+    [("bf16", {}, True), ("bf16", {"amx_bf16": True}, False), ("no", {}, False)],
+)
+def test_a_training_in_emulated_bfloat16_is_announced(monkeypatch, caplog, mixed_precision, abilities, says):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    loading.warn_of_emulation(mixed_precision, "cpu")
+    assert ("is emulated: a step can take more than ten times as long" in caplog.text) == says
+
+
 def test_this_cpu_is_known():
     assert torch.cpu.get_capabilities()["architecture"]
 
