@@ -227,7 +227,8 @@ class TrainingRun:
             # A part that only some steps have (a policy after a dense start) is averaged over all of them.
             steps = arguments.logging_steps * arguments.gradient_accumulation_steps
             means = {name: (total / steps).item() for name, total in sums.items()}
-            bar.set_postfix(loss=f"{means['loss']:.3f}", ap=f"{progress['best_ap']:.3f}")
+            best = {"ap": f"{progress['best_ap']:.3f}"} if progress["best_step"] else {}
+            bar.set_postfix(loss=f"{means['loss']:.3f}", **best)
             self._log({**means, "learning_rate": max(self.scheduler.get_last_lr())}, step)
             sums = {}
         if validates:
