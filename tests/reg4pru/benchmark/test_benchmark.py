@@ -1,5 +1,6 @@
 """The benchmark from end to end at a tiny size, and how it measures."""
 
+import functools
 import json
 import os
 import signal
@@ -75,7 +76,11 @@ def test_an_interruption_leaves_what_was_measured(tmp_path):
     command = [sys.executable, "-m", "reg4pru", "benchmark", *TINY, "--rounds", 100_000, "--output_dir", path.parent]
     command += ["--keep_rates", 0.5, "--reactivation_layers", -1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True)
+    # Tests that a shell has put into the background ignore SIGINT, and would hand that on.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     try:
         until = time.monotonic() + 600
         while not (path.exists() and json.loads(path.read_text())["inference"]):
