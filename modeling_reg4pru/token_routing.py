@@ -23,6 +23,11 @@ def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor | None) -> torch.Tenso
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+def scatter_tokens(grid: torch.Tensor, ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The grid `(batch, num_patches, channels)` with `tokens` `(batch, num_kept, channels)` at their ids."""
+    return grid.scatter(1, ids[..., None].expand_as(tokens), tokens.to(grid.dtype))
+
+
 class TokenBank:
     """
     The last state of every patch token of the grid, and which of them are active.
@@ -88,11 +93,7 @@ class TokenBank:
 
     def write(self, active: torch.Tensor) -> None:
         """Store the states of the active tokens, shape `(batch, num_active, hidden_size)`."""
-        if self.active_ids is None:
-            self.states = active
-        else:
-            index = self.active_ids[..., None].expand_as(active)
-            self.states = self.states.scatter(1, index, active.to(self.states.dtype))
+        self.states = active if self.active_ids is None else scatter_tokens(self.states, self.active_ids, active)
 
     def read(self) -> torch.Tensor:
         """States of the active tokens, shape `(batch, num_active, hidden_size)`."""
@@ -135,7 +136,7 @@ class TokenBank:
         """
         if leaving_ids is not None:
             before = torch.zeros_like(self.states) if self.changes is None else self.changes
-            left = before.scatter(1, leaving_ids[..., None].expand_as(changes), changes.to(before.dtype))
+            left = scatter_tokens(before, leaving_ids, changes)
             self.changes = left.scatter(1, kept_ids[..., None].expand(-1, -1, left.shape[-1]), 0.0)
         self.kept_ids = kept_ids
 
