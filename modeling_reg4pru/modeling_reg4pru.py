@@ -253,6 +253,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
         num_special = config.num_prefix_tokens  # tokens before the patch tokens: prefix, later also queries
         bank = TokenBank(hidden_states[:, num_special:])
+        positions = bank.follow_positions(rope)
         predictions, token_counts, token_ids, drift = [], [], [], None
 
         for index, layer in enumerate(self.layers):
@@ -275,7 +276,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                     query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
 
             policy = selection.sequence_policy(bank, num_special)
-            hidden_states = layer(hidden_states, *bank.follow_positions(rope), policy, query_mask)
+            hidden_states = layer(hidden_states, *positions, policy, query_mask)
             hidden_states = hidden_states.to(bank.states.device)  # `device_map` may put layers on several devices
             if selector is not None and selector.scores_output:
                 kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
@@ -288,6 +289,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 if index == config.reactivation_layer and dense_states is not None and bank.changes is not None:
                     drift = drift_loss(bank, dense_states[:, num_special:])
                 self._move_tokens(index, kept_ids, window, bank)
+                positions = bank.follow_positions(rope)
                 hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
 
         predictions.append(

@@ -103,9 +103,9 @@ def share_between_layers(
     model: Reg4PruForSemanticSegmentation, call: Callable[[], object], device: torch.device, repeats: int = 3
 ) -> float:
     """
-    Share of the forward pass that is spent neither in the embeddings, nor in a layer, nor in the heads: selecting,
-    gathering and reactivating, and whatever else lies between (rotary positions, entry of the queries). Median over a
-    few calls, without torch.compile, whose graph has no such seams.
+    Share of the forward pass that is spent in none of its parts (embeddings, layers, drift corrections, heads):
+    selecting, gathering and reactivating, and whatever else lies between (rotary positions, entry of the queries).
+    Median over a few calls, without torch.compile, whose graph has no such seams.
     """
     marks: list[tuple[str, float | torch.cuda.Event]] = []
 
@@ -121,7 +121,7 @@ def share_between_layers(
         return hook
 
     hooks = [model.register_forward_pre_hook(mark("begin")), model.register_forward_hook(mark("end"))]
-    for part in (model.embeddings, *model.layers):
+    for part in (model.embeddings, *model.layers, *model.drift_corrections):
         hooks += [part.register_forward_pre_hook(mark("enter")), part.register_forward_hook(mark("leave"))]
     hooks.append(model.layernorm.register_forward_pre_hook(mark("heads")))
     shares = []
@@ -142,7 +142,7 @@ def _share(marks: list) -> float:
     between = sum(
         elapsed(start, end)
         for (name, start), (_, end) in itertools.pairwise(marks)
-        if name == "leave"  # up to the next layer, or to the heads
+        if name == "leave"  # up to the next part
     )
     return between / elapsed(marks[0][1], marks[-1][1])
 

@@ -161,15 +161,20 @@ def test_peak_memory():
 
 
 def test_time_between_layers(tiny_model, pixel_values):
-    """A selector that dawdles shows; one layer that does, hides everything else."""
-    model = tiny_model(pruning_layers=[1], reactivation_layer=4)
-    selector = model.selectors[0]
-    dawdle = selector.register_forward_hook(lambda *_: time.sleep(0.5))
-    share = share_between_layers(model, lambda: model(pixel_values), CPU, repeats=1)
-    assert share > 0.5
-    dawdle.remove()
-    model.layers[3].attention.register_forward_hook(lambda *_: time.sleep(0.5))
-    assert share_between_layers(model, lambda: model(pixel_values), CPU, repeats=1) < 0.5
+    """A selector that dawdles shows; a layer or a drift correction that does, hides everything else."""
+    model = tiny_model(
+        pruning_layers=[1], reactivation_layer=4, train_pruning="hard", routing=False, drift_correction=True
+    )
+
+    def share_if_slow(part):
+        dawdle = part.register_forward_hook(lambda *_: time.sleep(0.5))
+        share = share_between_layers(model, lambda: model(pixel_values, keep_rates=0.5), CPU, repeats=1)
+        dawdle.remove()
+        return share
+
+    assert share_if_slow(model.selectors[0]) > 0.5
+    assert share_if_slow(model.layers[3].attention) < 0.5
+    assert share_if_slow(model.drift_corrections[0].fc1) < 0.5
     assert not model.layers[0]._forward_hooks
 
 
