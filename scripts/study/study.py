@@ -50,10 +50,12 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
         `ValueError`: if a run was begun with other settings than the study has now; before any run starts.
     """
     runs = study.runs()
+    trains_in_bf16 = False
     for arm, seed in runs:
-        RunFolder(runs_dir, arm, seed).check_recipe(study.run_recipe(arm, seed))
-    to_train = [study.run_recipe(arm, seed) for arm, seed in runs if not RunFolder(runs_dir, arm, seed).is_trained]
-    if any(recipe.get("mixed_precision") == "bf16" for recipe in to_train):
+        folder, recipe = RunFolder(runs_dir, arm, seed), study.run_recipe(arm, seed)
+        folder.check_recipe(recipe)
+        trains_in_bf16 |= not folder.is_trained and recipe.get("mixed_precision") == "bf16"
+    if trains_in_bf16:
         warn_of_emulation("bf16")
     num_failed = 0
     # Processes, not threads: random selection draws from torch's global generator.
