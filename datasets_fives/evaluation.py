@@ -10,10 +10,10 @@ from datasets import Dataset
 from PIL import Image
 from tqdm import tqdm
 
+from .features import QUALITY
 from .field_of_view import field_of_view
 from .masks import counted_pixels
-from .metrics import METRICS, VesselMetrics
-from .rows import QUALITY
+from .metrics.accumulator import METRICS, VesselMetrics
 
 HEADINGS = {
     "average_precision": "AP",

@@ -19,15 +19,23 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from .conditions import compile_pattern, condition_names
-from .folder import Photograph, is_published_layout, list_photographs, read_photographs
+from .features import CONDITIONS, FINGERPRINTS, compile_pattern, condition_names, row_features
 from .masks import check_foreground, check_vessel_labels
-from .rows import CONDITIONS, FINGERPRINTS, row_features
+from .sources.fives_archive import Photograph, is_published_layout, list_photographs, read_photographs
+from .sources.image_folders import DESCRIPTION as TWO_FOLDERS
+from .sources.image_folders import is_two_folders, list_pairs
+from .sources.saved_datasets import (
+    find_columns,
+    is_stored,
+    open_stored,
+    parquet_files,
+    prepare_row,
+    read_labels,
+    read_rows,
+    undecoded,
+)
+from .sources.synthetic import synthetic_photographs
 from .splits import SIDES, check_split_request, read_split, split_photographs, twin_groups
-from .stored import find_columns, is_stored, open_stored, parquet_files, prepare_row, read_labels, read_rows, undecoded
-from .synthetic import synthetic_photographs
-from .two_folders import DESCRIPTION as TWO_FOLDERS
-from .two_folders import is_two_folders, list_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +77,8 @@ def load_vessels(
         source (`str`, `Path` or `Mapping`):
             One of: the folder of the FIVES archive, train, test or both (Jin et al., Scientific Data 2022,
             doi:10.1038/s41597-022-01564-3); folders of photographs and masks, or a mapping or YAML file that names
-            them, see [`~datasets_fives.two_folders.list_pairs`]; a directory written by `save_to_disk`, a folder with
-            Parquet files, or a Hub id `"user/name"`, with a column of photographs (`image` or `pixel_values`), one
+            them, see [`~datasets_fives.sources.image_folders.list_pairs`]; a directory written by `save_to_disk`, a
+            folder with Parquet files, or a Hub id `"user/name"`, with a column of photographs (`image` or `pixel_values`), one
             of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and if wanted `name`, `condition`,
             `field_of_view`; `"synthetic"`.
         split (`str`, `Path` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):

@@ -1,10 +1,14 @@
 """Vessel masks as they are found, turned into zeros and ones; what is no mask is refused."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from .images import open_image, scaled_size
 
 # The label of pixels that do not count.
 IGNORED = 255
@@ -154,3 +158,84 @@ def _check_edges(pixels: np.ndarray, seen: list[int]) -> None:
 
 def _some(values: list[int]) -> str:
     return ", ".join(map(str, values[:8])) + (f", ... {values[-1]}" if len(values) > 8 else "")
+
+
+def resize_mask(mask: np.ndarray, longest: int) -> np.ndarray:
+    """
+    Bring a mask to a scale like its photograph: area average with a threshold at one half.
+
+    The area average equals the nearest pixel when enlarging, and keeps thin vessels best when shrinking.
+
+    Args:
+        mask (`np.ndarray` of shape (height, width)): `uint8` of {0, 1}, 255 where pixels do not count.
+        longest (`int`): Its longer side afterwards, in pixels.
+
+    Returns:
+        `np.ndarray`: `uint8` of {0, 1}, and 255 where most of the pixels did not count.
+    """
+    size = scaled_size(*mask.shape[::-1], longest)
+    if mask.shape[::-1] == size:
+        return mask
+    resized = _most(mask == 1, size).astype(np.uint8)
+    if mask.max() == IGNORED:
+        resized[_most(mask == IGNORED, size)] = IGNORED
+    return resized
+
+
+def _most(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    average = Image.fromarray(region * np.uint8(255)).resize(size, Image.Resampling.BOX)
+    return np.asarray(average) > 127
+
+
+def cut_box(image: Image.Image, mask: np.ndarray, left: int, top: int, side: int) -> tuple[Image.Image, np.ndarray]:
+    """
+    Cut the same square out of a photograph and its mask, which may reach beyond them.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        mask (`np.ndarray` of shape (height, width)): Its mask.
+        left (`int`): First column, negative left of the photograph.
+        top (`int`): First row.
+        side (`int`): Side of the square.
+
+    Returns:
+        `tuple[PIL.Image.Image, np.ndarray]`: Beyond its edge the photograph is mirrored and the mask is 255.
+    """
+    height, width = mask.shape
+    right, bottom = left + side, top + side
+    inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    image, mask = image.crop(inside), mask[inside[1] : inside[3], inside[0] : inside[2]]
+    if mask.shape == (side, side):
+        return image, mask
+    margins = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]))
+    # Of indices, not of pixels: mirrors strips of less than half the square, too, and copies the pixels once.
+    rows, columns = (
+        np.pad(np.arange(length), margin, mode="reflect") for length, margin in zip(mask.shape, margins, strict=True)
+    )
+    mirrored = Image.fromarray(np.asarray(image)[rows[:, None], columns])
+    return mirrored, np.pad(mask, margins, constant_values=IGNORED)
+
+
+def fingerprint_mask(mask: np.ndarray) -> str:
+    """Fingerprint of where a mask is 1; `""` for an empty mask, which says nothing about twins."""
+    vessels = mask == 1
+    if not vessels.any():
+        return ""
+    return hashlib.blake2b(str(mask.shape).encode() + np.packbits(vessels).tobytes(), digest_size=16).hexdigest()
+
+
+def read_mask(source: str | Path | bytes, vessel_labels: Sequence[int] | None = None) -> np.ndarray:
+    """
+    Read a vessel mask from a file or its bytes; turned as its EXIF orientation says, like the photograph.
+
+    Args:
+        source (`str`, `Path` or `bytes`): The file, or what it holds.
+        vessel_labels (`Sequence[int]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
+
+    Returns:
+        `np.ndarray` of shape (height, width): `uint8`, 1 is vessel, 0 is not, 255 (label maps only) does not count.
+
+    Raises:
+        ValueError: As [`read_photograph`], and if the picture is no mask.
+    """
+    return binary_mask(open_image(source), vessel_labels)

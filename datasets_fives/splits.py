@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-
-from .mappings import SUFFIXES, read_mapping
+import yaml
 
 logger = logging.getLogger(__name__)
 
@@ -240,3 +239,30 @@ def _draw(candidates, total, conditions, groups, rng):
                 drawn |= group
                 count += len(group)
     return sorted(drawn)
+
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def read_mapping(path: str | Path) -> dict:
+    """
+    Read a YAML or JSON file that holds a mapping.
+
+    Args:
+        path (`str` or `Path`): The file.
+
+    Returns:
+        `dict`
+
+    Raises:
+        ValueError: If the file does not exist, is neither, or holds something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist.")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}; needed is a mapping.")
+    return content

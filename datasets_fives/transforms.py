@@ -10,9 +10,8 @@ from kornia.color import rgb_to_grayscale
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 
-from .masks import IGNORED
-from .pixels import cut_box, resize_image, resize_mask
-from .reading import as_rgb
+from .images import as_rgb, resize_image
+from .masks import IGNORED, cut_box, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -184,13 +183,13 @@ def _label_values(mask: Image.Image) -> np.ndarray:
     if labels.ndim != 2 or labels.dtype != np.uint8 or highest < IGNORED or np.any((labels > 1) & (labels < IGNORED)):
         raise ValueError(
             f"A mask of mode {mask.mode} has values up to {highest}; labels are 0, 1 and {IGNORED} (ignored), as "
-            "load_vessels and datasets_fives.reading.read_mask give them."
+            "load_vessels and datasets_fives.masks.read_mask give them."
         )
     if not np.any(labels == 1):
         # Right for a map of labels without a vessel, and a mistake for a mask that is drawn in white.
         warnings.warn(
             "A mask has pixels of 255, which are ignored, and none of 1. If its vessels are white, read it with "
-            "datasets_fives.reading.read_mask.",
+            "datasets_fives.masks.read_mask.",
             stacklevel=1,
         )
     return labels

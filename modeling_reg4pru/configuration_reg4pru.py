@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import EomtConfig, EomtDinov3Config, logging
 
-from .token_selection import SELECTOR_CLASSES
+from .token_selectors import SELECTOR_CLASSES
 
 logger = logging.get_logger(__name__)
 

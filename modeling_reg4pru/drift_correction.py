@@ -6,9 +6,6 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .step_processes import mean_over_processes
-from .token_routing import TokenBank
-
 
 class ZeroLinear(nn.Linear):
     """A linear layer that begins as zero; a class of its own, as initialisation goes by class."""
@@ -42,21 +39,3 @@ class DriftCorrection(nn.Module):
     def flops_per_token(hidden_size: int) -> int:
         """Floating-point operations of a guess, two a multiply-add."""
         return 4 * hidden_size**2
-
-
-def drift_loss(bank: TokenBank, dense_states: torch.Tensor) -> torch.Tensor:
-    """
-    What is left of the drift of the tokens that pruning has removed: the squared error of their guesses, by the
-    variance of the states that they should be, in the batch of all processes. It reaches only the corrections.
-
-    Args:
-        bank (`TokenBank`): The grid, before the reactivation.
-        dense_states (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): States after the reactivation layer
-            in a pass that removes nothing.
-    """
-    target = dense_states.detach().float()
-    errors = (bank.states.detach().float() + bank.changes.float() - target).square().mean(-1)
-    away = torch.ones_like(errors).scatter(1, bank.kept_ids, 0.0)
-    centre = mean_over_processes(target.mean((0, 1)))
-    variance = mean_over_processes((target - centre).square().mean())
-    return (errors * away).sum() / (away.sum() * variance).clamp_min(torch.finfo(torch.float32).tiny)

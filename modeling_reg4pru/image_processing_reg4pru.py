@@ -19,16 +19,9 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, logging
 
+from .image_reading import is_floating, open_image, read_photograph
+from .image_tiles import PhotographBlender, TiledPhotograph, cut_tile, split_photographs, tile_grid, tile_probabilities
 from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
-from .photograph_reading import is_floating, open_image, read_photograph
-from .photograph_tiles import (
-    PhotographBlender,
-    TiledPhotograph,
-    cut_tile,
-    split_photographs,
-    tile_grid,
-    tile_probabilities,
-)
 
 logger = logging.get_logger(__name__)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from .photograph_reading import to_channels_last, turn_upright
+from .image_reading import to_channels_last, turn_upright
 
 # Label of pixels that do not count: outside of the photograph, or marked so by who labelled it.
 IGNORE_INDEX = 255

@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
-from .drift_correction import DriftCorrection, ZeroLinear, drift_loss
+from .drift_correction import DriftCorrection, ZeroLinear
 from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
@@ -25,9 +25,9 @@ from .policy_attention import Reg4PruAttention
 from .segmentation_head import allowed_patches, mask_probability, query_masks, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
-from .stage_selection import StageSelection
-from .token_routing import TokenBank, draw_routing_window, gather_tokens
-from .token_selection import SELECTOR_CLASSES, keep_count, special_tokens
+from .token_bank import TokenBank, draw_routing_window, gather_tokens
+from .token_pruning import StageSelection, drift_loss
+from .token_selectors import SELECTOR_CLASSES, keep_count, special_tokens
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
 logger = logging.get_logger(__name__)

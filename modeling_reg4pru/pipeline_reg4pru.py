@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import ImageSegmentationPipeline
 
-from .photograph_reading import open_image, read_photograph
+from .image_reading import open_image, read_photograph
 from .tiled_inference import predict_photographs
 
 # As it stands in `config.json`, for those who load a checkpoint without this package.

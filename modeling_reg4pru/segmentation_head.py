@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .step_processes import draw_for_images
+from .distributed import draw_for_images
 
 # Upscaled features are many times as large as all else. Above some 32 MiB the allocator of a CPU takes memory from the
 # system and gives it back, page by page, at every call; below it the caches help, too.

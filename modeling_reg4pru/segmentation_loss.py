@@ -6,7 +6,7 @@ from torch import nn
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3Loss, sample_point
 
 from .configuration_reg4pru import Reg4PruConfig
-from .step_processes import mean_over_processes
+from .distributed import mean_over_processes
 
 CERTAIN = 1e4  # a logit far from the decision boundary
 

@@ -8,7 +8,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
-from .photograph_tiles import PhotographBlender, StageBlender, tile_probabilities
+from .image_tiles import PhotographBlender, StageBlender, tile_probabilities
 
 
 @dataclass

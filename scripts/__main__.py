@@ -6,21 +6,21 @@ import sys
 
 # Command → module with a `main`, and what it does. Modules are imported when they are needed: torch takes seconds.
 COMMANDS = {
-    "train": ("training.train", "train a model from a recipe, on one or several devices"),
-    "finetune": ("training.finetune", "fine-tune a checkpoint with the Trainer of transformers"),
-    "evaluate": ("inference.evaluate", "measure a checkpoint at several keep rates"),
-    "predict": ("inference.predict", "find the vessels in photographs"),
-    "app": ("app.app", "show in a browser what pruning does to a photograph"),
-    "export": ("inference.export", "write a pruned model as ONNX"),
-    "benchmark": ("benchmark.benchmark", "measure time, operations and memory against the dense model"),
+    "train": ("train", "train a model from a recipe, on one or several devices"),
+    "finetune": ("finetune", "fine-tune a checkpoint with the Trainer of transformers"),
+    "evaluate": ("evaluate", "measure a checkpoint at several keep rates"),
+    "predict": ("predict", "find the vessels in photographs"),
+    "app": ("app.__main__", "show in a browser what pruning does to a photograph"),
+    "export": ("export", "write a pruned model as ONNX"),
+    "benchmark": ("benchmark", "measure time, operations and memory against the dense model"),
     "engines": (
-        "benchmark.compare_engines",
+        "benchmarking.engine_comparison",
         "measure low precision, torch.compile and ONNX Runtime, dense and pruned",
     ),
-    "tune": ("benchmark.tune", "choose keep rates by stage for a budget in milliseconds"),
-    "study": ("study.study", "train and measure many arms; tables and figures"),
-    "prepare": ("hub.prepare", "turn the FIVES archive into a data set for the Hub"),
-    "push": ("hub.push", "push a checkpoint to the Hub, with its card"),
+    "tune": ("tune", "choose keep rates by stage for a budget in milliseconds"),
+    "study": ("study.__main__", "train and measure many arms; tables and figures"),
+    "prepare": ("prepare", "turn the FIVES archive into a data set for the Hub"),
+    "push": ("push", "push a checkpoint to the Hub, with its card"),
 }
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.image_counts import count_image, ratios
+from datasets_fives.metrics.image_counts import count_image, ratios
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
 
-from ..inference.keep_rates import fixed_draws
-from ..inference.panels import blank_outside, error_panel, overlay_panel, probability_panel, reduce_panel, stage_panel
+from ..inference.predictors import fixed_draws
+from ..reporting.panels import blank_outside, error_panel, overlay_panel, probability_panel, reduce_panel, stage_panel
 
 THRESHOLD = 0.5
 SHOWN_SIDE = 1024  # pixels of the longer side of what is shown; downloads have the photograph's own size

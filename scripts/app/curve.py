@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .comparison import Comparer, OpenPhotograph, Prediction
-from .report import measured_row
+from .html_tables import measured_row
 
 KEEP_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _ROUNDS = 3

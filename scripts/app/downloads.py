@@ -9,9 +9,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ..inference.panels import mask_picture, probability_picture
+from ..reporting.panels import mask_picture, probability_picture
 from .comparison import Prediction
-from .report import COLUMNS
+from .html_tables import COLUMNS
 
 
 class Downloads:

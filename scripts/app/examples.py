@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_photograph
 
 SIDE = 512
 _NAMES = {"N": "healthy", "D": "diabetic", "A": "macular", "G": "glaucoma"}

@@ -9,8 +9,7 @@ from .comparison import Comparer, OpenPhotograph, shown_overlays, shown_panels
 from .curve import KEEP_RATES, agreement_figure, measure_curve, speed_figure
 from .downloads import Downloads
 from .examples import Example
-from .opening import open_photograph, open_truth, read_upload
-from .report import (
+from .html_tables import (
     comparison_table,
     difference_legend,
     heading,
@@ -21,7 +20,8 @@ from .report import (
     stage_legend,
     token_bars,
 )
-from .tool import segmentation_tool
+from .mcp_tool import segmentation_tool
+from .uploads import open_photograph, open_truth, read_upload
 
 STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched

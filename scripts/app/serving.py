@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import BaseImageProcessor
 
@@ -13,11 +12,8 @@ from .attribution import attribution
 from .comparison import Comparer
 from .downloads import Downloads
 from .examples import draw_examples
-from .opening import MAX_MEGABYTES
 from .page import STYLE, Page, theme
-
-if TYPE_CHECKING:
-    from .app import AppArguments
+from .uploads import MAX_MEGABYTES
 
 _QUEUE = 20  # visitors who wait; more are told that the page is busy
 _SESSIONS = 50
@@ -28,7 +24,9 @@ def serve(
     processor: BaseImageProcessor,
     checkpoint: Path,
     scratch: Path,
-    arguments: "AppArguments",
+    server_name: str | None = None,
+    server_port: int | None = None,
+    mcp_server: bool = False,
 ) -> None:
     """
     Serve the page until it is interrupted.
@@ -37,7 +35,8 @@ def serve(
         model ([`Reg4PruForSemanticSegmentation`]), processor ([`Reg4PruImageProcessor`]): The checkpoint.
         checkpoint (`Path`): Its folder, for its card.
         scratch (`Path`): For temporary files.
-        arguments ([`AppArguments`]): Where to listen.
+        server_name (`str`, *optional*), server_port (`int`, *optional*): Where to listen; by default gradio's choice.
+        mcp_server (`bool`, *optional*, defaults to `False`): Whether to offer the tool to agents, too.
     """
     comparer, examples = Comparer(model, processor), draw_examples()
     comparer.open(examples[0].name, examples[0].image)  # the first run of a process is slower than those that count
@@ -46,9 +45,9 @@ def serve(
     page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads"), speed).build()
     page.queue(max_size=_QUEUE, default_concurrency_limit=2)
     page.launch(
-        server_name=arguments.server_name,
-        server_port=arguments.server_port,
-        mcp_server=arguments.mcp_server,
+        server_name=server_name,
+        server_port=server_port,
+        mcp_server=mcp_server,
         allowed_paths=[str(scratch / "downloads")],
         max_file_size=f"{MAX_MEGABYTES}mb",
         state_session_capacity=_SESSIONS,

@@ -9,18 +9,14 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from safetensors import safe_open
 
-from datasets_fives.folder import is_published_layout, is_published_name
-from datasets_fives.stored import is_stored
+from datasets_fives.sources.fives_archive import is_published_layout, is_published_name
+from datasets_fives.sources.saved_datasets import is_stored
 
-from ..benchmark.speed_report import front_rows, measured_sentence
+from ..common.recipes import RECIPE
+from ..reporting.speed import front_rows, measured_sentence
 
 TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
-# What a reader needs to train the same again; paths and housekeeping stay in train_results.json.
-RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
-          "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
-          "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
-          "distillation", "random_crop", "tile_size", "photograph_size", "seed")  # fmt: skip
 _CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
                   "pruning_layers", "keep_rates", "reactivation_layer", "drift_correction")  # fmt: skip
 

@@ -4,7 +4,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from ..packaged import PACKAGE
+from ..common.recipes import PACKAGE
 
 _TEMPLATE = PACKAGE / "app" / "space" / "README.md"
 # The package is on no registry, so its code travels along; tests, results and pages do not.
@@ -37,7 +37,7 @@ def write_space(folder: Path, model_id: str) -> None:
     card = _TEMPLATE.read_text(encoding="utf-8").replace("<model>", model_id).replace("<gradio>", gradio)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "app.py").write_text(
-        f'from reg4pru.app.app import main\n\nmain(["--model", "{model_id}", "--mcp_server"])\n', encoding="utf-8"
+        f'from reg4pru.app.__main__ import main\n\nmain(["--model", "{model_id}", "--mcp_server"])\n', encoding="utf-8"
     )
     (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
 

@@ -5,15 +5,15 @@ import logging
 import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor
-from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17: see modeling_reg4pru/__init__
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.input_checks import check_inputs
-from modeling_reg4pru.token_selection import RandomSelector
+from modeling_reg4pru.token_selectors import RandomSelector
+
+from ..common.devices import DTYPES, usable_device
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_checkpoint(
@@ -67,55 +67,6 @@ def check_image_size(config: Reg4PruConfig, height: int, width: int) -> None:
     if min(height, width) < 1:
         raise ValueError(f"The images are {height} x {width} pixels: both sides must be at least 1.")
     check_inputs(config, torch.empty(1, config.num_channels, height, width, device="meta"), None)
-
-
-def usable_device(name: str | None = None) -> torch.device:
-    """
-    The device of a name; by default the first GPU, if there is one.
-
-    Raises:
-        `ValueError`: if it cannot be used.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise ValueError(f"The device {name!r} cannot be used: {error}") from error
-
-
-def fast_dtype(device: str | None = None) -> str:
-    """
-    The data type that was the fastest of those that cost no accuracy, in `reg4pru engines`: `"bfloat16"` where the
-    device computes in it, a GPU or a CPU with AVX-512 BF16 or AMX, else `"float32"`.
-
-    Args:
-        device (`str`, *optional*): As in [`load_checkpoint`].
-
-    Raises:
-        `ValueError`: if the device cannot be used.
-    """
-    kind = usable_device(device).type
-    if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        abilities = torch.cpu.get_capabilities() if kind == "cpu" else {}
-        native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if native else "float32"
-
-
-def warn_of_emulation(mixed_precision: str, device: str | None = None) -> None:
-    """
-    Say aloud that a training in bfloat16 computes in an emulation of it, where the device has no instructions for it.
-
-    Args:
-        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
-        device (`str`, *optional*): As in [`load_checkpoint`].
-    """
-    if mixed_precision == "bf16" and fast_dtype(device) == "float32":
-        logger.warning(
-            "bf16 has no instructions on this machine and is emulated: a step can take more than ten times as long as "
-            "in float32 (--mixed_precision no; Trainer: --bf16 false)."
-        )
 
 
 def select_at_random(model: Reg4PruForSemanticSegmentation) -> None:

@@ -15,20 +15,19 @@ from PIL import Image
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..benchmark.measure import peak_memory, seconds_per_call
-from ..benchmark.report import summary
-from ..benchmark.training_steps import make_step
-from ..inference.keep_rates import rate_name
-from ..inference.loading import fast_dtype, training_size, usable_device
-from ..provenance import provenance
+from ..benchmarking.report import summary
+from ..benchmarking.timing import peak_memory, time_interleaved
+from ..benchmarking.training_steps import make_step
+from ..common.devices import fast_dtype, usable_device
+from ..common.keep_rates import rate_name
+from ..common.provenance import provenance
+from ..inference.loading import training_size
 from ..training.arguments import TrainArguments
-from ..training.building import build_model, make_processor
 from ..training.distillation import distilled_loss
 from ..training.schedule import keep_rates_of_step
-from .plan import Study
+from ..training.setup import build_model, make_processor
+from .definition import Study
 from .run_folder import RunFolder
-
-WARMUP_ROUNDS = 2
 
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
@@ -59,19 +58,6 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     }
     path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n")
     return cost
-
-
-def time_interleaved(
-    contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every contestant in every round, after two rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for count in range(WARMUP_ROUNDS + rounds):
-        for name, call in contestants.items():
-            elapsed = seconds_per_call(call, device)
-            if count >= WARMUP_ROUNDS:
-                seconds[name].append(elapsed)
-    return seconds
 
 
 def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from datasets_fives.tiling import cut_into_tiles
+from datasets_fives.training_samples import cut_into_tiles
 from datasets_fives.transforms import EvalTransform
 
-from ..inference.drift import measure_drift, trace_grid
+from ..common.atomic_files import replace_table
 from ..inference.loading import load_checkpoint, training_size
-from ..training.data import load_data
-from ..whole_files import replace_table
-from .plan import Study
+from ..training.setup import load_data
+from .definition import Study
+from .drift_trace import measure_drift, trace_grid
 from .run_folder import RunFolder
 
 NUM_TILES = 16

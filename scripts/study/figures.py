@@ -12,41 +12,26 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru.tiled_inference import predict_photograph
-from modeling_reg4pru.token_selection import SELECTOR_CLASSES
+from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
-from ..inference.keep_rates import rate_name
+from ..common.keep_rates import rate_name
 from ..inference.loading import load_checkpoint
-from ..inference.panels import WHITE, mask_panel, stage_colours, stage_panel
-from ..training.data import load_data
+from ..reporting.panels import WHITE, mask_panel, stage_colours, stage_panel
+from ..reporting.style import COLOURS, DASHES, DPI, MARKERS, _bare, card, legend_below, tidy
+from ..reporting.tables import mean_and_sd
+from ..training.setup import load_data
+from .definition import AS_TRAINED, Study, is_as_trained
 from .drift import collect_drift, spread, write_drift
-from .plan import AS_TRAINED, Study, is_as_trained
 from .run_folder import RunFolder
-from .tables import mean_and_sd, summarise
+from .tables import summarise
 
 logger = logging.getLogger(__name__)
-
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#882255")
-MARKERS = "osD^vPX*h"
-DASHES = (
-    "-",
-    "--",
-    "-.",
-    (0, (1, 1)),
-    (0, (5, 1)),
-    (0, (3, 1, 1, 1)),
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (2, 2)),
-    (0, (4, 4)),
-)
 HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
-DPI = 150
 MEASURED = {"average_precision": "average precision", "dice": "Dice"}
 NUM_PHOTOGRAPHS = 3
 
@@ -315,28 +300,3 @@ def _crop(panel: np.ndarray, inside: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     panel = np.where(inside[..., None], panel, np.uint8(WHITE))
     return panel[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def card(width: float, height: float) -> Figure:
-    """An empty figure, inches wide and high."""
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def legend_below(figure: Figure, handles: list, ncols: int) -> None:
-    """One legend for all panels."""
-    ncols = min(len(handles), ncols)
-    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
-
-
-def _bare(axis) -> None:
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-
-
-def tidy(axis) -> None:
-    """No frame, and a grid behind the lines."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="0.9", linewidth=0.6)
-    axis.set_axisbelow(True)

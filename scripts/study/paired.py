@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inference.keep_rates import rate_name
-from ..whole_files import replace_table
-from .measuring import read_photographs
-from .plan import AS_TRAINED, Study, is_as_trained
+from ..common.atomic_files import replace_table
+from ..common.keep_rates import rate_name
+from ..reporting.tables import markdown_table
+from .definition import AS_TRAINED, Study, is_as_trained
+from .evaluation import read_photographs
 from .run_folder import RunFolder
-from .tables import markdown_table
 
 COMPARED = {"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"}
 FIELDS = ("arm", "seed", "evaluation", "keep_rate", "name", "condition", *COMPARED)

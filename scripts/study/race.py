@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inference.keep_rates import rate_name
-from ..whole_files import replace_table
+from ..common.atomic_files import replace_table
+from ..common.keep_rates import rate_name
+from ..reporting.style import DPI, card, legend_below, tidy
+from ..reporting.tables import format_cell, markdown_table
 from .cost import tiles_per_photograph
-from .figures import DPI, arm_style, card, legend_below, load_photographs, tidy
-from .plan import Study
-from .tables import format_cell, markdown_table, summarise
+from .definition import Study
+from .figures import arm_style, load_photographs
+from .tables import summarise
 
 RACED = {"average_precision": "average precision", "cldice": "clDice"}
 SPREADS = {name: f"{name}_sd" for name in RACED}

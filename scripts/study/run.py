@@ -14,9 +14,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..training.checkpoints import list_checkpoints
+from .definition import Study
 from .drift import measure_run as measure_drift
-from .measuring import evaluate_run
-from .plan import Study
+from .evaluation import evaluate_run
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

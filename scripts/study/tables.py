@@ -2,15 +2,14 @@
 
 import csv
 import math
-import statistics
-from collections.abc import Iterable
 from pathlib import Path
 
-from datasets_fives.metrics import METRICS
+from datasets_fives.metrics.accumulator import METRICS
 
-from ..inference.keep_rates import rate_name
-from ..whole_files import replace_table
-from .plan import Study, is_as_trained
+from ..common.atomic_files import replace_table
+from ..common.keep_rates import rate_name
+from ..reporting.tables import format_cell, markdown_table, mean_and_sd
+from .definition import Study, is_as_trained
 from .run_folder import RunFolder
 
 CHANGE = "average_precision_change"
@@ -32,14 +31,6 @@ def collect(study: Study, runs_dir: Path) -> list[dict]:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     replace_table(path, ["arm", "seed", "evaluation", "keep_rate", *METRICS], rows)
-
-
-def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and standard deviation of the sample; nan for the latter below two values, for both without any."""
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
-        return math.nan, math.nan
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def summarise(rows: list[dict], arm: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
@@ -90,19 +81,6 @@ def markdown(study: Study, rows: list[dict]) -> str:
             if len(lines) > 1:
                 parts.append(f"## {heading}, {evaluation}\n\n{markdown_table(lines)}\n")
     return "\n".join(parts)
-
-
-def format_cell(mean: float, sd: float, sign: str = "") -> str:
-    """`.851 ± .004`, as far as there is something to say; `+` for `sign` shows it of positive means, too."""
-    if math.isnan(mean):
-        return "–"
-    return f"{mean:{sign}.3f}" if math.isnan(sd) else f"{mean:{sign}.3f} ± {sd:.3f}"
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """The first line is the heading."""
-    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
 
 
 def write_costs(study: Study, cost: dict, output_dir: Path) -> None:

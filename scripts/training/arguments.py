@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 import yaml
 from transformers import HfArgumentParser
 
-from ..console import read_flags
-from ..packaged import find_yaml
+from ..common.cli import read_flags
+from ..common.recipes import find_yaml
 
 
 @dataclass
@@ -284,3 +284,19 @@ def _check(
         check_values({**vars(data), **vars(training)})
     except ValueError as error:
         parser.error(str(error))
+
+
+@dataclass(kw_only=True)
+class FinetuneArguments(PruningScheduleArguments, OptimizerArguments):
+    """What `TrainingArguments` does not know. Names and meanings are those of `reg4pru train`."""
+
+    model_name_or_path: str = field(metadata={"help": "Reg4Pru checkpoint to start from: a folder or a Hub id."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    config_overrides: list[str] = field(
+        default_factory=list, metadata={"help": "Fields of Reg4PruConfig, as field=value."}
+    )
+    head_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of everything but the backbone."})
+    backbone_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of the backbone, after the head's."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+    )

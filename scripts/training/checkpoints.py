@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors import SafetensorError
 
-from ..training_photographs import write_training_photographs
-from ..whole_files import replace_text
-from .stopping import TrainingError, where_to_go_on
+from ..common.atomic_files import replace_text
+from ..common.data_overlap import write_training_photographs
+from .interruption import TrainingError, where_to_go_on
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
-from .trainer_survival import SurvivingTrainer
-
 # Of the pruned pass: what selectors and drift corrections learn from there.
 OWN_LOSSES = ("loss_budget", "loss_selector", "loss_drift")
 
@@ -75,14 +73,3 @@ def prediction_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch
     """
     student, teacher = student.float().log_softmax(1), teacher.detach().float().log_softmax(1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
-
-
-class DistillingTrainer(SurvivingTrainer):
-    """[`SurvivingTrainer`] whose steps are those of [`distilled_loss`] once [`PruningSchedule`] lets them prune."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        bare_model = self.accelerator.unwrap_model(model)
-        if not (model.training and bare_model.prunes_in_training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, parts = distilled_loss(model, bare_model, inputs, dense_pass=self.accelerator.no_sync(model))
-        return (loss, parts) if return_outputs else loss

@@ -10,20 +10,20 @@ from accelerate import Accelerator, DistributedType
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from datasets_fives.samples import ResumableSampler, SeededSamples, StreamedSamples, count_rows
+from datasets_fives.training_samples import ResumableSampler, SeededSamples, StreamedSamples, count_rows
 from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..training_photographs import fingerprints, write_training_photographs
-from ..whole_files import replace_text
+from ..common.atomic_files import replace_text
+from ..common.data_overlap import fingerprints, write_training_photographs
 from .arguments import DataArguments, ModelArguments, TrainArguments
-from .building import make_processor
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
+from .interruption import StopRequest, check_finite, where_to_go_on
 from .optimization import make_average, make_optimizer
-from .record import check_data, describe_run, learned_from, settings_of, write_record
+from .run_record import check_data, describe_run, learned_from, settings_of, write_record
 from .schedule import begin_step
-from .stopping import StopRequest, check_finite, where_to_go_on
+from .setup import make_processor
 from .validation import PhotographMetrics, PhotographTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class TrainingRun:
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): What is trained.
-        data (`dict`): Photographs by side, from [`~reg4pru.training.data.load_data`].
+        data (`dict`): Photographs by side, from [`~reg4pru.training.setup.load_data`].
         model_arguments (`ModelArguments`): Where the model comes from; recorded.
         data_arguments (`DataArguments`): What it learns from.
         arguments (`TrainArguments`): How it learns.

@@ -3,10 +3,10 @@
 import torch
 from transformers import set_seed
 
-from datasets_fives.samples import STEP, derived_seed
+from datasets_fives.training_samples import STEP, derived_seed
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
-from modeling_reg4pru.token_selection import warmup_keep_rates
+from modeling_reg4pru.token_selectors import warmup_keep_rates
 
 from .arguments import PruningScheduleArguments
 

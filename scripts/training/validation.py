@@ -9,8 +9,8 @@ from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, B
 from transformers import EvalPrediction
 
 from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.image_tiles import PhotographBlender, TiledPhotograph, cut_tile
 from modeling_reg4pru.label_maps import IGNORE_INDEX, resize_label_map
-from modeling_reg4pru.photograph_tiles import PhotographBlender, TiledPhotograph, cut_tile
 
 # `label_names` of `TrainingArguments`: what `Trainer` hands on to the two functions below beside the logits.
 LABEL_NAMES = ["labels", "patch_offsets"]
@@ -78,8 +78,8 @@ class PixelMetrics(MetricCollection):
     """
     `ap`, `dice` and `iou` over all pixels but those of `ignore_index`. Nothing is kept of a batch: exact average
     precision would need every pixel at once. Its thresholds are even in logits, as those of
-    [`~datasets_fives.metrics.VesselMetrics`], and so tell the pixels of a young model apart, too, whose probabilities
-    are all small. What is added is gathered from all processes already.
+    [`~datasets_fives.metrics.accumulator.VesselMetrics`], and so tell the pixels of a young model apart, too, whose
+    probabilities are all small. What is added is gathered from all processes already.
     """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX):

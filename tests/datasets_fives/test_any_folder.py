@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets_fives.reading import read_mask, read_photograph
-from datasets_fives.two_folders import list_pairs
+from datasets_fives.images import read_photograph
+from datasets_fives.masks import read_mask
+from datasets_fives.sources.image_folders import list_pairs
 
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 

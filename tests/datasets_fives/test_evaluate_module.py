@@ -10,11 +10,11 @@ import evaluate
 import numpy as np
 import pytest
 
-import datasets_fives.vessel_metrics
-from datasets_fives.metrics import VesselMetrics
-from datasets_fives.vessel_metrics_space import write_space
+import datasets_fives.metrics.vessel_metrics
+from datasets_fives.metrics.accumulator import VesselMetrics
+from datasets_fives.metrics.space import write_space
 
-SCRIPT = datasets_fives.vessel_metrics.__file__
+SCRIPT = datasets_fives.metrics.vessel_metrics.__file__
 
 
 @pytest.fixture

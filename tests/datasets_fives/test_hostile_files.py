@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import modeling_reg4pru.photograph_reading as of_the_model
-from datasets_fives.reading import read_mask, read_photograph
+import modeling_reg4pru.image_reading as of_the_model
+from datasets_fives.images import read_photograph
+from datasets_fives.masks import read_mask
 from modeling_reg4pru.label_maps import read_label_map
 
 pytestmark = pytest.mark.usefixtures("bounded_memory")

@@ -9,8 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image
 
 from datasets_fives import FEATURES, SAMPLE_SPLIT, load_fives
-from datasets_fives.masks import binary_mask
-from datasets_fives.pixels import resize_mask
+from datasets_fives.masks import binary_mask, resize_mask
 
 FIVES_DIR = os.environ.get("FIVES_DIR")
 needs_fives = pytest.mark.skipif(not FIVES_DIR, reason="FIVES_DIR is not set: no real photographs to read")

@@ -13,7 +13,7 @@ from skimage import measure
 from skimage.morphology import skeletonize
 from sklearn import metrics as sk
 
-from datasets_fives.metrics import ERRORS, METRICS, VesselMetrics
+from datasets_fives.metrics.accumulator import ERRORS, METRICS, VesselMetrics
 
 
 def example(seed: int = 0, shape: tuple[int, int] = (72, 96)) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from datasets_fives.metrics import ERRORS, METRICS, VesselMetrics
+from datasets_fives.metrics.accumulator import ERRORS, METRICS, VesselMetrics
 
 
 def bar(rows: slice, columns: slice, shape: tuple[int, int] = (12, 24)) -> np.ndarray:

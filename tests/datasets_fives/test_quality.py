@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets_fives import load_fives
-from datasets_fives.quality import read_quality
+from datasets_fives.sources.fives_archive import read_quality
 
 HEADINGS = ("Disease", "Number", "IC", "Blur", "LC")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_fives.pixels import cut_box, resize_image, resize_mask, scaled_size
-from datasets_fives.reading import as_rgb, open_image, read_mask, read_photograph
+from datasets_fives.images import as_rgb, open_image, read_photograph, resize_image, scaled_size
+from datasets_fives.masks import cut_box, read_mask, resize_mask
 
 ORIENTATION = 0x0112
 

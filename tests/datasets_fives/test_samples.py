@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import set_seed
 
-from datasets_fives.samples import ORDER as ORDER_SEED
-from datasets_fives.samples import SAMPLE, STEP, ResumableSampler, SeededSamples, derived_seed
+from datasets_fives.training_samples import ORDER as ORDER_SEED
+from datasets_fives.training_samples import SAMPLE, STEP, ResumableSampler, SeededSamples, derived_seed
 from datasets_fives.transforms import TrainTransform
 from reg4pru.training.arguments import DataArguments
-from reg4pru.training.data import load_data
+from reg4pru.training.setup import load_data
 
 ORDER = {"num_rows": 7, "visits": 3, "total": 50, "seed": 5}  # 21 samples an epoch
 

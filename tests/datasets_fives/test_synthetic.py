@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from datasets_fives import load_fives
-from datasets_fives import synthetic as module
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources import synthetic as module
+from datasets_fives.sources.synthetic import draw_photograph
 
 
 def draw(size, index=0, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets_fives import load_fives
-from datasets_fives.tiling import cut_into_tiles
+from datasets_fives.training_samples import cut_into_tiles
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from datasets_fives import load_vessels
-from datasets_fives.two_folders import is_two_folders, list_pairs
+from datasets_fives.sources.image_folders import is_two_folders, list_pairs
 
 HRF_DIR = os.environ.get("HRF_DIR")
 needs_hrf = pytest.mark.skipif(not HRF_DIR, reason="HRF_DIR is not set: no photographs of HRF to read")

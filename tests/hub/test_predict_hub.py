@@ -10,7 +10,7 @@ import numpy as np, pytest, torch
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import HfApi
 from reg4pru.inference import predict
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_photograph
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 torch.manual_seed(0)

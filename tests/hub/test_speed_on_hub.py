@@ -7,7 +7,7 @@ import torch
 
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import describe_machine
-from reg4pru.benchmark.tuned_weights import fingerprint_weights
+from reg4pru.common.weight_fingerprints import fingerprint_weights
 
 pytestmark = pytest.mark.hub
 

@@ -42,7 +42,7 @@ import json
 import numpy as np, torch
 from datasets_fives import load_fives
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.vessel_metrics_space import write_space
+from datasets_fives.metrics.space import write_space
 from huggingface_hub import HfApi
 from reg4pru.hub import prepare, push
 from reg4pru.inference import evaluate

@@ -8,7 +8,7 @@ import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, EomtConfig, EomtForUniversalSegmentation
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.token_selection import SELECTOR_CLASSES, TokenSelector
+from modeling_reg4pru.token_selectors import SELECTOR_CLASSES, TokenSelector
 
 
 @pytest.mark.parametrize("value", [2, 7, -100, 254])
@@ -172,7 +172,7 @@ class BrightestSelector(TokenSelector):
 
 def test_a_selector_is_one_class_and_its_name(tiny_model, pixel_values, labels, monkeypatch):
     """Configuration, training, inference and the count of operations need nothing but its place in the dictionary."""
-    from reg4pru.benchmark.flops import forward_flops
+    from reg4pru.benchmarking.flops import forward_flops
 
     monkeypatch.setitem(SELECTOR_CLASSES, "brightest", BrightestSelector)
     model = tiny_model(selector="brightest", train_pruning="hard", keep_rates=0.5, pruning_layers=[1])

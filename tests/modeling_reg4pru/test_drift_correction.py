@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.drift_correction import drift_loss
-from modeling_reg4pru.token_routing import TokenBank
+from modeling_reg4pru.token_bank import TokenBank
+from modeling_reg4pru.token_pruning import drift_loss
 from reg4pru.training.distillation import distilled_loss
 
 from ..arms import give_corrections_weights

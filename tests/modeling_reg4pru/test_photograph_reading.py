@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_reg4pru.photograph_reading import open_image, read_photograph
+from modeling_reg4pru.image_reading import open_image, read_photograph
 
 ORIENTATION = 0x0112
 

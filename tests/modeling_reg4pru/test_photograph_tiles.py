@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_reg4pru.photograph_tiles import (
+from modeling_reg4pru.image_tiles import (
     PhotographBlender,
     StageBlender,
     cut_tile,

@@ -19,11 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from modeling_reg4pru import (
-    Reg4PruForSemanticSegmentation,
-    Reg4PruImageProcessor,
-    Reg4PruImageSegmentationPipeline,
-)
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, Reg4PruImageSegmentationPipeline
 
 
 @pytest.fixture

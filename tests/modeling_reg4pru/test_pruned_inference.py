@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_reg4pru.token_selection import stage_counts
+from modeling_reg4pru.token_selectors import stage_counts
 
 from ..arms import give_corrections_weights
 
@@ -167,7 +167,7 @@ def test_everything_kept_through_the_bank_equals_dense(tiny_model, pixel_values,
         assert pool_ids is None
         return scores.argsort(dim=1)
 
-    monkeypatch.setattr("modeling_reg4pru.stage_selection.select_tokens", keep_all)
+    monkeypatch.setattr("modeling_reg4pru.token_pruning.select_tokens", keep_all)
     outputs = model(pixel_values)
     assert set(outputs.token_counts.tolist()[:4]) == {69}
     torch.testing.assert_close(outputs.logits, dense, atol=1e-11, rtol=1e-9)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_reg4pru.token_routing import TokenBank, gather_tokens, sample_routing_window
+from modeling_reg4pru.token_bank import TokenBank, gather_tokens, sample_routing_window
 
 BATCH, PATCHES, WIDTH = 3, 24, 5
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_reg4pru.token_selection import (
+from modeling_reg4pru.token_selectors import (
     SELECTOR_CLASSES,
     budget_loss,
     cumulative_keep_rates,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from modeling_reg4pru.stage_selection import StageSelection
-from modeling_reg4pru.token_routing import TokenBank
-from modeling_reg4pru.token_selection import stage_counts
+from modeling_reg4pru.token_bank import TokenBank
+from modeling_reg4pru.token_pruning import StageSelection
+from modeling_reg4pru.token_selectors import stage_counts
 
 from ..arms import give_corrections_weights
 

@@ -5,8 +5,7 @@ from PIL import Image
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, ViTConfig, ViTModel
 
 from modeling_reg4pru import Reg4PruImageProcessor
-from reg4pru.inference import evaluate, export, predict
-from reg4pru.training import finetune, train
+from reg4pru import evaluate, export, finetune, predict, train
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 GIVEN = "--model_name_or_path"

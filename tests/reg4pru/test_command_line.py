@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from reg4pru.__main__ import COMMANDS, main
-from reg4pru.packaged import PACKAGE, find_yaml
+from reg4pru.common.recipes import PACKAGE, find_yaml
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:

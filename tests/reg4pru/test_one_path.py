@@ -14,11 +14,11 @@ from transformers import TrainingArguments, pipeline
 
 from datasets_fives import load_vessels
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_photograph
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from modeling_reg4pru.photograph_tiles import resize_map
-from reg4pru.inference import evaluate, predict
-from reg4pru.training import finetune, train, validation
+from modeling_reg4pru.image_tiles import resize_map
+from reg4pru import evaluate, finetune, predict, train
+from reg4pru.training import validation
 from reg4pru.training.arguments import DataArguments
 
 # What training saw: crops or tiles of photographs at 128 px, or whole photographs, at the model's 64 px.

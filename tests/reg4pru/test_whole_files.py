@@ -2,7 +2,7 @@
 
 import pytest
 
-from reg4pru.whole_files import replace_table, replace_text
+from reg4pru.common.atomic_files import replace_table, replace_text
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_photograph
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from reg4pru.inference import predict
+from reg4pru import predict
 
 KEEP_RATES = (0.5, 0.3)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_fives.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_photograph
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_photograph
 from reg4pru.app.comparison import Comparer
-from reg4pru.app.opening import decode_base64, open_photograph, open_truth
-from reg4pru.app.report import measured_row, speed_table
-from reg4pru.upkeep import gallery
+from reg4pru.app.html_tables import measured_row, speed_table
+from reg4pru.app.uploads import decode_base64, open_photograph, open_truth
+from reg4pru.maintenance import gallery
 
 
 @pytest.fixture

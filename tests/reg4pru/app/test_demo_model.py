@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from reg4pru.app.app import DEMOS, find_model
-from reg4pru.packaged import PACKAGE
+from reg4pru.app.__main__ import DEMOS, find_model
+from reg4pru.common.recipes import PACKAGE
 
 
 def test_the_newest_demo_is_shown(tmp_path, monkeypatch):

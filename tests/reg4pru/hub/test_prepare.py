@@ -7,7 +7,7 @@ from huggingface_hub import metadata_load
 from PIL import Image as Photograph
 
 from datasets_fives import load_fives
-from reg4pru.hub import prepare as prepare_fives
+from reg4pru import prepare as prepare_fives
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reg4pru.inference.drift import GridTrace, measure_drift, trace_grid
+from reg4pru.study.drift_trace import GridTrace, measure_drift, trace_grid
 
 
 def test_nothing_drifts_without_pruning(tiny_model, pixel_values):

@@ -12,15 +12,15 @@ from PIL import Image
 from datasets_fives import load_vessels
 from datasets_fives.evaluation import measure, write_results
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.metrics import METRICS, VesselMetrics
+from datasets_fives.metrics.accumulator import METRICS, VesselMetrics
 from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_photograph
+from reg4pru import evaluate
+from reg4pru.common.data_overlap import fingerprints, read_training_photographs, write_training_photographs
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
-from reg4pru.inference import evaluate
-from reg4pru.inference.keep_rates import predictors
-from reg4pru.inference.measured_photographs import load_photographs
-from reg4pru.training_photographs import fingerprints, read_training_photographs, write_training_photographs
+from reg4pru.inference.evaluation_data import load_photographs
+from reg4pru.inference.predictors import predictors
 
 
 def measured_at(model, processor, photographs, keep_rates, seed=0, **settings):

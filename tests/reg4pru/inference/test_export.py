@@ -11,7 +11,8 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 import onnx
 import onnxruntime
 
-from reg4pru.inference.export import compare, export_checked, export_onnx, export_program, main
+from reg4pru.export import main
+from reg4pru.inference.onnx_export import compare, export_checked, export_onnx, export_program
 
 from ...arms import ARMS, give_corrections_weights
 
@@ -67,7 +68,7 @@ def test_an_export_that_is_wrong_is_no_export(tiny_model, tmp_path, monkeypatch)
         export_onnx(other, image_size, path)
 
     model = tiny_model(num_hidden_layers=4, pruning_layers=[0], reactivation_layer=2, keep_rates=0.3)
-    monkeypatch.setattr("reg4pru.inference.export.export_onnx", another)
+    monkeypatch.setattr("reg4pru.inference.onnx_export.export_onnx", another)
     path = tmp_path / "new" / "model.onnx"
     with pytest.raises(ValueError, match=r"The export is wrong and was not kept: \d+% of its logits"):
         export_checked(model, (64, 64), path)

@@ -12,7 +12,7 @@ from PIL import Image
 from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_photograph
-from reg4pru.inference import predict
+from reg4pru import predict
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as Picture
 from PIL import Image
 
-from reg4pru.inference import predict
+from reg4pru import predict
 
 
 @pytest.fixture

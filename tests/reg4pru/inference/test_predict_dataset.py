@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 
-from datasets_fives.synthetic import draw_photograph
-from reg4pru.inference import predict
+from datasets_fives.sources.synthetic import draw_photograph
+from reg4pru import predict
 
 PICTURES_ONLY = Features({"pixel_values": Image(), "image_id": Value("string")})
 

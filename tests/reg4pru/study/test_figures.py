@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reg4pru.study import figures as study_figures
-from reg4pru.study.plan import Study
+from reg4pru.study.definition import Study
 
 RATES = [1.0, 0.5]
 

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 
-from datasets_fives.metrics import METRICS
-from reg4pru.study.measuring import PHOTOGRAPH_FIELDS
+from datasets_fives.metrics.accumulator import METRICS
+from reg4pru.maintenance.render_readme import section_of
+from reg4pru.study.definition import Study
+from reg4pru.study.evaluation import PHOTOGRAPH_FIELDS
 from reg4pru.study.paired import Pairs, bootstrap_interval, collect_photographs, paired_markdown
-from reg4pru.study.plan import Study
 from reg4pru.study.run_folder import RunFolder
-from reg4pru.upkeep.render_readme import section_of
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reg4pru.packaged import PACKAGE
-from reg4pru.study.plan import evaluation_name, read_study
+from reg4pru.common.recipes import PACKAGE
+from reg4pru.study.definition import evaluation_name, read_study
 
 STUDIES = PACKAGE / "studies"
 STUDY = {

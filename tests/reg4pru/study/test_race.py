@@ -8,11 +8,11 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from reg4pru.packaged import PACKAGE
-from reg4pru.study.plan import Study, read_study
+from reg4pru.common.recipes import PACKAGE
+from reg4pru.study.definition import Study, read_study
 from reg4pru.study.race import draw_race, race_markdown, race_rows
 from reg4pru.training.arguments import parse_arguments
-from reg4pru.training.building import build_model, make_processor
+from reg4pru.training.setup import build_model, make_processor
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from datasets_fives import load_fives
-from reg4pru.study import measuring
+from reg4pru.benchmarking.timing import time_interleaved
+from reg4pru.study import evaluation as measuring
 from reg4pru.study import run as study_run
-from reg4pru.study.cost import time_interleaved
+from reg4pru.study.__main__ import complete_runs, main, write_pictures, write_tables
+from reg4pru.study.definition import read_study
 from reg4pru.study.drift import measure_run
-from reg4pru.study.plan import read_study
 from reg4pru.study.run import complete_run
 from reg4pru.study.run_folder import RunFolder
-from reg4pru.study.study import complete_runs, main, write_pictures, write_tables
 
 pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
 

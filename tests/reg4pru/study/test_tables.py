@@ -6,12 +6,13 @@ import math
 
 import pytest
 
-from datasets_fives.metrics import METRICS
+from datasets_fives.metrics.accumulator import METRICS
+from reg4pru.maintenance.render_readme import section_of
+from reg4pru.reporting.tables import mean_and_sd
 from reg4pru.study.cost import training_time
-from reg4pru.study.plan import Study
+from reg4pru.study.definition import Study
 from reg4pru.study.run_folder import RunFolder
-from reg4pru.study.tables import collect, markdown, mean_and_sd, recipes_markdown, write_costs, write_csv
-from reg4pru.upkeep.render_readme import section_of
+from reg4pru.study.tables import collect, markdown, recipes_markdown, write_costs, write_csv
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from reg4pru.training import finetune, train
+from reg4pru import finetune, train
 
 TOKEN = "hf_" + "NeverWrittenAnywhere" * 2
 CONFIG = {

@@ -6,7 +6,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from reg4pru.training import train
+from reg4pru import train
 from reg4pru.training.distillation import distilled_loss, prediction_divergence
 
 from ...arms import ARMS

@@ -10,10 +10,10 @@ from transformers import TrainerControl, TrainerState
 
 from datasets_fives import load_fives
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from reg4pru.training import finetune as finetune_trainer
-from reg4pru.training import train
+from reg4pru import finetune as finetune_trainer
+from reg4pru import train
 from reg4pru.training.arguments import PruningScheduleArguments
-from reg4pru.training.callbacks import PruningSchedule
+from reg4pru.training.trainer import PruningSchedule
 from reg4pru.training.validation import PhotographMetrics, PhotographTiles, vessel_probability
 
 

@@ -7,8 +7,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from datasets_fives import transforms
-from reg4pru.training.arguments import make_parser
-from reg4pru.training.finetune import FinetuneArguments
+from reg4pru.training.arguments import FinetuneArguments, make_parser
 
 from .processes import Runs
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from reg4pru.training import train
-from reg4pru.training.processes import LOCK
-from reg4pru.training.run_files import remove_run
+from reg4pru import train
+from reg4pru.training.interruption import LOCK
+from reg4pru.training.run_record import remove_run
 
 from .processes import Runs
 

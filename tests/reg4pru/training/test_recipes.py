@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from modeling_reg4pru import Reg4PruConfig
-from reg4pru.packaged import PACKAGE
-from reg4pru.study.plan import read_study
+from reg4pru.common.recipes import PACKAGE
+from reg4pru.study.definition import read_study
 from reg4pru.training.arguments import config_fields, parse_arguments
 
 RECIPES = sorted((PACKAGE / "recipes").glob("*.yaml"))

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from reg4pru.training import finetune, train
-from reg4pru.training.record import check_state
+from reg4pru import finetune, train
+from reg4pru.training.run_record import check_state
 
 from .processes import STEPS, Runs
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from datasets_fives.samples import StreamedSamples, count_rows
+from datasets_fives.training_samples import StreamedSamples, count_rows
 from datasets_fives.transforms import TrainTransform
 from reg4pru.training.arguments import DataArguments, parse_arguments
-from reg4pru.training.data import load_data
+from reg4pru.training.setup import load_data
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from reg4pru.provenance import provenance
-from reg4pru.training import train
+from reg4pru import train
+from reg4pru.common.provenance import provenance
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.schedule import keep_rates_of_step
 

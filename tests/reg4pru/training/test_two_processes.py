@@ -7,7 +7,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load
 
-from reg4pru.training import processes
+from reg4pru.training import interruption as processes
 
 from ...arms import ARMS
 from .processes import Runs

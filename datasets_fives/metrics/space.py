@@ -1,0 +1,49 @@
+"""The folder that is uploaded as the Space of the `evaluate` module."""
+
+import html
+import shutil
+from pathlib import Path
+
+_REQUIREMENTS = ("evaluate", "datasets", "numpy", "scipy", "scikit-image")
+
+
+def write_space(folder: str | Path, repo_id: str) -> Path:
+    """Write the files of the Space from which `evaluate.load(repo_id)` loads the vessel metrics.
+
+    Upload them with `hf upload <repo_id> <folder> --repo-type space`.
+
+    Args:
+        folder (`str` or `Path`):
+            Where to write. Made if missing; must be empty.
+        repo_id (`str`):
+            `"<user>/vessel_metrics"`. `evaluate` looks for a Python file with the name of the repository, therefore
+            the second part is fixed.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        `ValueError`: If `repo_id` has another form, or the folder holds something.
+    """
+    user, _, name = repo_id.partition("/")
+    if not user or name != "vessel_metrics":
+        raise ValueError(f"repo_id is {repo_id!r}; it must be '<user>/vessel_metrics'.")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; needed is an empty or new folder.")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; needed is an empty or new folder.")
+
+    source = Path(__file__).parent
+    card = (source / "vessel_metrics_card.md").read_text(encoding="utf-8").replace("<user>", user)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("vessel_metrics.py", "accumulator.py", "image_counts.py"):
+        shutil.copyfile(source / file, folder / file)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(_REQUIREMENTS) + "\n", encoding="utf-8")
+    # What a static Space shows to a visitor: the card without its metadata.
+    text = html.escape(card.split("---\n", 2)[2].strip())
+    (folder / "index.html").write_text(
+        f'<!doctype html><meta charset="utf-8"><title>Vessel metrics</title><pre>{text}</pre>\n', encoding="utf-8"
+    )
+    return folder

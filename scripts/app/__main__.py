@@ -1,0 +1,88 @@
+"""
+Show in a browser what token pruning does to a photograph.
+
+    reg4pru app                                     the checkpoint that `make demo` trained last
+    reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents
+
+Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
+files are in a temporary folder that is removed when it ends. Needs `pip install "reg4pru[app]"`.
+"""
+
+import importlib.util
+import logging
+import os
+import signal
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from ..common.cli import read_flags, set_up_logging
+from ..hub.transfer import TransferError, fetch_checkpoint
+from ..inference.loading import load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# What `make demo` writes: with DATA those of FIVES, and those from scratch where it found no pretrained weights.
+_STUDIES = ("demo", "demo_scratch", "demo_fives", "demo_fives_scratch")
+DEMOS = [Path("outputs", study, "runs/reg4pru/seed-0/training/last") for study in _STUDIES]
+
+
+@dataclass
+class AppArguments:
+    """Which model is shown, and where."""
+
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub id; default: the last of `make demo`."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
+    server_name: str | None = field(default=None, metadata={"help": "Address to listen at; default: 127.0.0.1."})
+    server_port: int | None = field(default=None, metadata={"help": "Port; default: the first free one from 7860."})
+    mcp_server: bool = field(default=False, metadata={"help": "Also offer segmentation as a tool over MCP."})
+
+
+def find_model(model: str | None) -> str:
+    """
+    The checkpoint to show: the one that is named, else the newest of the demo's.
+
+    Raises:
+        `ValueError`: If none is named and the demo has trained none.
+    """
+    if model is not None:
+        return model
+    trained = [path for demo in DEMOS if (path := demo / "config.json").is_file()]
+    if not trained:
+        raise ValueError(
+            f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in some minutes, or name another with "
+            "--model."
+        )
+    return str(max(trained, key=lambda path: path.stat().st_mtime_ns).parent)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve the page until it is interrupted."""
+    set_up_logging()
+    parser = HfArgumentParser(AppArguments)
+    (arguments,) = read_flags(parser, argv)
+    if importlib.util.find_spec("gradio") is None:
+        parser.error('The app needs gradio: pip install "reg4pru[app]".')
+    try:
+        folder = fetch_checkpoint(find_model(arguments.model), arguments.model_revision)
+        model, processor = load_checkpoint(folder, device=arguments.device)
+    except (ValueError, TransferError) as error:
+        parser.error(str(error))
+
+    # Services and containers are stopped by SIGTERM: then, too, the temporary files go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="reg4pru-app-") as scratch:
+        # Both are read when gradio is imported.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")
+        from .serving import serve
+
+        where = (arguments.server_name, arguments.server_port, arguments.mcp_server)
+        serve(model, processor, Path(folder), Path(scratch), *where)
+
+
+if __name__ == "__main__":
+    main()

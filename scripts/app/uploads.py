@@ -1,0 +1,111 @@
+"""What visitors bring: pictures within limits, and errors that tell them what to do and nothing of this machine."""
+
+import base64
+import binascii
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets_fives.images import FORMATS, as_rgb, open_image
+from datasets_fives.masks import counted_pixels, read_mask
+
+MAX_MEGABYTES = 40
+MAX_MEGAPIXELS = 25  # a 4096 x 4096 photograph has 17
+_SMALLEST_SIDE = 16
+
+
+def open_photograph(content: bytes) -> Image.Image:
+    """
+    The photograph in the bytes of a file, upright RGB of 8 bits.
+
+    Args:
+        content (`bytes`): What the file holds.
+
+    Raises:
+        `ValueError`: If it is no picture, or too large or too small a one.
+    """
+    _check_size(content)
+    try:
+        image = open_image(content)
+    except ValueError:  # its message names buffers of this process
+        raise ValueError("This picture is damaged or incomplete: save it anew as PNG or JPEG.") from None
+    return as_rgb(image)
+
+
+def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
+    """
+    The vessel mask in the bytes of a file.
+
+    Args:
+        content (`bytes`): What the file holds.
+        size (`tuple[int, int]`): Height and width of the photograph.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `bool`.
+
+    Raises:
+        `ValueError`: If it is no mask, or that of a photograph of another size.
+    """
+    _check_size(content)
+    try:
+        mask = read_mask(content)
+    except ValueError as error:
+        raise ValueError(f"The true mask is no vessel mask: {_without_addresses(str(error))}") from None
+    if mask.shape != size:
+        raise ValueError(
+            f"The true mask has {mask.shape[1]} × {mask.shape[0]} pixels, the photograph {size[1]} × {size[0]}: "
+            "they must be the same."
+        )
+    return counted_pixels(mask)[0]
+
+
+def decode_base64(text: str) -> bytes:
+    """
+    The bytes of a file that was sent as text.
+
+    Args:
+        text (`str`): Base64, with or without `data:image/...;base64,` before it.
+
+    Raises:
+        `ValueError`: If it is no base64, or longer than a file may be.
+    """
+    if len(text) > MAX_MEGABYTES * 1_400_000:
+        raise ValueError(f"The picture is larger than {MAX_MEGABYTES} MB.")
+    try:
+        return base64.b64decode(text.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("`photograph` is no base64: send the bytes of a picture file, encoded in base64.") from None
+
+
+def read_upload(path: str | Path) -> bytes:
+    """The bytes of an uploaded file; raises `ValueError` if there are too many."""
+    if Path(path).stat().st_size > MAX_MEGABYTES * 1_000_000:
+        raise ValueError(f"This file is larger than {MAX_MEGABYTES} MB.")
+    return Path(path).read_bytes()
+
+
+def _check_size(content: bytes) -> None:
+    """Raises `ValueError` unless the header is that of a picture within the limits; no pixel is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
+            with Image.open(BytesIO(content), formats=FORMATS) as opened:
+                width, height = opened.size
+    except Image.DecompressionBombError:
+        raise ValueError(f"This picture has more than the {MAX_MEGAPIXELS} megapixels that are taken here.") from None
+    except Exception:  # damaged headers make Pillow's readers stumble in any way
+        raise ValueError("This file is no picture: choose a PNG, JPEG or TIFF file.") from None
+    if width * height > MAX_MEGAPIXELS * 1_000_000:
+        raise ValueError(
+            f"This picture has {width} × {height} pixels, more than the {MAX_MEGAPIXELS} megapixels that are taken "
+            "here: make it smaller first."
+        )
+    if min(width, height) < _SMALLEST_SIDE:
+        raise ValueError(f"This picture has {width} × {height} pixels: sides of {_SMALLEST_SIDE} and more are taken.")
+
+
+def _without_addresses(message: str) -> str:
+    return message.partition("<_io")[0].strip(" (")

@@ -1,0 +1,217 @@
+"""
+Measure what low precision and other engines save, and what they cost in quality, dense and pruned in one run.
+
+    reg4pru engines --model_name_or_path runs/vits16/best --dataset user/fives --output_dir outputs/engines
+    reg4pru engines --model_size small --image_size 1024 --output_dir outputs/engines-1024
+
+Contestants are EoMT of transformers with the same weights, the other EoMT of transformers (that on DINOv2 or on
+DINOv3) in the same shape with random weights, and the model at every keep rate, each in every engine that works here;
+what does not is said. Rounds are interleaved. Quality is measured on photographs, so it needs a checkpoint; times do
+not. Writes engines.json and table.md.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import HfArgumentParser, set_seed
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+
+from ..common.cli import check_at_least_1, read_flags, set_up_logging
+from ..common.data_overlap import describe_data
+from ..common.devices import usable_device
+from ..common.keep_rates import check_keep_rates, rate_name
+from ..common.provenance import provenance
+from ..inference.evaluation_data import AsSeenArguments, load_as_seen
+from ..inference.loading import check_image_size, load_checkpoint
+from .baselines import MODEL_SIZES, dense_model, model_config, variant, variant_config
+from .engines import ENGINES, EngineModel, Logits, build_engine, why_not
+from .quality import QUALITIES, measure_quality
+from .report import engine_table, with_ratios
+from .timing import interleaved_seconds
+
+logger = logging.getLogger("engines")
+OURS = "reg4pru"
+
+
+@dataclass(kw_only=True)
+class EngineArguments(AsSeenArguments):
+    """What is measured, and where the results go."""
+
+    output_dir: str = field(metadata={"help": "Folder for engines.json and table.md."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint: a folder or a Hub id."})
+    model_size: str = field(
+        default="small",
+        metadata={"help": f"Without a checkpoint, random weights in a shape: {', '.join(MODEL_SIZES)}."},
+    )
+    image_size: int = field(
+        default=1024, metadata={"help": "Side of the images without a checkpoint, whose tiles have their own size."}
+    )
+    side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
+    engines: list[str] = field(default_factory=lambda: list(ENGINES), metadata={"help": ", ".join(ENGINES)})
+    keep_rates: list[float] = field(default_factory=lambda: [1.0, 0.7, 0.5, 0.3], metadata={"help": "Of every stage."})
+    batch_size: int = field(default=1, metadata={"help": "Images a forward pass."})
+    rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
+    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
+
+
+def check_arguments(arguments: EngineArguments) -> None:
+    """
+    Raises:
+        `ValueError`: naming the flag, its value and what is allowed; before anything is loaded.
+    """
+    unknown = sorted(set(arguments.engines) - set(ENGINES))
+    if unknown or not arguments.engines:
+        raise ValueError(f"--engines is {arguments.engines}: they must be some of {', '.join(ENGINES)}.")
+    if arguments.dtype != "float32":
+        raise ValueError(f"--dtype is {arguments.dtype!r}: here precisions are engines; see --engines.")
+    if arguments.model_size not in MODEL_SIZES:
+        raise ValueError(f"--model_size is {arguments.model_size!r}: it must be one of {', '.join(MODEL_SIZES)}.")
+    check_keep_rates(arguments.keep_rates)
+    check_at_least_1(arguments, "image_size", "batch_size", "rounds", "limit", "num_threads")
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
+        raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or add --overwrite_output_dir.")
+
+
+def other_eomt(model: Reg4PruForSemanticSegmentation, image_size: int) -> torch.nn.Module:
+    """EoMT of transformers on the other of DINOv2 and DINOv3, in the same shape, with random weights."""
+    side = image_size // model.config.patch_size
+    learned = model.config.positions != "learned"
+    biases = {f"{name}_bias": True for name in ("query", "key", "value")}  # EoMT on DINOv2 knows no other attention
+    fields = {"positions": "learned", "position_grid": [side, side], **biases} if learned else {"positions": "rotary"}
+    config = variant_config(model.config, **{"position_grid": None, **fields})
+    return dense_model(Reg4PruForSemanticSegmentation(config), image_size)
+
+
+class EngineComparison:
+    """
+    One run: the models, the engines, and what was measured so far.
+
+    Args:
+        arguments ([`EngineArguments`]): What is measured.
+        model ([`Reg4PruForSemanticSegmentation`]): The model.
+        processor ([`Reg4PruImageProcessor`], *optional*): Its image processor, and
+        photographs (`Dataset`, *optional*): photographs to measure quality on.
+
+    Raises:
+        `ValueError`: for a model with other than one query, or when none of the engines works here.
+    """
+
+    def __init__(
+        self,
+        arguments: EngineArguments,
+        model: Reg4PruForSemanticSegmentation,
+        processor: Reg4PruImageProcessor | None = None,
+        photographs: Dataset | None = None,
+    ):
+        if not model.config.is_binary:
+            raise ValueError("Engines are compared for models with one query and two classes.")
+        self.arguments, self.model = arguments, model
+        self.processor, self.photographs = processor, photographs
+        self.device = model.device
+        size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
+        if size[0] != size[1]:
+            raise ValueError(f"Images of {size[0]} x {size[1]} pixels: EoMT of transformers takes squares only.")
+        check_image_size(model.config, *size)
+        self.image_size = size[0]
+        skipped = {name: why_not(name, self.device) for name in arguments.engines}
+        self.skipped = {name: reason for name, reason in skipped.items() if reason}
+        for name, reason in self.skipped.items():
+            logger.warning("Not measured: %s, %s.", name, reason)
+        self.engines = [name for name in arguments.engines if name not in self.skipped]
+        if not self.engines:
+            raise ValueError(f"None of the engines {', '.join(arguments.engines)} works here.")
+
+    def _contestants(self) -> list[tuple[str, float | None, torch.nn.Module, bool]]:
+        """Name, keep rate, model, and whether its weights are the checkpoint's."""
+        dense = dense_model(self.model, self.image_size).to(self.device)
+        other = other_eomt(self.model, self.image_size).to(self.device)
+        rates = [(OURS, rate, variant(self.model, keep_rates=rate), True) for rate in self.arguments.keep_rates]
+        return [(type(dense).__name__, None, dense, True), (type(other).__name__, None, other, False), *rates]
+
+    @torch.inference_mode()
+    def run(self, folder: Path) -> dict:
+        """
+        Build, measure quality, then time.
+
+        Args:
+            folder (`Path`): For the files of the engines.
+        """
+        arguments, size = self.arguments, (self.image_size,) * 2
+        contestants = self._contestants()
+        images = torch.randn(arguments.batch_size, self.model.config.num_channels, *size, device=self.device)
+        rows, runs = [], []
+        with tqdm(total=len(contestants) * len(self.engines), desc="Engines", unit="model") as bar:
+            for name, rate, model, trained in contestants:
+                for engine in self.engines:
+                    bar.set_postfix_str(f"{name}, {'dense' if rate is None else rate_name(rate)}, {engine}")
+                    files = Path(tempfile.mkdtemp(dir=folder))
+                    run = build_engine(engine, Logits(model).eval(), size, files, self.device)
+                    run(images)  # compiles
+                    row = {"model": name, "keep_rate": rate, "engine": engine, "trained": trained}
+                    rows.append(row | self._quality(run, trained))
+                    runs.append(run)
+                    bar.update()
+        calls = [lambda run=run: run(images) for run in runs]
+        seconds = interleaved_seconds(calls, self.device, arguments.rounds, arguments.min_seconds)
+        return {
+            "provenance": provenance(self.device, arguments.seed),
+            "settings": asdict(arguments),
+            "data": None if self.photographs is None else describe_data({arguments.side: self.photographs}),
+            "image_size": self.image_size,
+            "skipped": self.skipped,
+            "rows": with_ratios(rows, seconds, arguments.batch_size),
+        }
+
+    def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
+        if self.photographs is None or not trained:
+            return dict.fromkeys(QUALITIES)
+        common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
+        return measure_quality(EngineModel(run, self.device), self.processor, self.photographs, None, **common)
+
+
+def prepare(arguments: EngineArguments) -> EngineComparison:
+    """The comparison that the arguments ask for; raises `ValueError` for what cannot be."""
+    check_arguments(arguments)
+    if arguments.num_threads:
+        torch.set_num_threads(arguments.num_threads)
+    set_seed(arguments.seed)
+    if arguments.model_name_or_path is None:
+        device = usable_device(arguments.device)
+        model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
+        return EngineComparison(arguments, model.eval().to(device))
+    model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)
+    photographs = load_as_seen(arguments, processor, arguments.side)
+    return EngineComparison(arguments, model, processor, photographs)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compare engines as the command line says."""
+    set_up_logging()
+    parser = HfArgumentParser(EngineArguments)
+    (arguments,) = read_flags(parser, argv)
+    try:
+        comparison = prepare(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    # Every model is a graph of its own, and all of them stay alive through the rounds.
+    torch._dynamo.config.recompile_limit = 256
+    with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
+        results = comparison.run(Path(folder))
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    results = json.loads(json.dumps(results), parse_constant=lambda constant: None)
+    (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = engine_table(results)
+    (output_dir / "table.md").write_text(text + "\n")
+    print(text)

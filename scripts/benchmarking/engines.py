@@ -1,0 +1,144 @@
+"""What can compute a model: torch in two precisions and compiled, ONNX Runtime in two precisions."""
+
+import copy
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.segmentation_head import semantic_logits
+
+from ..inference.onnx_export import export_module
+
+# Name → what it is.
+ENGINES = {
+    "float32": "PyTorch, float32",
+    "bfloat16": "PyTorch, bfloat16",
+    "compile": "torch.compile, float32",
+    "onnx": "ONNX Runtime, float32",
+    "onnx_int8": "ONNX Runtime, weights and activations of linear layers in 8 bits (dynamic)",
+}
+_ONNX = ("onnx", "onnx_int8")
+
+
+class Logits(nn.Module):
+    """
+    A binary model, ours or EoMT of transformers, as a function: images to logits `(batch, 2, map_height, map_width)`.
+
+    Args:
+        model (`nn.Module`): In evaluation mode. Where it is one of transformers, its masked attention must be annealed
+            away; that it is becomes a constant here, as reading it from a tensor neither compiles whole nor exports.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.is_ours = isinstance(model, Reg4PruForSemanticSegmentation)
+        if not self.is_ours:
+            model = copy.copy(model)  # shallow: the weights are shared
+            model._buffers = {name: value for name, value in model._buffers.items() if name != "attn_mask_probs"}
+            model.attn_mask_probs = (0.0,) * model.config.num_blocks
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(pixel_values)
+        return outputs.logits if self.is_ours else semantic_logits(outputs.masks_queries_logits, None)
+
+
+class EngineModel(nn.Module):
+    """
+    A function of images to logits in the place of a model, for [`~modeling_reg4pru.predict_photograph`]. Keep rates
+    are what it was built with.
+
+    Args:
+        run (`Callable`): Images `(batch, channels, height, width)` to logits, as [`build_engine`] gives it.
+        device (`torch.device`): Where the images go.
+    """
+
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device):
+        super().__init__()
+        self.run, self.device, self.dtype = run, device, torch.float32
+
+    def forward(self, pixel_values: torch.Tensor, keep_rates: None = None, output_keep_masks: bool = False):
+        logits = self.run(pixel_values)
+        return SimpleNamespace(logits=logits, class_queries_logits=None, keep_masks=None, token_counts=())
+
+
+def why_not(engine: str, device: torch.device) -> str | None:
+    """Why an engine cannot be measured here; `None` if it can."""
+    if engine == "bfloat16" and device.type == "cpu" and not _cpu_has_bfloat16():
+        return "this CPU computes bfloat16 in software only (neither avx512_bf16 nor amx_bf16 nor bf16)"
+    if engine == "compile" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        return "torch.compile needs a C++ compiler, and there is none"
+    if engine in _ONNX and device.type != "cpu":
+        return "ONNX Runtime is measured on the CPU only"
+    if engine in _ONNX:
+        try:
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            return f'{error.name} is not installed: pip install "reg4pru[export]"'
+    return None
+
+
+def _cpu_has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def build_engine(
+    engine: str, logits: Logits, image_size: tuple[int, int], folder: Path, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """
+    Images of one size, `float32` on the device, to logits, `float32` as well: casts are part of what is measured.
+
+    Args:
+        engine (`str`): One of [`ENGINES`] for which [`why_not`] knows no reason.
+        logits ([`Logits`]): The model, in float32.
+        image_size (`tuple[int, int]`): Height and width.
+        folder (`Path`): Empty; for the files of an engine.
+        device (`torch.device`): Where it computes.
+    """
+    if engine == "float32":
+        return logits
+    if engine == "bfloat16":
+        half = copy.deepcopy(logits).to(torch.bfloat16)
+        return lambda pixel_values: half(pixel_values.to(torch.bfloat16)).float()
+    if engine == "compile":
+        return torch.compile(logits, fullgraph=True, dynamic=False)
+    return _onnx(logits, image_size, folder, quantised=engine == "onnx_int8")
+
+
+def _onnx(
+    logits: Logits, image_size: tuple[int, int], folder: Path, quantised: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    import onnxruntime
+
+    path = folder / "model.onnx"
+    export_module(logits, logits.model.config.num_channels, image_size).save(path)
+    if quantised:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        linear, path = path, folder / "int8.onnx"
+        # The convolutions of patch embedding and heads stay: dynamic ones are slower than in float32.
+        logging.disable(logging.INFO)  # it tells the root logger of every tensor
+        try:
+            quantize_dynamic(
+                linear, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(pixel_values: torch.Tensor) -> torch.Tensor:
+        (computed,) = session.run(None, {"pixel_values": pixel_values.numpy()})
+        return torch.from_numpy(computed)
+
+    return run

@@ -1,0 +1,38 @@
+"""What a setting or an engine costs in quality: pooled over photographs, as `reg4pru evaluate` measures it."""
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+from torch import nn
+from transformers import BaseImageProcessor
+
+from datasets_fives.evaluation import measure
+
+from ..inference.predictors import predictor
+
+QUALITIES = ("average_precision", "dice", "cldice")
+
+
+def measure_quality(
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    photographs: Dataset,
+    keep_rates: float | Sequence[float] | None,
+    *,
+    batch_size: int,
+    seed: int,
+) -> dict[str, float]:
+    """
+    [`QUALITIES`] of a model over all pixels of photographs; `nan` where they have no vessel.
+
+    Args:
+        model (`nn.Module`): What [`~reg4pru.inference.predictors.predictor`] takes.
+        processor ([`Reg4PruImageProcessor`]): Its image processor.
+        photographs (`Dataset`): Rows of photographs and masks.
+        keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
+        batch_size (`int`): Tiles a forward pass.
+        seed (`int`): Of random selection.
+    """
+    predict = predictor(model, processor, keep_rates, batch_size=batch_size, seed=seed)
+    pooled = measure({"": predict}, photographs)[""].compute()["pooled"]
+    return {name: float(pooled[name]) for name in QUALITIES}

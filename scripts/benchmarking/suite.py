@@ -1,0 +1,280 @@
+"""Time, operations and memory of pruned models against the dense model, measured in one run."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import set_seed
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..common.atomic_files import replace_text
+from ..common.cli import check_at_least_1
+from ..common.devices import DTYPES, usable_device
+from ..common.provenance import provenance
+from ..inference.loading import check_image_size, load_model
+from .baselines import MODEL_SIZES, dense_model, model_config, variant
+from .flops import forward_flops, token_counts
+from .report import attention_table, inference_table, plot_throughput, summary, training_table
+from .timing import MEMORY_METHOD, peak_memory, repeats_for, save_profile, seconds_per_call, share_between_layers
+from .training_steps import compare_policy_attention, training_arms, typical_windows
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is measured."""
+
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    model_size: str = field(
+        default="small", metadata={"help": f"Random weights in a shape: {', '.join(MODEL_SIZES)}."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Reg4Pru checkpoint instead of random weights."}
+    )
+    image_size: int = field(default=1024, metadata={"help": "Side of the square images."})
+    batch_sizes: list[int] = field(default_factory=lambda: [1], metadata={"help": "Images a forward pass."})
+    keep_rates: list[float] = field(
+        default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3], metadata={"help": "Of every stage."}
+    )
+    reactivation_layers: list[int] = field(
+        default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the depth."}
+    )
+    dtype: str = field(default="float32", metadata={"help": ", ".join(DTYPES)})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
+    compile_mode: str | None = field(
+        default=None, metadata={"help": f"torch.compile's mode ({', '.join(COMPILE_MODES)}); default: not compiled."}
+    )
+    rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
+    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
+    inference: bool = field(default=True, metadata={"help": "Measure inference."})
+    train: bool = field(default=False, metadata={"help": "Measure the training step, too."})
+    train_batch_size: int = field(default=1, metadata={"help": "Images a training step."})
+    train_rounds: int = field(default=5, metadata={"help": "Interleaved rounds of training steps."})
+    profile: bool = field(default=False, metadata={"help": "Write where the time goes, operator by operator."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    seed: int = field(default=0, metadata={"help": "Of weights and images."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
+
+
+def check_arguments(arguments: BenchmarkArguments) -> None:
+    """
+    Raises:
+        `ValueError`: naming the flag, its value and what is allowed; before anything is measured.
+    """
+    for flag, allowed in (("model_size", MODEL_SIZES), ("dtype", DTYPES), ("compile_mode", (None, *COMPILE_MODES))):
+        value = vars(arguments)[flag]
+        if value not in allowed:
+            names = ", ".join(name for name in allowed if name is not None)
+            raise ValueError(f"--{flag} is {value!r}: it must be one of {names}.")
+    check_at_least_1(arguments, "image_size", "rounds", "train_rounds", "train_batch_size", "num_threads")
+    if min(arguments.batch_sizes) < 1:
+        raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
+        raise ValueError(
+            f"--output_dir {output_dir} is not empty: choose another folder, or replace its results with "
+            "--overwrite_output_dir."
+        )
+
+
+class Benchmark:
+    """
+    One run: the model, its results so far, and the file that they are kept in.
+
+    Args:
+        arguments (`BenchmarkArguments`): What is measured.
+    """
+
+    def __init__(self, arguments: BenchmarkArguments):
+        self.arguments = arguments
+        self.device = usable_device(arguments.device)
+        self.dtype = DTYPES[arguments.dtype]
+        self.output_dir = Path(arguments.output_dir)
+        set_seed(arguments.seed)
+        if arguments.model_name_or_path:
+            model = load_model(arguments.model_name_or_path)
+        else:
+            model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
+        check_image_size(model.config, arguments.image_size, arguments.image_size)
+        self.model = model.eval().to(self.device)
+        side = arguments.image_size // model.config.patch_size
+        self.grid_size = (side, side)
+        depth = model.config.num_hidden_layers
+        layers = [layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers]
+        # All configurations are made, and so checked, before the first measurement.
+        self.variants = [
+            (rate, layer, variant(self.model, keep_rates=rate, reactivation_layer=layer))
+            for layer in layers
+            for rate in arguments.keep_rates
+        ]
+        self.results = {
+            "provenance": provenance(self.device, arguments.seed),
+            "arguments": asdict(arguments),
+            "weights": sum(weight.numel() for weight in model.parameters()),
+            "memory_method": MEMORY_METHOD[self.device.type],
+            "complete": False,
+            "inference": [],
+            "training": [],
+            "training_skipped": {},
+            "policy_attention": None,
+        }
+
+    def save(self) -> None:
+        """Write what there is; a half-written file never takes the place of a whole one."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        replace_text(self.output_dir / "benchmark.json", json.dumps(self.results, indent=1) + "\n")
+
+    def report(self) -> str:
+        """Tables, in table.md and to be shown; and the plot."""
+        parts = []
+        if self.results["inference"]:
+            parts.append(inference_table(self.results["inference"]))
+            machine = self.results["provenance"]["device"]
+            name = self.arguments.model_name_or_path or f"ViT {self.arguments.model_size}"
+            compiled = f", compiled ({self.arguments.compile_mode})" if self.arguments.compile_mode else ""
+            title = f"{name}, {self.arguments.image_size} px, {self.arguments.dtype}{compiled}\n{machine}"
+            plot_throughput(self.results["inference"], title, self.output_dir / "benchmark.png")
+        if self.results["training"]:
+            parts.append(training_table(self.results["training"], self.results["training_skipped"]))
+        if self.results["policy_attention"]:
+            parts.append(attention_table(self.results["policy_attention"]))
+        text = "\n\n".join(parts)
+        (self.output_dir / "table.md").write_text(text + "\n")
+        return text
+
+    def compiled(self, model: torch.nn.Module, whole: bool) -> Callable:
+        """
+        Compiled as asked, for these very sizes. The dense model of transformers reads its annealing, which breaks the
+        graph.
+        """
+        if self.arguments.compile_mode is None:
+            return model
+        return torch.compile(model, mode=self.arguments.compile_mode, fullgraph=whole, dynamic=False)
+
+    @torch.inference_mode()
+    def measure_inference(self, batch_size: int, bar: tqdm) -> None:
+        """All contestants at one batch size."""
+        size = self.arguments.image_size
+        dense = dense_model(self.model, size).to(self.device, self.dtype)
+        shape = (batch_size, self.model.config.num_channels, size, size)
+        pixel_values = torch.randn(shape, device=self.device, dtype=self.dtype)
+        self.model.to(self.dtype)
+        contestants = [(self.compiled(dense, False), self._row("transformers", None, None, batch_size))]
+        for rate, layer, model in self.variants:
+            contestants.append((self.compiled(model, True), self._row("reg4pru", rate, layer, batch_size, model)))
+
+        models = [dense, *(model for _, _, model in self.variants)]
+        calls, repeats = [], []
+        for (forward, row), model in zip(contestants, models, strict=True):
+            bar.set_postfix_str(f"memory, batch {batch_size}, keep {row['keep_rate'] or 'dense'}")
+            calls.append(lambda forward=forward: forward(pixel_values))
+            calls[-1]()  # compiles; fills caches
+            row["peak_memory"] = peak_memory(calls[-1], self.device)
+            repeats.append(repeats_for(calls[-1], self.device, self.arguments.min_seconds))
+            if row["keep_rate"] is not None:
+                row["between_layers_share"] = share_between_layers(
+                    model, lambda model=model: model(pixel_values), self.device
+                )
+            if self.arguments.profile:
+                name = (
+                    "dense" if row["keep_rate"] is None else f"keep{row['keep_rate']:g}_l{row['reactivation_layer']}"
+                )
+                save_profile(calls[-1], self.device, self.output_dir / f"profile_batch{batch_size}_{name}.txt")
+            bar.update()
+
+        for _ in range(self.arguments.rounds):
+            for (_, row), call, count in zip(contestants, calls, repeats, strict=True):
+                bar.set_postfix_str(f"batch {batch_size}, keep {row['keep_rate'] or 'dense'}")
+                row["seconds"].append(seconds_per_call(call, self.device, count))
+                bar.update()
+            reference = contestants[0][1]["seconds"]
+            for _, row in contestants:
+                row.update(summary(row["seconds"], reference, batch_size))
+            done = [row for row in self.results["inference"] if row["batch_size"] != batch_size]
+            self.results["inference"] = done + [row for _, row in contestants]
+            self.save()
+
+    def _row(
+        self,
+        name: str,
+        rate: float | None,
+        layer: int | None,
+        batch_size: int,
+        model: Reg4PruForSemanticSegmentation | None = None,
+    ) -> dict:
+        unpruned = variant(self.model, keep_rates=1.0).config
+        config = unpruned if model is None else model.config
+        flops = forward_flops(config, self.grid_size, batch_size)
+        allowed = sum(forward_flops(unpruned, self.grid_size, batch_size).values()) / sum(flops.values())
+        return {
+            "name": name,
+            "batch_size": batch_size,
+            "keep_rate": rate,
+            "reactivation_layer": layer,
+            "num_layers": config.num_hidden_layers,
+            "token_counts": token_counts(config, math.prod(self.grid_size)),
+            "gflops": sum(flops.values()) / 1e9,
+            "gflops_parts": {part: value / 1e9 for part, value in flops.items()},
+            "flops_limit": allowed,
+            "between_layers_share": None,
+            "seconds": [],
+        }
+
+    def measure_training(self, bar: tqdm) -> None:
+        """Steps of every arm; those that route take a window of typical length in every round."""
+        arguments = self.arguments
+        self.model.float()
+        arms, self.results["training_skipped"] = training_arms(
+            self.model, arguments.image_size, arguments.train_batch_size, self.dtype, arguments.compile_mode
+        )
+        # Every window is a graph of its own: compiled, one must do.
+        count = 1 if arguments.compile_mode else arguments.train_rounds
+        windows = typical_windows(self.model.config, count) * (arguments.train_rounds // count)
+        rows = {name: {"name": name, "seconds": [], "peak_memories": [], "windows": []} for name in arms}
+        for window in windows:
+            for name, arm in arms.items():
+                bar.set_postfix_str(f"training, {name}")
+                row = rows[name]
+                if arm.routed is not None:
+                    arm.routed.config.routing_window = window
+                    row["windows"].append(window)
+                if arm.routed is not None or not row["peak_memories"]:
+                    arm.step()  # warm-up
+                    row["peak_memories"].append(peak_memory(arm.step, self.device))
+                row["seconds"].append(seconds_per_call(arm.step, self.device))
+                bar.update()
+            dense = rows["dense"]
+            for row in rows.values():
+                row.update(summary(row["seconds"], dense["seconds"], arguments.train_batch_size))
+                row["peak_memory"] = statistics.median(row["peak_memories"])
+                row["memory_ratio"] = row["peak_memory"] / statistics.median(dense["peak_memories"])
+            self.results["training"] = list(rows.values())
+            self.save()
+        self.results["policy_attention"] = compare_policy_attention(
+            self.model.config,
+            math.prod(self.grid_size) + self.model.config.num_prefix_tokens,
+            self.dtype,
+            self.device,
+            arguments.train_rounds,
+        )
+
+    def run(self) -> None:
+        """Measure everything that was asked for."""
+        arguments = self.arguments
+        self.save()
+        steps = len(arguments.batch_sizes) * (1 + len(self.variants)) * (1 + arguments.rounds) * arguments.inference
+        steps += arguments.train * arguments.train_rounds * 7
+        with tqdm(total=steps, desc="benchmark", unit="run") as bar:
+            for batch_size in arguments.batch_sizes if arguments.inference else ():
+                self.measure_inference(batch_size, bar)
+            if arguments.train:
+                self.measure_training(bar)
+        self.results["complete"] = True
+        self.save()

@@ -1,0 +1,120 @@
+"""
+Measure a checkpoint at several keep rates.
+
+    reg4pru evaluate --model_name_or_path outputs/tiny --output_dir outputs/tiny-evaluated
+
+writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Photographs are measured one
+at a time, so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever
+they are called here.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import HfArgumentParser
+
+from datasets_fives.evaluation import measure, results_table, write_results
+from datasets_fives.metrics.accumulator import VesselMetrics
+
+from .common.cli import check_at_least_1, read_flags, set_up_logging
+from .common.data_overlap import describe_data
+from .common.keep_rates import check_keep_rates
+from .common.provenance import provenance
+from .inference.evaluation_data import PhotographArguments, load_photographs, refuse_trained_on
+from .inference.loading import load_checkpoint, select_at_random
+from .inference.prediction import draw_figure
+from .inference.predictors import predictors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments(PhotographArguments):
+    """What is measured, on what, and where the result goes."""
+
+    output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
+    side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
+    at_working_size: bool = field(
+        default=False, metadata={"help": "Measure at the size at which the model sees photographs."}
+    )
+    keep_rates: list[float] = field(
+        default_factory=lambda: [1.0, 0.7, 0.5, 0.3],
+        metadata={"help": "Keep rates to measure; each holds for every pruning stage, and stages compound."},
+    )
+    selection_pool: Literal["active", "all"] | None = field(
+        default=None, metadata={"help": "Override what a stage chooses among."}
+    )
+    selector: Literal["random"] | None = field(
+        default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
+    )
+    field_of_view: bool = field(
+        default=True, metadata={"help": "Measure inside the circular field of view (default)."}
+    )
+    threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
+    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
+
+
+def _check(arguments: EvaluationArguments) -> None:
+    check_keep_rates(arguments.keep_rates)
+    VesselMetrics(threshold=arguments.threshold)
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir is {output_dir}, which is a file.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
+        raise ValueError(
+            f"--output_dir is {output_dir}, which is not empty: choose another, or add --overwrite_output_dir to "
+            "replace the results in it."
+        )
+    if arguments.at_working_size and arguments.photograph_size:
+        raise ValueError("Give --at_working_size or --photograph_size, not both.")
+    check_at_least_1(arguments, "batch_size", "limit")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Evaluate as the command line says."""
+    set_up_logging()
+    parser = HfArgumentParser(EvaluationArguments)
+    (arguments,) = read_flags(parser, argv)
+    try:
+        _check(arguments)
+        model, processor = load_checkpoint(
+            arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
+        )
+        if arguments.at_working_size:
+            arguments.photograph_size = processor.working_size
+        photographs = load_photographs(arguments, arguments.side)
+        hashes, trained_on = refuse_trained_on(arguments, photographs)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.selection_pool:
+        model.config.selection_pool = arguments.selection_pool
+    if arguments.selector == "random":
+        select_at_random(model)
+
+    common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
+    measured = measure(
+        predictors(model, processor, arguments.keep_rates, **common),
+        photographs,
+        inside_field_of_view=arguments.field_of_view,
+        threshold=arguments.threshold,
+    )
+    output_dir = Path(arguments.output_dir)
+    size = f"{arguments.photograph_size} pixels" if arguments.photograph_size else "their own size"
+    write_results(
+        output_dir,
+        measured,
+        size,
+        provenance=provenance(model.device, arguments.seed),
+        settings=asdict(arguments),
+        data=describe_data({arguments.side: photographs}),
+        photographs=hashes,
+        trained_on=trained_on,
+    )
+    shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
+    figure = output_dir / "figure.png"
+    draw_figure(figure, model, processor, photographs, shown, threshold=arguments.threshold, **common)
+    print(results_table(measured, size))
+    logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)

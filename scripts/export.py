@@ -1,0 +1,64 @@
+"""
+Write the pruned model of a checkpoint as an ONNX file that takes any batch size, and check it with onnxruntime.
+
+    reg4pru export --model_name_or_path path/to/checkpoint --output model.onnx --keep_rates 0.7
+
+Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). The
+keep rates and the image size are fixed in the file, and noted in its metadata; so are the counts of tokens, which is
+what makes pruning fast everywhere.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from .common.cli import read_flags, set_up_logging
+from .inference.loading import check_image_size, load_model
+from .inference.onnx_export import export_checked
+
+logger = logging.getLogger("export_onnx")
+
+
+@dataclass
+class ExportArguments:
+    """What is exported."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of a Reg4Pru model."})
+    output: str = field(metadata={"help": "The ONNX file."})
+    keep_rates: list[float] | None = field(
+        default=None, metadata={"help": "One for all stages or one per stage; default: those of the checkpoint."}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the checkpoint's."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export a checkpoint."""
+    set_up_logging()
+    parser = HfArgumentParser(ExportArguments)
+    (arguments,) = read_flags(parser, argv)
+    path = Path(arguments.output)
+    try:
+        if path.exists() and not arguments.overwrite:
+            raise ValueError(f"--output {path} exists: choose another name, or replace it with --overwrite.")
+        model = load_model(arguments.model_name_or_path)
+        if arguments.keep_rates is not None:
+            single = len(arguments.keep_rates) == 1
+            model.set_keep_rates(arguments.keep_rates[0] if single else arguments.keep_rates)
+        size = model.config.image_size if arguments.image_size is None else arguments.image_size
+        image_size = (size, size) if isinstance(size, int) else tuple(size)
+        check_image_size(model.config, *image_size)
+        difference = export_checked(model, image_size, path)
+    except ValueError as error:
+        parser.error(str(error))
+    logger.info(
+        "%s: %.1f MB, keep rates %s, images of %d x %d; onnxruntime differs from PyTorch by %.1e at most.",
+        path,
+        path.stat().st_size / 1e6,
+        model.config.keep_rates,
+        *image_size,
+        difference,
+    )
+    return 0

@@ -1,0 +1,168 @@
+"""The FIVES archive as a data set for the Hub: Parquet shards and a card with computed numbers."""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetInfo, Features, SplitDict, SplitInfo, Value
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+from PIL import Image
+
+from datasets_fives import FEATURES
+from datasets_fives.features import CONDITIONS, FINGERPRINTS
+from datasets_fives.sources.fives_archive import Photograph, list_photographs, read_photographs
+from datasets_fives.splits import twin_groups
+
+from .prediction_dataset import write_shards
+
+logger = logging.getLogger(__name__)
+
+TAG = "reg4pru-photographs"
+
+CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
+# A vessel tree covers about a tenth of a photograph; the nearly unreadable ones have masks far below this.
+SPARSE_BELOW = 0.01
+_PREPARED = ".prepared.json"  # what the folder was made from; stays here
+_FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
+          "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
+
+
+def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_shard: int = 100) -> None:
+    """
+    Write `data/<split>-*.parquet` and `README.md`.
+
+    Args:
+        fives_dir (`Path`): Folder of the published archive, whole or in part.
+        output_dir (`Path`): New or empty folder, or one prepared from the same files, which is then left as it is.
+        repo_id (`str`): What the card calls the data set, `"user/name"`.
+        photographs_per_shard (`int`, *optional*, defaults to 100): Photographs in a Parquet file.
+
+    Raises:
+        `ValueError`: If the archive is broken, or the output folder holds something else. Nothing is written then.
+    """
+    photographs = list_photographs(fives_dir.resolve())
+    made_from = _made_from(photographs, repo_id, photographs_per_shard)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        known = output_dir / _PREPARED
+        if known.is_file() and json.loads(known.read_text()) == made_from:
+            logger.info("%s was prepared from the same files already: it is used as it is.", output_dir)
+            return
+        raise ValueError(f"{output_dir} is not empty, and not what these files give: choose another folder.")
+
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed: a run that is killed leaves nothing that looks finished.
+    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
+        made = Path(scratch) / "made"
+        (made / "data").mkdir(parents=True)
+        parts = {
+            side: [photograph for photograph in photographs if photograph.published == side]
+            for side in ("train", "test")
+        }
+        facts = {
+            side: _write_side(members, side, made / "data", Path(scratch) / "cache", photographs_per_shard)
+            for side, members in parts.items()
+            if members
+        }
+        _card(facts, made / "data", repo_id).save(made / "README.md")
+        (made / _PREPARED).write_text(json.dumps(made_from))
+        if output_dir.exists():
+            output_dir.rmdir()
+        made.rename(output_dir)
+
+
+def _made_from(photographs: list[Photograph], repo_id: str, photographs_per_shard: int) -> dict:
+    listed = [(photograph.name, photograph.stamp) for photograph in photographs]
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return {"files": digest, "repo_id": repo_id, "photographs_per_shard": photographs_per_shard, "version": 1}
+
+
+def _rows(photographs: list[Photograph]) -> Iterator[dict]:
+    by_name = {photograph.name: photograph for photograph in photographs}
+    for row in read_photographs(tuple(photographs), None, 1):
+        with Image.open(by_name[row["name"]].mask_path) as mask:
+            mode, grey = mask.mode, np.asarray(mask.convert("L"))
+        yield {column: row[column] for column in (*FEATURES, *FINGERPRINTS)} | {
+            "vessel_fraction": float(np.mean(grey > 127)),
+            "mask_mode": mode,
+            "antialiased": bool(((grey > 0) & (grey < 255)).any() and grey.max() > 1),
+        }
+
+
+def _write_side(photographs: list[Photograph], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
+    """Write the shards of one side; returns what the card tells of each photograph."""
+    rows = Dataset.from_generator(
+        _rows,
+        features=Features({**FEATURES, **_FACTS}),
+        gen_kwargs={"photographs": photographs},
+        cache_dir=str(cache / side),
+        writer_batch_size=16,
+    )
+    facts = [{**fact, "condition": CONDITIONS[fact["condition"]]} for fact in rows.remove_columns(["image", "mask"])]
+    write_shards(rows.select_columns(list(FEATURES)), folder, side, per_shard)
+    return facts
+
+
+def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard:
+    everything = [fact for side in facts.values() for fact in side]
+    names = [fact["name"] for fact in everything]
+    groups = twin_groups([f["image_hash"] for f in everything], [f["mask_hash"] for f in everything])
+    twins = [
+        [name for name, group in zip(names, groups, strict=True) if group == number]
+        for number, count in sorted(Counter(groups).items())
+        if count > 1
+    ]
+    sizes = {side: sum(path.stat().st_size for path in data.glob(f"{side}-*.parquet")) for side in facts}
+    infos = SplitDict()
+    for side, rows in facts.items():
+        infos.add(SplitInfo(name=side, num_bytes=sizes[side], num_examples=len(rows)))
+    info = DatasetInfo(
+        features=FEATURES, splits=infos, download_size=sum(sizes.values()), dataset_size=sum(sizes.values())
+    )
+    card_data = DatasetCardData(
+        license="cc-by-4.0",
+        pretty_name="FIVES",
+        task_categories=["image-segmentation"],
+        task_ids=["semantic-segmentation"],
+        tags=["medical", "retina", "fundus", "vessels", TAG],
+        size_categories=["n<1K" if len(everything) < 1000 else "1K<n<10K"],
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
+    files = [{"split": side, "path": f"data/{side}-*"} for side in facts]
+    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(card_data)
+    splits = [
+        {
+            "name": side,
+            "count": len(rows),
+            "conditions": {c: sum(row["condition"] == c for row in rows) for c in CONDITIONS},
+            "vessel_fraction": float(np.mean([row["vessel_fraction"] for row in rows])),
+        }
+        for side, rows in facts.items()
+    ]
+    return DatasetCard.from_template(
+        card_data,
+        template_path=str(CARD_TEMPLATE),
+        repo_id=repo_id,
+        num_photographs=len(everything),
+        megabytes=sum(sizes.values()) / 1e6,
+        splits=splits,
+        split_sentence=_split_sentence(facts),
+        conditions=list(CONDITIONS),
+        twins=twins,
+        rgba_masks=[fact["name"] for fact in everything if fact["mask_mode"] == "RGBA"],
+        antialiased=[fact["name"] for fact in everything if fact["antialiased"]],
+        sparse=[fact["name"] for fact in everything if fact["vessel_fraction"] < SPARSE_BELOW],
+        sparse_below=SPARSE_BELOW,
+    )
+
+
+def _split_sentence(facts: dict[str, list[dict]]) -> str:
+    if len(facts) == 2:
+        return "Train and test are those of the published archive, whole."
+    return f"Only photographs of the published {next(iter(facts))} split are here."

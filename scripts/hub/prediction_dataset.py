@@ -1,0 +1,124 @@
+"""Predictions as a data set for the Hub: Parquet shards and a card."""
+
+import shutil
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from datasets.table import embed_table_storage
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..inference.input_images import Photograph
+from ..inference.output_folder import ResultFolder, picture_name
+from .transfer import bears_tag
+
+ROWS_PER_SHARD = 500
+TAG = "reg4pru-predictions"
+FEATURES = Features(
+    {
+        "name": Value("string"),
+        "keep_rate": Value("string"),
+        "mask": Image(),
+        "probability": Image(),
+        "vessel_fraction": Value("float64"),
+        "skeleton_length": Value("int64"),
+        "skeleton_density": Value("float64"),
+        "num_tokens": Value("int64"),
+    }
+)
+CARD = """# Vessel maps
+
+Predicted by `{model}` with reg4pru (arXiv 2602.02163); {count} rows, one per photograph and keep rate.
+
+- `mask`: 0 and 255, at the photograph's own size. `probability`: 16 bits, 65535 is probability 1.
+- `vessel_fraction`, `skeleton_length` (pixels), `skeleton_density` (1 / pixel): inside the field of view.
+- `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
+
+Research only; not a medical device. The photographs are not part of this data set, and their licence holds for them.
+"""
+
+
+def check_replaceable(folder: Path) -> None:
+    """
+    Refuse to write the data set over files of somebody else.
+
+    Args:
+        folder (`Path`): Where the data set goes; an earlier one of this command is replaced.
+
+    Raises:
+        `ValueError`: if there is a file, a folder with other files, or a data set whose card lacks [`TAG`].
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and the data set goes there: choose another --output_dir.")
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    card = folder / "README.md"
+    foreign = [path for path in found if not (path == Path("README.md") or path.match("data/train-*.parquet"))]
+    if not foreign and found and not (card.exists() and bears_tag(card, TAG)):
+        foreign = found
+    if foreign:
+        raise ValueError(
+            f"{folder / foreign[0]} is of no data set of this command, which would replace {folder}: choose another "
+            "--output_dir, or move it."
+        )
+
+
+def write_dataset(folder: Path, results: Path, photographs: list[Photograph], model: str) -> None:
+    """
+    Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.
+
+    Args:
+        folder (`Path`): Where the data set goes; an earlier one is replaced when the new one is whole.
+        results (`Path`): Output folder of the predictions.
+        photographs (`list[Photograph]`): Those whose predictions are meant.
+        model (`str`): What predicted; named in the card, a folder without those it lies in.
+    """
+    by_name = {photograph.name: photograph for photograph in photographs}
+    rows = [row for row in ResultFolder(results).rows() if row["file"] in by_name]
+    rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "data").mkdir(parents=True)
+    dataset = Dataset.from_list([_row(row, results, by_name[row["file"]]) for row in rows], features=FEATURES)
+    write_shards(dataset, unfinished / "data", "train", ROWS_PER_SHARD)
+    card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels", TAG])
+    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
+        card
+    )
+    text = CARD.format(model=Path(model).resolve().name if Path(model).exists() else model, count=len(rows))
+    DatasetCard(f"---\n{card.to_yaml()}\n---\n\n{text}").save(unfinished / "README.md")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _row(row: dict[str, str], results: Path, photograph: Photograph) -> dict:
+    pictures = {
+        kind: str(results / picture_name(photograph.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
+    }
+    numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
+    numbers = {
+        name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
+    }
+    return {"name": photograph.public_name, "keep_rate": row["keep_rate"], **pictures, **numbers}
+
+
+# A few photographs of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
+ROWS_PER_GROUP = 8
+
+
+def write_shards(rows: Dataset, folder: Path, side: str, per_shard: int) -> None:
+    """
+    Write `<side>-<index>-of-<count>.parquet`.
+
+    Args:
+        rows (`Dataset`): What is written; pictures may be paths, a shard holds their bytes.
+        folder (`Path`): Where to; exists.
+        side (`str`): Name of the split.
+        per_shard (`int`): Rows in a file.
+    """
+    count = max(1, -(-len(rows) // per_shard))
+    for index in range(count):
+        shard = rows.shard(count, index, contiguous=True).with_format("arrow")
+        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
+        shard.to_parquet(folder / f"{side}-{index:05d}-of-{count:05d}.parquet", batch_size=ROWS_PER_GROUP)

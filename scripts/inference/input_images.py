@@ -1,0 +1,88 @@
+"""The photographs that are to be predicted: files, or rows of a stored data set."""
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets_fives.images import SUFFIXES
+from datasets_fives.sources.saved_datasets import find_columns, open_stored, read_labels, undecoded
+
+
+class Photograph(NamedTuple):
+    """
+    Args:
+        name (`str`): What tables and messages call it: its path, or its name in the data set.
+        public_name (`str`): The same without the folders of this machine.
+        stem (`str`): How the names of its results begin.
+        content (`Callable`): Gives the path of the file, or what it holds.
+    """
+
+    name: str
+    public_name: str
+    stem: str
+    content: Callable[[], Path | bytes]
+
+
+def list_files(patterns: list[str]) -> list[Photograph]:
+    """
+    The photographs among files, folders and patterns, in order.
+
+    Args:
+        patterns (`list[str]`): Files; folders, of which every file with one of [`SUFFIXES`] is taken; patterns such as
+            `"scans/**/*.jpg"`.
+
+    Raises:
+        `ValueError`: If one of them finds nothing, or two photographs would be written to the same files.
+    """
+    images: dict[str, Path] = {}
+    for pattern in patterns:
+        found = [Path(pattern)]
+        if not found[0].is_file():
+            inside = sorted(found[0].iterdir() if found[0].is_dir() else map(Path, glob.glob(pattern, recursive=True)))
+            found = [path for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
+        if not found:
+            raise ValueError(
+                f"{pattern} is no file, and no folder or pattern with photographs ({', '.join(SUFFIXES)})."
+            )
+        for path in found:
+            other = images.setdefault(path.stem, path)
+            if other.resolve() != path.resolve():
+                raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
+    return [Photograph(str(path), path.name, stem, lambda path=path: path) for stem, path in images.items()]
+
+
+def list_stored(source: str, revision: str | None, side: str) -> list[Photograph]:
+    """
+    The photographs of a data set that is stored as such; it needs no masks.
+
+    Args:
+        source (`str`): A Hub id, a folder with Parquet files, or one of `save_to_disk`.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
+        side (`str`): `"train"`, `"validation"` or `"test"`.
+
+    Raises:
+        `ValueError`: If there is no such data set, side or column of photographs, or two photographs would be written
+            to the same files.
+    """
+    sides = open_stored(source, revision, False, None, "files, folders and patterns under --images")
+    if side not in sides:
+        raise ValueError(f"--side is {side!r}: {source} has the sides {', '.join(sides)}.")
+    columns = find_columns(sides[side], source, needed=("image",))
+    labels, _ = read_labels({side: sides[side]}, columns, None)
+    rows = undecoded(sides[side], columns)
+
+    def content(index: int) -> Path | bytes:
+        stored = rows[index][columns.image]
+        if stored is None:
+            raise ValueError("image is missing")
+        return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
+
+    photographs: dict[str, Photograph] = {}
+    for index, label in enumerate(labels):
+        stem = Path(label.name.replace("/", "_").replace("\\", "_")).stem
+        photograph = Photograph(label.name, label.name, stem, lambda index=index: content(index))
+        other = photographs.setdefault(stem, photograph)
+        if other is not photograph:
+            raise ValueError(f"{other.name} and {label.name} of {source} would write to the same files.")
+    return list(photographs.values())

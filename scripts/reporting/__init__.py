@@ -1,0 +1,1 @@
+"""Tables, figures and panels, for whoever writes results."""

@@ -1,0 +1,281 @@
+"""
+What a study holds, read from its YAML file: arms x seeds to train, and how each trained run is evaluated.
+
+    recipe: tiny_synthetic                        # of `reg4pru train`, a name or a path; what all runs share
+    overrides: {max_train_steps: 900}             # fields of the recipe, for all runs
+    config: {routing_keep_rate: 0.5}              # fields of Reg4PruConfig, for all runs
+    seeds: [0, 1, 2]
+    keep_rates: [1.0, 0.7, 0.5, 0.3]              # at evaluation, each for every stage
+    evaluations:                                  # besides the model as it was trained, on the test photographs
+      - {selector: random}                        # changed
+      - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
+      - {photograph_size: 1024}                   # at one size, whichever size an arm sees them at
+    compare: [soft, reg4pru]                      # the two arms of the pictures
+    arms:                                         # the first is the reference of the costs
+      dense: {label: no pruning, config: {train_pruning: none, routing: false}}
+      drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
+
+An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
+evaluation on a data set whose variable is not set is left out with a warning. A study may say only what differs from a
+`base`: `overrides` and `config` add to those of the base, arms can be some of its own by their names, and any other
+field replaces that of the base.
+
+    base: sample
+    overrides: {max_train_steps: 1200}
+    arms: [dense, reg4pru]
+"""
+
+import logging
+import os
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import yaml
+
+from modeling_reg4pru import Reg4PruConfig
+
+from ..common.keep_rates import check_keep_rates
+from ..common.recipes import find_yaml
+from ..training.arguments import TRAIN_ARGUMENTS
+
+logger = logging.getLogger(__name__)
+
+# What an evaluation changes in the model, and what photographs it is on.
+MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
+DATA_FIELDS = ("dataset", "split", "photograph_size")
+# What the study itself decides for every run.
+RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
+AS_TRAINED = "as trained"
+
+REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "arms")
+OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
+# What a study adds to those of its base, instead of replacing them.
+MERGED_FIELDS = ("overrides", "config")
+
+
+@dataclass
+class Study:
+    """
+    Args:
+        name (`str`): That of the file.
+        recipe (`dict`): What all runs share, `config_overrides` included.
+        seeds (`list[int]`): Seeds, the same for every arm.
+        keep_rates (`list[float]`): Keep rates of the evaluations.
+        evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
+            it is, on the test photographs, without any.
+        arms (`dict[str, dict]`): `label`, `config` and `flags` of every arm by its name.
+        compare (`list[str]`): Two arms to be shown side by side, or none.
+    """
+
+    name: str
+    recipe: dict
+    seeds: list[int]
+    keep_rates: list[float]
+    evaluations: dict[str, dict]
+    arms: dict[str, dict]
+    compare: list[str]
+
+    @property
+    def shown_rate(self) -> float:
+        """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
+        return max((rate for rate in self.keep_rates if rate < 1), default=1.0)
+
+    def run_recipe(self, arm: str, seed: int) -> dict:
+        """The whole recipe of one run."""
+        settings = self.arms[arm]
+        config = _changed(self.recipe.get("config_overrides", {}), settings["config"])
+        return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(arm, seed) of every run, all arms of a seed before the next seed."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def part(self, arms: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
+        """
+        The study with some of its arms and seeds only, in its own order; without pictures of compared arms that are
+        not among them.
+
+        Raises:
+            `ValueError`: for an arm or a seed that there is not.
+        """
+        for flag, wanted, known in (("--only", arms, list(self.arms)), ("--seeds", seeds, self.seeds)):
+            unknown = sorted(set(wanted or ()) - set(known))
+            if unknown:
+                names, there = (", ".join(map(str, entries)) for entries in (unknown, known))
+                raise ValueError(f"{flag} names {names}: {self.name} has {there}.")
+        kept = {arm: settings for arm, settings in self.arms.items() if not arms or arm in arms}
+        return replace(
+            self,
+            arms=kept,
+            seeds=[seed for seed in self.seeds if not seeds or seed in seeds],
+            compare=self.compare if set(self.compare) <= set(kept) else [],
+        )
+
+
+def read_study(path: Path) -> Study:
+    """
+    Read and check a study; everything that can be wrong in it is found here, before any run.
+
+    Raises:
+        `ValueError`: for a file, field, arm, setting or value that does not exist or fit.
+    """
+    content = _with_base(_read_fields(path), path)
+    missing = [name for name in REQUIRED_FIELDS if not content.get(name)]
+    if missing:
+        raise ValueError(f"The study {path} lacks {', '.join(missing)}.")
+    content["evaluations"] = [entry for entry in content.get("evaluations") or [] if _has_data(entry)]
+    content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
+
+    recipe = {**(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})}
+    _check_flags(content["overrides"], f"`overrides` of {path}")
+    config = _changed(recipe.get("config_overrides", {}), content["config"])
+    recipe = {**recipe, **content["overrides"], "config_overrides": config}
+
+    seeds = content["seeds"]
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` of {path} is {seeds}: it must list distinct numbers from 0.")
+    check_keep_rates(content["keep_rates"])
+    study = Study(
+        name=path.stem,
+        recipe=recipe,
+        seeds=seeds,
+        keep_rates=content["keep_rates"],
+        evaluations={AS_TRAINED: {}, **_read_evaluations(content["evaluations"], path)},
+        arms={name: _read_arm(name, settings or {}, path) for name, settings in content["arms"].items()},
+        compare=content["compare"],
+    )
+    if study.compare and (len(study.compare) != 2 or set(study.compare) - set(study.arms)):
+        raise ValueError(f"`compare` of {path} is {study.compare}: it must name two of {', '.join(study.arms)}.")
+    for arm in study.arms:
+        _check_configurations(study, arm)
+    return study
+
+
+def _changed(config: dict, changes: dict) -> dict:
+    """A configuration with changes; one to null leaves the field at its default."""
+    unset = {name for name, value in changes.items() if value is None}
+    return {name: value for name, value in {**config, **changes}.items() if name not in unset}
+
+
+def _read_fields(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"The study {path} does not exist.")
+    content = yaml.safe_load(path.read_text()) or {}
+    _check_keys(content, (*REQUIRED_FIELDS, *OPTIONAL_FIELDS, "base"), f"The study {path}")
+    for name in MERGED_FIELDS:
+        if not isinstance(content.setdefault(name, {}), dict):
+            raise ValueError(f"`{name}` of {path} is {content[name]!r}: it must be a mapping.")
+    return content
+
+
+def _find(name: str, field: str, path: Path) -> Path:
+    try:
+        return find_yaml(name, "recipes" if field == "recipe" else "studies")
+    except ValueError as error:
+        raise ValueError(f"`{field}` of {path} is {name!r}. {error}") from None
+
+
+def _with_base(content: dict, path: Path) -> dict:
+    """The fields of a study on top of those of its `base`; arms given by name are those of the base."""
+    base = {}
+    if "base" in content:
+        base_path = _find(content["base"], "base", path)
+        base = _read_fields(base_path)
+        if "base" in base:
+            raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: name {base['base']}.")
+        base = _with_base(base, base_path)
+    if isinstance(content.get("arms"), list):
+        known = base.get("arms", {})
+        unknown = [str(arm) for arm in content["arms"] if arm not in known]
+        if unknown:
+            known = ", ".join(known) or "none"
+            raise ValueError(f"`arms` of {path} names {', '.join(unknown)}: the arms of its base are {known}.")
+        content = {**content, "arms": {arm: known[arm] for arm in content["arms"]}}
+    merged = {name: {**base.get(name, {}), **content[name]} for name in MERGED_FIELDS}
+    return {name: value for name, value in {**base, **content, **merged}.items() if name != "base"}
+
+
+def evaluation_name(settings: dict) -> str:
+    """`"selection_pool=all"`, or its `name`: what an evaluation is called in the results."""
+    _check_keys(settings, ("name", *MODEL_FIELDS, *DATA_FIELDS), "An evaluation")
+    if settings.get("selector", "random") != "random":
+        raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
+    if "split" in settings and "dataset" not in settings:
+        raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset that it splits.")
+    size = settings.get("photograph_size", 1)
+    if type(size) is not int or size < 1:
+        raise ValueError(f"An evaluation has photograph_size {size!r}: it must be a number of pixels.")
+    if "dataset" in settings and "name" not in settings:
+        raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one, for the tables.")
+    return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
+
+
+def is_as_trained(settings: dict) -> bool:
+    """Whether an evaluation leaves the model as it was trained, on whatever photographs."""
+    return not set(settings) & set(MODEL_FIELDS)
+
+
+def _has_data(settings: dict) -> bool:
+    """Whether the data set of an evaluation is there; one that is not there on this machine is left out aloud."""
+    if not (isinstance(settings, dict) and "$" in os.path.expandvars(str(settings.get("dataset", "")))):
+        return True
+    logger.warning("Not evaluated on %s: %s is not set.", settings.get("name"), settings["dataset"])
+    return False
+
+
+def _read_evaluations(entries: list[dict], path: Path) -> dict[str, dict]:
+    names = [evaluation_name(settings) for settings in entries]
+    twice = sorted({name for name in names if [AS_TRAINED, *names].count(name) > 1})
+    if twice:
+        raise ValueError(f"`evaluations` of {path} has {', '.join(twice)} more than once.")
+    settings = [{field: value for field, value in entry.items() if field != "name"} for entry in entries]
+    return dict(zip(names, settings, strict=True))
+
+
+def _read_arm(name: str, settings: dict, path: Path) -> dict:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{path} has an arm {name!r}: letters, digits, '_', '-' and '.' make a name.")
+    _check_keys(settings, ("label", "config", "flags"), f"The arm {name} of {path}")
+    arm = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
+    _check_flags(arm["flags"], f"`flags` of the arm {name}")
+    return arm
+
+
+def _check_configurations(study: Study, arm: str) -> None:
+    """Every configuration that the study will build, trained and evaluated, must be valid."""
+    config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
+    _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the arm {arm}")
+    for name, settings in study.evaluations.items():
+        changed = {field: settings[field] for field in settings if field in MODEL_FIELDS and field != "selector"}
+        try:
+            Reg4PruConfig(**{**config, **changed})
+        except Exception as error:  # the strict dataclass of huggingface_hub wraps errors in its own classes
+            raise ValueError(f"The arm {arm}, evaluated {name}, has no valid configuration: {error}") from error
+
+
+def _check_flags(flags: dict, where: str) -> None:
+    known = [entry.name for cls in TRAIN_ARGUMENTS for entry in fields(cls)]
+    _check_keys(flags, [name for name in known if name not in RESERVED_FLAGS], where)
+
+
+def _check_keys(settings: dict, known: tuple | list, where: str) -> None:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is {settings!r}: it must be a mapping with {', '.join(known)}.")
+    unknown = [str(name) for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"{where} has {', '.join(unknown)}: known are {', '.join(known)}.")
+
+
+def _expand(value: object, where: str) -> object:
+    """The value with environment variables in its strings; one that is not set is an error, not an odd path."""
+    if isinstance(value, dict):
+        return {key: _expand(entry, where) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_expand(entry, where) for entry in value]
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ValueError(f"{where} refers to {value}, and this environment variable is not set.")
+    return expanded

@@ -1,0 +1,98 @@
+"""The trained model of a run, measured: each evaluation and keep rate once, over all pixels and by photograph."""
+
+import csv
+import json
+from dataclasses import replace
+
+from datasets import Dataset
+from transformers import BaseImageProcessor
+
+from datasets_fives import load_vessels
+from datasets_fives.evaluation import measure
+from datasets_fives.metrics.accumulator import METRICS
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..common.atomic_files import replace_table, replace_text
+from ..common.keep_rates import rate_name
+from ..inference.loading import load_checkpoint, select_at_random
+from ..inference.predictors import predictors
+from ..training.setup import load_data
+from .definition import DATA_FIELDS, Study
+from .run_folder import RunFolder
+
+PHOTOGRAPH_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
+
+
+def evaluate_run(study: Study, folder: RunFolder) -> None:
+    """
+    Measure what is missing, evaluation by evaluation. `evaluation.json` of the run gets the metrics over all pixels,
+    `per_image.csv` those of every photograph.
+    """
+    results, rows = folder.results(), read_photographs(folder)
+    first_on: dict[tuple, str] = {}  # data → the first evaluation on them
+    for name, settings in study.evaluations.items():
+        done = results.setdefault(name, {})
+        first = first_on.setdefault(tuple(settings.get(field) for field in DATA_FIELDS), name)
+        for rate in map(rate_name, study.keep_rates):
+            # Without pruning nothing that an evaluation changes in the model has an effect.
+            if first != name and float(rate) == 1:
+                done[rate], rows[name, rate] = results[first][rate], rows[first, rate]
+        # A run that was measured before photographs had rows is measured again.
+        known = {rate for rate in done if (name, rate) in rows}
+        missing = [rate for rate in study.keep_rates if rate_name(rate) not in known]
+        if not missing:
+            continue
+        model, processor = load_evaluated(folder, settings)
+        measured = measure(predictors(model, processor, missing, batch_size=16), _photographs(folder, settings, model))
+        for rate, metrics in measured.items():
+            pooled = metrics.compute()["pooled"]
+            done[rate] = {metric: pooled[metric] for metric in METRICS}
+            rows[name, rate] = metrics.rows
+        _write_photographs(folder, rows)
+        replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
+
+
+def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
+    """The trained model of a run and its image processor, changed as an evaluation wants it."""
+    model, processor = load_checkpoint(str(folder.weights()))
+    for name, value in settings.items():
+        if name == "selector":
+            select_at_random(model)
+        elif name not in DATA_FIELDS:
+            setattr(model.config, name, value)
+    return model, processor
+
+
+def _photographs(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
+    """The test photographs of an evaluation, at its size, else at that of those of the training."""
+    _, data_arguments, arguments = folder.arguments()
+    size = settings.get("photograph_size", data_arguments.photograph_size)
+    if "dataset" not in settings:
+        return load_data(replace(data_arguments, photograph_size=size), arguments.seed)["test"]
+    split = settings.get("split", "official")
+    sides = load_vessels(settings["dataset"], split=split, photograph_size=size)
+    if "test" not in sides:
+        raise ValueError(f"The data set {settings['dataset']} has no test photographs under split {split!r}.")
+    return sides["test"]
+
+
+def read_photographs(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
+    """Rows of photographs by evaluation and keep rate, as far as they have been measured."""
+    rows: dict[tuple[str, str], list[dict]] = {}
+    if not folder.per_image.is_file():
+        return rows
+    with folder.per_image.open(newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {metric: float(row[metric]) for metric in METRICS}
+            place = (row.pop("evaluation"), row.pop("keep_rate"))
+            rows.setdefault(place, []).append({**row, **numbers})
+    return rows
+
+
+def _write_photographs(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
+    of_all = [
+        {"evaluation": evaluation, "keep_rate": rate, **row}
+        for (evaluation, rate), photographs in rows.items()
+        for row in photographs
+    ]
+    replace_table(folder.per_image, PHOTOGRAPH_FIELDS, of_all)

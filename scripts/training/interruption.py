@@ -1,0 +1,174 @@
+"""How a training ends before its last step: told to by a signal, or because it cannot go on."""
+
+import contextlib
+import gc
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env, reduce
+from filelock import FileLock, Timeout
+
+TERMINATED = 128 + signal.SIGTERM  # exit code 143, a shell's own for a process that this signal ended
+
+
+class TrainingError(Exception):
+    """A training that cannot go on; the message says where it stands and what to do."""
+
+
+class StopRequest:
+    """
+    Catches SIGTERM, by which schedulers and `kill` ask a process to end, so that the training can save before it does.
+    It is heeded after the step that is running; whoever cannot wait has SIGKILL.
+
+    Example:
+
+    ```python
+    >>> with StopRequest() as stop:
+    ...     for batch in loader:
+    ...         if stop.requested:
+    ...             break
+    ```
+    """
+
+    requested = False
+
+    def __enter__(self) -> "StopRequest":
+        self._before: Callable | int | None = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def agreed(self) -> bool:
+        """Whether any process of the training was told to end: the signal reaches them in different steps."""
+        state = PartialState()
+        if state.num_processes == 1:
+            return self.requested
+        flag = torch.tensor(float(self.requested), device=state.device)
+        return reduce(flag, "sum").item() > 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[str]], saved: str) -> None:
+    """
+    Args:
+        losses (`dict[int, torch.Tensor]`): Losses by step, `()` each.
+        names (`Callable[[int], list[str]]`): The photographs that a step learned from.
+        saved (`str`): Where the run can go on.
+
+    Raises:
+        [`TrainingError`]: if one is not finite; what was learned from it must not be saved.
+    """
+    if not losses:
+        return
+    for step, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
+        if value - value != 0:  # inf and nan
+            raise TrainingError(
+                f"The loss of step {step} is {value}. Its photographs were {', '.join(names(step))}. Nothing was "
+                f"saved since. {saved} A run that goes on keeps its settings: if the same comes again, look at these "
+                "photographs, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
+                "place of fp16."
+            )
+
+
+def where_to_go_on(states: list[Path]) -> str:
+    """What a message says of the full states that there are, oldest first."""
+    if not states:
+        return "There is no full state to go on from yet: start again in another --output_dir."
+    return f"The last full state is {states[-1]}: go on from it with --resume_from_checkpoint latest."
+
+
+LOCK = ".lock"
+# The workers of a loader outlive a run that was killed by some seconds, and its lock with them.
+PATIENCE_SECONDS = 10
+
+
+def check_processes(num_processes: int) -> None:
+    """
+    Raises:
+        `ValueError`: if more processes were started than belong together: each would train alone, in one folder; or
+            if FSDP was asked for where Accelerate, which knows it on accelerators only, would leave it out unsaid.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > num_processes:
+        raise ValueError(
+            f"{started} processes were started (WORLD_SIZE), but this one would train with {num_processes}: without a "
+            "GPU set ACCELERATE_USE_CPU=true; with GPUs start as many processes as there are."
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().device.type == "cpu":
+        raise ValueError("FSDP was asked for (ACCELERATE_USE_FSDP), but Accelerate shards on GPUs and the like only.")
+
+
+def is_begun(output_dir: Path) -> bool:
+    """Whether a folder holds anything."""
+    return output_dir.exists() and any(path.name != LOCK for path in output_dir.iterdir())
+
+
+def check_writable(output_dir: Path) -> None:
+    """
+    Refuse a folder that cannot be written to, without leaving anything there.
+
+    Raises:
+        `ValueError`
+    """
+    place = output_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output_dir is {output_dir}: {place} cannot be written to: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def sole_run(output_dir: Path, writes: bool) -> Iterator[None]:
+    """
+    Hold the folder of a run while it writes there.
+
+    Args:
+        output_dir (`Path`): The folder; made if it is not there.
+        writes (`bool`): Whether this process is the one of the run that writes; the others hold nothing.
+
+    Raises:
+        `ValueError`: if another run holds it.
+    """
+    if not writes:
+        yield
+        return
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output_dir / LOCK, timeout=PATIENCE_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"Another run writes to {output_dir}: wait for its end, end it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def leave_processes(accelerator: Accelerator) -> None:
+    """
+    End a training. The wrapped model must go before the process group does: with gloo, freeing it afterwards waits for
+    the group's thread while holding Python's lock, which that thread waits for, and one process in three hangs for
+    ever. Call it where no variable holds the prepared model, optimiser or loaders any more.
+
+    Args:
+        accelerator (`Accelerator`): It lets go of everything that it has prepared.
+    """
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()

@@ -1,0 +1,118 @@
+"""The photographs of a training, by side, as its arguments want them."""
+
+import warnings
+
+import datasets
+import numpy as np
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
+
+from datasets_fives import load_vessels
+from datasets_fives.masks import check_foreground
+from datasets_fives.training_samples import cut_into_tiles, hold_in_memory
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+
+from .arguments import DataArguments, ModelArguments, config_fields
+
+
+def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+    """
+    Photographs by side (`train`, `validation`, `test`), those to train on in tiles where the recipe wants tiles. Under
+    `--streaming` the training side is a stream, and the photographs of the validation side are held in memory.
+
+    Args:
+        arguments (`DataArguments`): Source, split, sizes.
+        seed (`int`): Of the split, and of synthetic photographs.
+
+    Raises:
+        `ValueError`: if the source or the split does not exist, or there is nothing to train on.
+    """
+    sides = load_vessels(
+        arguments.dataset,
+        split=arguments.split,
+        seed=seed,
+        photograph_size=arguments.photograph_size,
+        condition_pattern=arguments.condition_pattern,
+        vessel_labels=arguments.vessel_labels,
+        revision=arguments.dataset_revision or None,
+        streaming=arguments.streaming,
+        synthetic_counts=tuple(arguments.synthetic_counts),
+        fingerprints=True,
+    )
+    if "train" not in sides:
+        raise ValueError(
+            f"The data set {arguments.dataset} has no training photographs under split {arguments.split!r}."
+        )
+    if not arguments.streaming:  # of a stream nothing is known ahead
+        check_foreground((np.asarray(mask) for mask in sides["train"]["mask"]), f"{arguments.dataset}, side train")
+    if arguments.streaming:
+        sides = {side: hold_in_memory(rows) if side == "validation" else rows for side, rows in sides.items()}
+    if arguments.tile_size:
+        sides["train"] = cut_into_tiles(sides["train"], arguments.tile_size)
+    return dict(sides)
+
+
+def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
+    """
+    A model from a checkpoint, on a backbone, or from scratch.
+
+    Raises:
+        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, and a checkpoint or
+            backbone that there is not.
+    """
+    overrides = config_fields(arguments.config_overrides)
+    known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"config_overrides has {unknown}, which are no fields of Reg4PruConfig.")
+    try:
+        model = _build(arguments.model_name_or_path, arguments.backbone_name_or_path, overrides)
+    except StrictDataclassError as error:  # it wraps what is wrong with a field
+        raise ValueError(f"config_overrides: {error.__cause__ or error}") from error
+    except (OSError, SafetensorError, HFValidationError) as error:
+        flag = "model_name_or_path" if arguments.model_name_or_path else "backbone_name_or_path"
+        raise ValueError(
+            f"--{flag} is {getattr(arguments, flag)}, from which no model could be loaded: {error}"
+        ) from error
+    if arguments.gradient_checkpointing:
+        with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable()
+    return model
+
+
+def _build(start: str, backbone: str, overrides: dict) -> Reg4PruForSemanticSegmentation:
+    if start:
+        return Reg4PruForSemanticSegmentation.from_pretrained(start, **overrides)
+    overrides.setdefault("id2label", {0: "background", 1: "vessel"})
+    if backbone:
+        return Reg4PruForSemanticSegmentation.from_backbone(backbone, **overrides)
+    return Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
+
+
+def make_processor(
+    config: Reg4PruConfig, data: DataArguments, start: Reg4PruImageProcessor | None = None
+) -> Reg4PruImageProcessor:
+    """
+    The image processor of the trained model: tiles as large as its input, of photographs at the scale that it saw.
+
+    Args:
+        config ([`Reg4PruConfig`]): Of the model.
+        data (`DataArguments`): Whole photographs are brought to the model's input; crops and tiles are cut from
+            photographs of `photograph_size`, or as they are.
+        start ([`Reg4PruImageProcessor`], *optional*): Of the checkpoint that training begins with, for its colours.
+    """
+    height, width = config.input_size
+    if data.tile_size not in (None, height):
+        raise ValueError(
+            f"tile_size is {data.tile_size}, but the model's input (image_size) has {height} pixels: tiles are not "
+            "resized, so both must be the same. Set photograph_size to see the photographs at another scale."
+        )
+    whole = not (data.random_crop or data.tile_size)
+    colours = {} if start is None else {"image_mean": start.image_mean, "image_std": start.image_std}
+    return Reg4PruImageProcessor(
+        size={"height": height, "width": width},
+        working_size=max(height, width) if whole else data.photograph_size,
+        num_labels=config.num_labels,
+        **colours,
+    )

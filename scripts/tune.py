@@ -1,0 +1,53 @@
+"""
+Choose keep rates by stage, reactivation layer and selection pool of a trained checkpoint for this machine.
+
+    reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
+    reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
+
+One checkpoint serves every keep rate, so nothing is trained: quality is measured on the validation photographs for
+all uniform rates and for a greedy walk over rates by stage, and the time of them all side by side on this device. Into
+the checkpoint this writes speed.json, speed.md and speed.png, with the settings that nothing beats in both time and
+average precision; what was interrupted goes on where it stopped. `--budget_ms` then writes the most accurate settings
+within a budget into config.json; where speed.json is there already, nothing is measured anew.
+"""
+
+import logging
+
+import torch
+from transformers import HfArgumentParser
+
+from modeling_reg4pru.speed_budget import SPEED_FILE
+
+from .benchmarking.tuning import REPORTS, TuneArguments, Tuning, check_arguments, write_choice
+from .common.cli import read_flags, set_up_logging
+from .common.weight_fingerprints import check_tuned_weights
+from .inference.evaluation_data import load_as_seen
+from .inference.loading import load_checkpoint
+from .reporting.speed import front_table
+
+logger = logging.getLogger("tune")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Tune as the command line says."""
+    set_up_logging()
+    parser = HfArgumentParser(TuneArguments)
+    (arguments,) = read_flags(parser, argv)
+    try:
+        folder = check_arguments(arguments)
+        if arguments.num_threads:
+            torch.set_num_threads(arguments.num_threads)
+        model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
+        if (folder / SPEED_FILE).exists() and not arguments.overwrite:
+            speed = model.read_speed()
+            check_tuned_weights(folder, speed)
+            logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
+        else:
+            photographs = load_as_seen(arguments, processor, "validation")
+            speed = Tuning(arguments, folder, model, processor, photographs).run()
+            logger.info("Written to %s: %s", folder, ", ".join(REPORTS))
+        print(front_table(speed))
+        if arguments.budget_ms is not None:
+            write_choice(folder, speed, arguments.budget_ms)
+    except ValueError as error:
+        parser.error(str(error))

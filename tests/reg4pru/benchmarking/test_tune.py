@@ -1,0 +1,148 @@
+"""`reg4pru tune`, as a user runs it: what it writes, what it goes on with, what it refuses."""
+
+import json
+import sys
+
+import datasets
+import pytest
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from reg4pru import tune
+from reg4pru.benchmarking import quality
+from reg4pru.common.weight_fingerprints import fingerprint_weights
+
+PHOTOGRAPHS = ("--synthetic_counts", 1, 2, 0, "--photograph_size", 64)
+FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
+
+
+@pytest.fixture
+def run_tune(monkeypatch, tmp_path):
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        monkeypatch.setattr(sys, "argv", ["reg4pru tune"])
+        tune.main([str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def refused(run_tune, capsys):
+    """What the command says before it ends with the status of a wrong call."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            run_tune(*arguments)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tiny_model, save_checkpoint):
+    return save_checkpoint(tiny_model(pruning_layers=[1, 2]))
+
+
+def test_end_to_end(checkpoint, run_command, run_tune, refused):
+    finished = run_command("tune", "--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    assert finished.returncode == 0, finished.stderr
+    speed = json.loads((checkpoint / "speed.json").read_text(), parse_constant=pytest.fail)
+    assert (checkpoint / "speed.md").read_text().strip() == finished.stdout.strip()
+    assert (checkpoint / "speed.png").stat().st_size > 10_000
+    assert not (checkpoint / "speed.json.unfinished").exists()
+    assert speed["machine"]["num_threads"] == 1
+    assert speed["data"]["photographs"] == {"validation": 2}
+    assert speed["provenance"]["command"].startswith("reg4pru tune")
+
+    rows = speed["candidates"]
+    assert rows[0]["keep_rates"] == [1.0, 1.0]
+    assert rows[0]["ratio"] == 1
+    uniform = {(row["reactivation_layer"], row["selection_pool"]) for row in rows if row["keep_rates"] == [0.5, 0.5]}
+    assert uniform == {(layer, pool) for layer in (4, 5) for pool in ("active", "all")}
+    assert any(row["keep_rates"] in ([1.0, 0.5], [0.5, 1.0]) for row in rows)
+    front = [row for row in rows if row["on_front"]]
+    for row in rows:  # nothing that was measured lies above the front
+        assert any(
+            other["milliseconds"] <= row["milliseconds"] and other["average_precision"] >= row["average_precision"]
+            for other in front
+        )
+
+    said = refused("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    assert "speed.json, speed.md, speed.png: choose from it with --budget_ms" in said
+
+    before = json.loads((checkpoint / "config.json").read_text())
+    fastest = min(row["milliseconds"] for row in rows)
+    said = refused("--model_name_or_path", checkpoint, "--budget_ms", fastest / 2)
+    assert f"the fastest that was measured takes {fastest:.3g}" in said
+    assert json.loads((checkpoint / "config.json").read_text()) == before
+    run_tune("--model_name_or_path", checkpoint, "--budget_ms", 1e6)
+    best = max(rows, key=lambda row: (row["average_precision"], -row["milliseconds"]))
+    chosen = {name: best[name] for name in ("keep_rates", "reactivation_layer", "selection_pool")}
+    assert json.loads((checkpoint / "config.json").read_text()) == before | chosen
+    assert Reg4PruForSemanticSegmentation.from_pretrained(checkpoint).config.keep_rates == best["keep_rates"]
+
+
+def test_times_of_other_weights_are_refused(save_checkpoint, speed, tiny_model, run_tune, refused):
+    checkpoint = save_checkpoint(tiny_model())
+    speed["weights"] = fingerprint_weights(checkpoint)
+    (checkpoint / "speed.json").write_text(json.dumps(speed))
+    budget = ("--model_name_or_path", checkpoint, "--device", "cpu", "--budget_ms", 1e6)
+    run_tune(*budget)
+    chosen = (checkpoint / "config.json").read_text()
+    trained = tiny_model(initializer_range=0.1)
+    trained.save_pretrained(checkpoint)  # as training does it: speed.json stays
+    (checkpoint / "config.json").write_text(chosen)
+    said = refused(*budget)
+    assert "speed.json was measured with other weights than it holds now" in said
+    assert "--overwrite measures anew" in said
+    assert (checkpoint / "config.json").read_text() == chosen
+
+
+def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch):
+    arguments = ("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    measure, calls = quality.measure, []
+
+    def measure_three(*given, **settings):
+        calls.append(given)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(*given, **settings)
+
+    monkeypatch.setattr(quality, "measure", measure_three)
+    with pytest.raises(KeyboardInterrupt):
+        run_tune(*arguments)
+    unfinished = json.loads((checkpoint / "speed.json.unfinished").read_text())
+    assert len(unfinished["qualities"]) == 3
+    assert not (checkpoint / "speed.json").exists()
+    assert "holds a tuning of other weights, photographs" in refused(*arguments, "--limit", 1)
+
+    run_tune(*arguments)
+    rows = json.loads((checkpoint / "speed.json").read_text())["candidates"]
+    assert len(calls) == 4 + len(rows) - 3
+    for rates, layer, pool, scores in unfinished["qualities"]:
+        row = next(row for row in rows if [row["keep_rates"], row["reactivation_layer"], row["selection_pool"]]
+                   == [rates, layer, pool])  # fmt: skip
+        assert row["average_precision"] == scores["average_precision"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--keep_rates", 0.5), "--keep_rates is [0.5]: it must hold 1.0 and lower rates"),
+        (("--keep_rates", 1.0, 2.0), "2.0"),
+        (("--rounds", 0), "--rounds is 0"),
+        (("--budget_ms", -1), "--budget_ms is -1.0"),
+        (("--reactivation_layers", 1), "`reactivation_layer`"),
+        (("--selection_pools", "some"), "`selection_pool` is 'some'"),
+        (("--synthetic_counts", 2, 0, 2), "no side 'validation'"),
+    ],
+)
+def test_bad_arguments(checkpoint, refused, monkeypatch, arguments, message):
+    monkeypatch.setattr(quality, "measure", lambda *_, **__: pytest.fail("work has begun"))
+    assert message in refused("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *arguments)
+
+
+def test_no_folder_and_no_stages(tiny_model, save_checkpoint, refused):
+    assert "hf download" in refused("--model_name_or_path", "user/name")
+    dense = save_checkpoint(tiny_model(pruning_layers=[]))
+    assert "no pruning stages" in refused("--model_name_or_path", dense, *PHOTOGRAPHS)
