@@ -1,5 +1,5 @@
 # make demo   fine-tunes a pretrained backbone with and without Reg4Pru, prunes both, and shows what the routing saves
-# make demo DATA=path/to/fives     the same on real photographs;  make app  shows the newest model of both in a browser
+# make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
 # make audit  known vulnerabilities of the installed packages
 # make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests

@@ -1,4 +1,4 @@
-"""Measure any predictor of vessel probabilities on photographs, and write down what came out."""
+"""Measure any predictor of vessel probabilities on images, and write down what came out."""
 
 import csv
 import json
@@ -40,11 +40,11 @@ def measure(
     threshold: float = 0.5,
 ) -> dict[str, VesselMetrics]:
     """
-    Measure predictors side by side, at the resolution of the masks, one photograph at a time: a test set of any size
+    Measure predictors side by side, at the resolution of the masks, one image at a time: a test set of any size
     fits in memory.
 
     Args:
-        predictors (`Mapping[str, Callable]`): By name functions of a photograph and its number in the data set to its
+        predictors (`Mapping[str, Callable]`): By name functions of an image and its number in the data set to its
             vessel probability, `(height, width)` in [0, 1].
         dataset (`Dataset`): Rows as [`~datasets_fives.load_fives`] gives them.
         inside_field_of_view (`bool`, *optional*, defaults to `True`): Whether only pixels inside the field of view
@@ -52,20 +52,20 @@ def measure(
         threshold (`float`, *optional*, defaults to 0.5): A pixel is vessel if its probability is above it.
 
     Returns:
-        `dict[str, VesselMetrics]`: by name what was measured: `compute()` for the summary, `rows` for the photographs.
+        `dict[str, VesselMetrics]`: by name what was measured: `compute()` for the summary, `rows` for the images.
 
     Raises:
-        `ValueError`: If there are no photographs; before anything is predicted.
+        `ValueError`: If there are no images; before anything is predicted.
     """
     if not len(dataset):
-        raise ValueError("There are no photographs to measure.")
+        raise ValueError("There are no images to measure.")
     measured = {name: VesselMetrics(threshold=threshold) for name in predictors}
     conditions = dataset.features["condition"]
     grades = [grade for grade in QUALITY if grade in dataset.features]
-    for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="photograph", leave=None)):
+    for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="image", leave=None)):
         vessels, counts = counted_pixels(np.asarray(row["mask"]))
         if inside_field_of_view:
-            counts &= photographed_area(row)
+            counts &= imaged_area(row)
         groups = {grade: row[grade] for grade in grades}
         for name, predict in predictors.items():
             probability = predict(row["image"], index)
@@ -75,9 +75,9 @@ def measure(
     return measured
 
 
-def photographed_area(row: dict) -> np.ndarray:
+def imaged_area(row: dict) -> np.ndarray:
     """
-    The field of view of a photograph, `(height, width)` `bool`: the source's own where it has one, else found.
+    The field of view of an image, `(height, width)` `bool`: the source's own where it has one, else found.
 
     Args:
         row (`dict`): A row of [`~datasets_fives.load_vessels`].
@@ -93,7 +93,7 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
 
     Args:
         measured (`dict[str, VesselMetrics]`): From [`measure`], by keep rate.
-        size (`str`, *optional*, defaults to `"their own size"`): The size of photographs at which it was measured.
+        size (`str`, *optional*, defaults to `"their own size"`): The size of images at which it was measured.
     """
     results = {rate: metrics.compute() for rate, metrics in measured.items()}
     num_images = next(iter(results.values()))["num_images"]
@@ -109,11 +109,11 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
         values = (result["per_image"][metric] for metric in METRICS)
         return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
 
-    parts = [f"Pooled over all pixels (photographs: {num_images}, at {size}):\n"]
+    parts = [f"Pooled over all pixels (images: {num_images}, at {size}):\n"]
     rows = [[rate, *with_best(result)] for rate, result in results.items()]
     parts.append(_markdown([[*headings, "best threshold (its Dice)"], *rows]))
     if num_images > 1:
-        parts.append("\nPer photograph, mean ± sd:\n")
+        parts.append("\nPer image, mean ± sd:\n")
         parts.append(_markdown([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
     first = next(iter(results.values()))
     for kind in ("condition", *first["per_group"]):
@@ -141,7 +141,7 @@ def write_results(
 ) -> None:
     """
     Write `metrics.json` (the context, such as provenance, then `results` by keep rate), `per_image.csv` (a row per
-    photograph and keep rate) and `table.md`.
+    image and keep rate) and `table.md`.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     content = {**context, "results": {rate: metrics.compute() for rate, metrics in measured.items()}}

@@ -1,4 +1,4 @@
-"""Rows: what every source gives, and how a photograph and its masks become one."""
+"""Rows: what every source gives, and how an image and its masks become one."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .masks import binary_mask, fingerprint_mask, resize_mask
 
 # A age-related macular degeneration, D diabetic retinopathy, G glaucoma, N normal.
 CONDITIONS = ("A", "D", "G", "N")
-# The condition of photographs of which none is known.
+# The condition of images of which none is known.
 UNKNOWN = "unknown"
 QUALITY = ("illumination", "blur", "contrast")
 
@@ -36,8 +36,8 @@ def row_features(
 
     Args:
         conditions (`Sequence[str]`): Names of the conditions.
-        field_of_view (`bool`, *optional*, defaults to `False`): Whether each photograph has a mask of its field.
-        quality (`bool`, *optional*, defaults to `False`): Whether each photograph was graded.
+        field_of_view (`bool`, *optional*, defaults to `False`): Whether each image has a mask of its field.
+        quality (`bool`, *optional*, defaults to `False`): Whether each image was graded.
         fingerprints (`bool`, *optional*, defaults to `False`): Whether the fingerprints are among them.
 
     Returns:
@@ -58,17 +58,17 @@ def prepare_pixels(
     mask: str | bytes,
     field_of_view: str | bytes | None = None,
     *,
-    photograph_size: int | None = None,
+    working_size: int | None = None,
     vessel_labels: Sequence[int] | None = None,
 ) -> dict:
     """
-    Read a photograph with its masks, check them, and if asked for bring them to one scale.
+    Read an image with its masks, check them, and if asked for bring them to one scale.
 
     Args:
-        image (`str` or `bytes`): Path of the photograph, or its bytes.
+        image (`str` or `bytes`): Path of the image, or its bytes.
         mask (`str` or `bytes`): The same of its vessel mask.
         field_of_view (`str` or `bytes`, *optional*): The same of the mask of its field of view.
-        photograph_size (`int`, *optional*): Longer side in pixels. By default as it is.
+        working_size (`int`, *optional*): Longer side in pixels. By default as it is.
         vessel_labels (`Sequence[int]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
 
     Returns:
@@ -78,8 +78,8 @@ def prepare_pixels(
     Raises:
         ValueError: If one of them cannot be read, is not what it should be, or their sizes differ.
     """
-    decoded = _named("photograph", open_image, image)
-    photograph = as_rgb(decoded)
+    decoded = _named("image", open_image, image)
+    rgb = as_rgb(decoded)
     masks = {"mask": binary_mask(_named("mask", open_image, mask), vessel_labels)}
     if field_of_view is not None:
         opened = _named("field of view", open_image, field_of_view)
@@ -87,20 +87,20 @@ def prepare_pixels(
         if not masks["field_of_view"].any():
             raise ValueError("field of view is empty")
     for kind, pixels in masks.items():
-        if pixels.shape[::-1] != photograph.size:
+        if pixels.shape[::-1] != rgb.size:
             raise ValueError(
-                f"photograph is {photograph.width}x{photograph.height} but {kind.replace('_', ' ')} is "
-                f"{pixels.shape[1]}x{pixels.shape[0]}{_turned(pixels.shape[::-1], photograph.size)}"
+                f"image is {rgb.width}x{rgb.height} but {kind.replace('_', ' ')} is "
+                f"{pixels.shape[1]}x{pixels.shape[0]}{_turned(pixels.shape[::-1], rgb.size)}"
             )
-    hashes = {"image_hash": fingerprint_image(photograph), "mask_hash": fingerprint_mask(masks["mask"])}
-    if photograph_size is not None:
-        photograph = resize_image(photograph, photograph_size)
-        masks = {kind: resize_mask(pixels, photograph_size) for kind, pixels in masks.items()}
+    hashes = {"image_hash": fingerprint_image(rgb), "mask_hash": fingerprint_mask(masks["mask"])}
+    if working_size is not None:
+        rgb = resize_image(rgb, working_size)
+        masks = {kind: resize_mask(pixels, working_size) for kind, pixels in masks.items()}
     # An untouched file is pointed to, not copied: the full data set has gigabytes of them.
-    if photograph_size is None and decodes_plainly(decoded):
+    if working_size is None and decodes_plainly(decoded):
         stored = {"path": None, "bytes": image} if isinstance(image, bytes) else {"path": image, "bytes": None}
     else:
-        stored = encode_png(photograph)
+        stored = encode_png(rgb)
     return {"image": stored, **{kind: encode_png(pixels) for kind, pixels in masks.items()}, **hashes}
 
 
@@ -123,7 +123,7 @@ def _named(what: str, read, source):
 def _turned(size: tuple[int, int], other: tuple[int, int]) -> str:
     if size != other[::-1]:
         return ""
-    return " (both after their EXIF orientation: was the mask drawn on a photograph that was shown unturned?)"
+    return " (both after their EXIF orientation: was the mask drawn on an image that was shown unturned?)"
 
 
 # "1_A", "01_dr": a number and a short word, as FIVES and HRF name them.
@@ -152,10 +152,10 @@ def compile_pattern(pattern: str | None) -> re.Pattern | None:
 
 def read_conditions(names: Sequence[str], pattern: str | None) -> list[str]:
     """
-    Read the condition of each photograph out of its name.
+    Read the condition of each image out of its name.
 
     Args:
-        names (`Sequence[str]`): Names of the photographs; what stands before a slash is not looked at.
+        names (`Sequence[str]`): Names of the images; what stands before a slash is not looked at.
         pattern (`str`, *optional*):
             Regular expression with one group, searched for in the names. By default names are understood that are
             all a number and a short word, `01_dr`; otherwise no condition is known.

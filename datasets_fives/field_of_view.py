@@ -1,11 +1,11 @@
-"""The circular field of view of a fundus photograph."""
+"""The circular field of view of a fundus image."""
 
 import numpy as np
 from scipy import ndimage
 from skimage.measure import CircleModel, label, ransac
 from skimage.morphology import convex_hull_image
 
-# The geometry is found on a photograph thinned to about this many pixels a side and then drawn at full size.
+# The geometry is found on an image thinned to about this many pixels a side and then drawn at full size.
 WORKING_SIZE = 512
 # Unlit sensor pixels read 0 to 10 of 255; the darkest retina reads more than twice that in the red channel.
 DARKEST_CORNER = 20
@@ -16,7 +16,7 @@ CIRCLE_SUPPORT = 0.75
 
 
 def field_of_view(image: np.ndarray) -> np.ndarray:
-    """Find the circular field of view of a fundus photograph.
+    """Find the circular field of view of a fundus image.
 
     The largest connected region that is brighter than the darkest corner is taken, a circle is fitted to its edge
     by RANSAC, and the inside of the circle is the field of view. Burned-in characters and the orientation notch at
@@ -25,7 +25,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
 
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`):
-            The colour photograph, or a part of it.
+            The colour image, or a part of it.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`: `True` inside the field of view.

@@ -1,4 +1,4 @@
-"""The one way in which files of photographs and masks are read: upright, 8 bits, and bounded in size and time."""
+"""The one way in which files of images and masks are read: upright, 8 bits, and bounded in size and time."""
 
 import hashlib
 from io import BytesIO
@@ -16,9 +16,9 @@ SUFFIXES = (
 _DARKEST_16_BIT = 4095
 
 
-def read_photograph(source: str | Path | bytes) -> Image.Image:
+def read_image(source: str | Path | bytes) -> Image.Image:
     """
-    Read a photograph from a file or its bytes.
+    Read an image from a file or its bytes.
 
     Args:
         source (`str`, `Path` or `bytes`): The file, or what it holds. The content decides, not the ending.
@@ -44,7 +44,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         `PIL.Image.Image`: Decoded, and turned as its EXIF orientation says.
 
     Raises:
-        ValueError: See [`read_photograph`].
+        ValueError: See [`read_image`].
     """
     if not isinstance(source, bytes) and not Path(source).is_file():  # a pipe or a device would be read for ever
         raise ValueError("cannot be read (no such file)")
@@ -65,7 +65,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """
-    Convert a decoded photograph of any mode to RGB of 8 bits.
+    Convert a decoded image of any mode to RGB of 8 bits.
 
     Args:
         image (`PIL.Image.Image`):
@@ -84,13 +84,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
     lowest, highest = pixels.min(initial=0), pixels.max(initial=0)
     white = 1 if image.mode == "F" else 65535
     if not (lowest >= 0 and highest <= white):  # written so that nan fails too
-        raise ValueError(
-            f"photograph has values from {lowest} to {highest}, allowed in mode {image.mode}: 0 to {white}"
-        )
+        raise ValueError(f"image has values from {lowest} to {highest}, allowed in mode {image.mode}: 0 to {white}")
     if white == 65535 and 0 < highest <= _DARKEST_16_BIT:
-        raise ValueError(
-            f"photograph has 16 bits but no value above {highest}: scale its values so that white is 65535"
-        )
+        raise ValueError(f"image has 16 bits but no value above {highest}: scale its values so that white is 65535")
     grey = np.rint(pixels.astype(np.float64) * (255 / white)).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
@@ -107,11 +103,11 @@ def scaled_size(width: int, height: int, longest: int) -> tuple[int, int]:
 
 def resize_image(image: Image.Image, longest: int) -> Image.Image:
     """
-    Bring a photograph to a scale, its aspect kept.
+    Bring an image to a scale, its aspect kept.
 
     Args:
         image (`PIL.Image.Image`): RGB.
-        longest (`int`): Its longer side afterwards, in pixels; a smaller photograph is enlarged.
+        longest (`int`): Its longer side afterwards, in pixels; a smaller image is enlarged.
 
     Returns:
         `PIL.Image.Image`: Bilinear, antialiased when it shrinks: the filter of the image processor.
@@ -121,7 +117,7 @@ def resize_image(image: Image.Image, longest: int) -> Image.Image:
 
 
 def fingerprint_image(image: Image.Image) -> str:
-    """Fingerprint of the decoded pixels, so that the same photograph in two files is recognised."""
+    """Fingerprint of the decoded pixels, so that the same image in two files is recognised."""
     return hashlib.blake2b(str(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""load_vessels: one call for photographs in folders, on the Hub, in a saved data set, or synthetic ones."""
+"""load_vessels: one call for images in folders, on the Hub, in a saved data set, or synthetic ones."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .features import CONDITIONS, FINGERPRINTS, compile_pattern, condition_names, row_features
 from .masks import check_foreground, check_vessel_labels
-from .sources.fives_archive import Photograph, is_published_layout, list_photographs, read_photographs
+from .sources.fives_archive import Image, is_published_layout, list_images, read_images
 from .sources.image_folders import DESCRIPTION as TWO_FOLDERS
 from .sources.image_folders import is_two_folders, list_pairs
 from .sources.saved_datasets import (
@@ -34,8 +34,8 @@ from .sources.saved_datasets import (
     read_rows,
     undecoded,
 )
-from .sources.synthetic import synthetic_photographs
-from .splits import SIDES, check_split_request, read_split, split_photographs, twin_groups
+from .sources.synthetic import synthetic_images
+from .splits import SIDES, check_split_request, read_split, split_images, twin_groups
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def load_vessels(
     split: str | Path | Mapping[str, list[str]] = "official",
     seed: int = 0,
     validation_fraction: float = 0.1,
-    photograph_size: int | None = None,
+    working_size: int | None = None,
     condition_pattern: str | None = None,
     vessel_labels: Sequence[int] | None = None,
     revision: str | None = None,
@@ -65,36 +65,36 @@ def load_vessels(
     fingerprints: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
     """
-    Load photographs with vessel masks.
+    Load images with vessel masks.
 
     The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel; in label maps with an ignore value also 255, see
     [`~datasets_fives.masks.counted_pixels`]), `name` and `condition` (a class label, `"unknown"` where none is known).
     Where the source has masks of the field of view there is also `field_of_view` (grey, {0, 1}), and where it grades
-    its photographs `illumination`, `blur` and `contrast` (text). Photographs with the same pixels or the same mask
+    its images `illumination`, `blur` and `contrast` (text). Images with the same pixels or the same mask
     (twins) never land on two sides.
 
     Args:
         source (`str`, `Path` or `Mapping`):
             One of: the folder of the FIVES archive, train, test or both (Jin et al., Scientific Data 2022,
-            doi:10.1038/s41597-022-01564-3); folders of photographs and masks, or a mapping or YAML file that names
+            doi:10.1038/s41597-022-01564-3); folders of images and masks, or a mapping or YAML file that names
             them, see [`~datasets_fives.sources.image_folders.list_pairs`]; a directory written by `save_to_disk`, a
-            folder with Parquet files, or a Hub id `"user/name"`, with a column of photographs (`image` or `pixel_values`), one
-            of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and if wanted `name`, `condition`,
+            folder with Parquet files, or a Hub id `"user/name"`, with a column of images (`image` or `pixel_values`),
+            one of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and if wanted `name`, `condition`,
             `field_of_view`; `"synthetic"`.
         split (`str`, `Path` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):
             `"official"`: train and test as published, a validation part taken out of train, stratified by condition,
-            unless the source has one already; a training photograph whose twin tests is left out with a warning.
+            unless the source has one already; a training image whose twin tests is left out with a warning.
             `"resplit"`: everything split anew, 70:20:10 for train, test and validation, stratified by condition.
-            `"sample"`: the split of the 14-photograph sample of FIVES, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or
+            `"sample"`: the split of the 14-image sample of FIVES, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or
             the names of each side, or a YAML or JSON file of them.
-        seed (`int`, *optional*, defaults to 0): Seed of the draws and of the synthetic photographs.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws and of the synthetic images.
         validation_fraction (`float`, *optional*, defaults to 0.1):
-            Fraction of train that validates under `"official"`; 0 for none. Not for synthetic photographs, whose
+            Fraction of train that validates under `"official"`; 0 for none. Not for synthetic images, whose
             counts say it.
-        photograph_size (`int`, *optional*):
-            Longer side in pixels to which photographs (bilinear, antialiased) and masks (area average, threshold one
-            half) are brought, their aspect kept; smaller ones are enlarged, for a model sees photographs at one
-            scale. By default they keep their size; synthetic photographs are drawn at 256.
+        working_size (`int`, *optional*):
+            Longer side in pixels to which images (bilinear, antialiased) and masks (area average, threshold one
+            half) are brought, their aspect kept; smaller ones are enlarged, for a model sees images at one
+            scale. By default they keep their size; synthetic images are drawn at 256.
         condition_pattern (`str`, *optional*):
             Regular expression with one group that finds the condition in a name. By default the column `condition`,
             or what follows the number in names that are all like `01_dr`.
@@ -108,10 +108,10 @@ def load_vessels(
             `info.splits[side].num_examples` tells how many rows a side has.
         cache_dir (`str` or `Path`, *optional*): Where prepared rows are kept; default the cache of `datasets`.
         synthetic_counts (`tuple[int, int, int]`, *optional*, defaults to `(64, 8, 16)`):
-            Number of synthetic photographs for train, validation and test.
+            Number of synthetic images for train, validation and test.
         fingerprints (`bool`, *optional*, defaults to `False`):
-            Keep the columns `image_hash` and `mask_hash`, by which a photograph and its mask are known whatever their
-            file, name and `photograph_size`; of a stream that nothing is downloaded of ahead there are none.
+            Keep the columns `image_hash` and `mask_hash`, by which an image and its mask are known whatever their
+            file, name and `working_size`; of a stream that nothing is downloaded of ahead there are none.
 
     Returns:
         `DatasetDict`, or `IterableDatasetDict` when streaming, with `train`, `validation` and `test`, less the empty
@@ -123,23 +123,23 @@ def load_vessels(
     """
     split = read_split(split)
     check_split_request(split, validation_fraction)
-    if photograph_size is not None and photograph_size < 16:
-        raise ValueError(f"photograph_size must be at least 16, got {photograph_size}.")
+    if working_size is not None and working_size < 16:
+        raise ValueError(f"working_size must be at least 16, got {working_size}.")
     check_vessel_labels(vessel_labels)
     compile_pattern(condition_pattern)
     cache = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE)
     # As part of cache keys: equal requests in equal form.
-    reading = {"photograph_size": photograph_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
+    reading = {"working_size": working_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
 
     if source == "synthetic":
-        rows, published = _load_synthetic(synthetic_counts, seed, photograph_size or 256, cache)
+        rows, published = _load_synthetic(synthetic_counts, seed, working_size or 256, cache)
         validation_fraction = 0.0  # the counts say how many validate
     elif not isinstance(source, Mapping) and is_published_layout(Path(source)):
-        photographs = list_photographs(Path(source).resolve())
-        rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
+        images = list_images(Path(source).resolve())
+        rows, published = _load_files(images, split, seed, validation_fraction, reading, cache)
     elif isinstance(source, Mapping) or (not is_stored(source) and is_two_folders(source)):
-        photographs = list_pairs(source, condition_pattern)
-        rows, published = _load_files(photographs, split, seed, validation_fraction, reading, cache)
+        images = list_pairs(source, condition_pattern)
+        rows, published = _load_files(images, split, seed, validation_fraction, reading, cache)
     else:
         opened = open_stored(source, revision, streaming, cache_dir, _OTHER_SOURCES)
         if streaming and isinstance(opened, IterableDatasetDict):
@@ -161,7 +161,7 @@ def load_fives(
     split: str | Path | Mapping[str, list[str]] = "official",
     seed: int = 0,
     validation_fraction: float = 0.1,
-    photograph_size: int | None = None,
+    working_size: int | None = None,
     revision: str | None = None,
     streaming: bool = False,
     cache_dir: str | Path | None = None,
@@ -187,7 +187,7 @@ def load_fives(
         split=split,
         seed=seed,
         validation_fraction=validation_fraction,
-        photograph_size=photograph_size,
+        working_size=working_size,
         revision=revision,
         streaming=streaming,
         cache_dir=cache_dir,
@@ -202,36 +202,34 @@ def load_fives(
 def _load_synthetic(counts, seed, size, cache) -> tuple[Dataset, list[str]]:
     if len(counts) != 3 or any(count < 0 for count in counts) or counts[0] < 1:
         raise ValueError(
-            f"synthetic_counts are how many photographs train (at least 1), validation and test get; got {counts}."
+            f"synthetic_counts are how many images train (at least 1), validation and test get; got {counts}."
         )
     parts, start = [], 0
     for count in counts:
         if count:
             kwargs = {"size": size, "seed": seed, "start": start, "count": count, "version": _SYNTHETIC_VERSION}
             features = row_features(CONDITIONS, fingerprints=True)
-            parts.append(_generate(synthetic_photographs, kwargs, features, cache / "reg4pru_synthetic"))
+            parts.append(_generate(synthetic_images, kwargs, features, cache / "reg4pru_synthetic"))
         start += count
     published = [side for side, count in zip(SIDES, counts, strict=True) for _ in range(count)]
     return concatenate_datasets(parts), published
 
 
-def _load_files(
-    photographs: list[Photograph], split, seed, validation_fraction, reading, cache
-) -> tuple[Dataset, list[str]]:
-    names = [photograph.name for photograph in photographs]
-    conditions = [photograph.condition for photograph in photographs]
-    published = [photograph.published for photograph in photographs]
+def _load_files(images: list[Image], split, seed, validation_fraction, reading, cache) -> tuple[Dataset, list[str]]:
+    names = [image.name for image in images]
+    conditions = [image.condition for image in images]
+    published = [image.published for image in images]
     # A split that cannot be made is refused before gigabytes are decoded; twins are known only afterwards.
-    apart = range(len(photographs))
-    split_photographs(names, conditions, published, apart, split, seed, validation_fraction)
+    apart = range(len(images))
+    split_images(names, conditions, published, apart, split, seed, validation_fraction)
     features = row_features(
         condition_names(conditions),
-        field_of_view=photographs[0].field_of_view_path is not None,
-        quality=photographs[0].quality is not None,
+        field_of_view=images[0].field_of_view_path is not None,
+        quality=images[0].quality is not None,
         fingerprints=True,
     )
-    kwargs = {"photographs": tuple(photographs), "version": _FILES_VERSION, **reading}
-    return _generate(read_photographs, kwargs, features, cache / "reg4pru_folder"), published
+    kwargs = {"images": tuple(images), "version": _FILES_VERSION, **reading}
+    return _generate(read_images, kwargs, features, cache / "reg4pru_folder"), published
 
 
 def _load_stored(opened: DatasetDict, source, condition_pattern, reading, cache) -> tuple[Dataset, list[str]]:
@@ -278,7 +276,7 @@ def _split(rows: Dataset, published, source, split, seed, validation_fraction) -
     if not any(masks):
         check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
     groups = twin_groups(images, masks)
-    members = split_photographs(names, rows["condition"][:], published, groups, split, seed, validation_fraction)
+    members = split_images(names, rows["condition"][:], published, groups, split, seed, validation_fraction)
     return DatasetDict({side: rows.select(indices) for side, indices in members.items()})
 
 
@@ -299,7 +297,7 @@ def _stream(
     names = [label.name for label in labels]
     _check_unique(names)
     logger.warning("Streaming %s: pixels are not compared, so twins are not looked for.", source)
-    members = split_photographs(
+    members = split_images(
         names,
         [label.condition for label in labels],
         [label.published for label in labels],
@@ -334,8 +332,8 @@ def _texts(opened, source, revision, columns) -> dict[str, IterableDataset]:
     return opened
 
 
-def _streamed_row(row, columns, wanted, photograph_size, vessel_labels) -> dict:
-    return prepare_row(row, columns, wanted[str(row[columns.name])], photograph_size, vessel_labels)
+def _streamed_row(row, columns, wanted, working_size, vessel_labels) -> dict:
+    return prepare_row(row, columns, wanted[str(row[columns.name])], working_size, vessel_labels)
 
 
 def _counted(rows: IterableDataset, side: str, count: int) -> IterableDataset:

@@ -162,7 +162,7 @@ def _some(values: list[int]) -> str:
 
 def resize_mask(mask: np.ndarray, longest: int) -> np.ndarray:
     """
-    Bring a mask to a scale like its photograph: area average with a threshold at one half.
+    Bring a mask to a scale like its image: area average with a threshold at one half.
 
     The area average equals the nearest pixel when enlarging, and keeps thin vessels best when shrinking.
 
@@ -189,17 +189,17 @@ def _most(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def cut_box(image: Image.Image, mask: np.ndarray, left: int, top: int, side: int) -> tuple[Image.Image, np.ndarray]:
     """
-    Cut the same square out of a photograph and its mask, which may reach beyond them.
+    Cut the same square out of an image and its mask, which may reach beyond them.
 
     Args:
         image (`PIL.Image.Image`): RGB.
         mask (`np.ndarray` of shape (height, width)): Its mask.
-        left (`int`): First column, negative left of the photograph.
+        left (`int`): First column, negative left of the image.
         top (`int`): First row.
         side (`int`): Side of the square.
 
     Returns:
-        `tuple[PIL.Image.Image, np.ndarray]`: Beyond its edge the photograph is mirrored and the mask is 255.
+        `tuple[PIL.Image.Image, np.ndarray]`: Beyond its edge the image is mirrored and the mask is 255.
     """
     height, width = mask.shape
     right, bottom = left + side, top + side
@@ -226,7 +226,7 @@ def fingerprint_mask(mask: np.ndarray) -> str:
 
 def read_mask(source: str | Path | bytes, vessel_labels: Sequence[int] | None = None) -> np.ndarray:
     """
-    Read a vessel mask from a file or its bytes; turned as its EXIF orientation says, like the photograph.
+    Read a vessel mask from a file or its bytes; turned as its EXIF orientation says, like the image.
 
     Args:
         source (`str`, `Path` or `bytes`): The file, or what it holds.
@@ -236,6 +236,6 @@ def read_mask(source: str | Path | bytes, vessel_labels: Sequence[int] | None = 
         `np.ndarray` of shape (height, width): `uint8`, 1 is vessel, 0 is not, 255 (label maps only) does not count.
 
     Raises:
-        ValueError: As [`read_photograph`], and if the picture is no mask.
+        ValueError: As [`read_image`], and if the picture is no mask.
     """
     return binary_mask(open_image(source), vessel_labels)

@@ -1,4 +1,4 @@
-"""Who trains, who validates and who tests: splits by photograph, with twins kept on one side."""
+"""Who trains, who validates and who tests: splits by image, with twins kept on one side."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 SIDES = ("train", "validation", "test")
 
-# The 14 photographs of the small sample (all of the official test split, condition A). The rule was fixed before any
+# The 14 images of the small sample (all of the official test split, condition A). The rule was fixed before any
 # result was seen: the three highest numbers test. 22_A and 23_A, two exposures of one eye, both train.
 SAMPLE_SPLIT: dict[str, list[str]] = {
     "train": [f"test/{n}_A" for n in (2, 3, 4, 17, 18, 22, 23, 27, 28, 29, 30)],
@@ -50,7 +50,7 @@ def check_split_request(split: str | Mapping[str, list[str]], validation_fractio
         split (`str` or `Mapping[str, list[str]]`):
             `"official"`, `"resplit"`, `"sample"`, or the names of each side.
         validation_fraction (`float`):
-            Fraction of the training photographs that validate, in [0, 1).
+            Fraction of the training images that validate, in [0, 1).
 
     Raises:
         ValueError: If either is not one of the above.
@@ -70,11 +70,11 @@ def check_split_request(split: str | Mapping[str, list[str]], validation_fractio
     if wrong:
         raise ValueError(f"The sides of a split are lists of names; got {wrong}.")
     if not any(split.values()):
-        raise ValueError("The split mapping names no photograph.")
+        raise ValueError("The split mapping names no image.")
     used = [name for names in split.values() for name in names]
     twice = sorted({name for name in used if used.count(name) > 1})
     if twice:
-        raise ValueError(f"Photographs named more than once in the split: {', '.join(twice[:10])}.")
+        raise ValueError(f"Images named more than once in the split: {', '.join(twice[:10])}.")
 
 
 def _is_names(names: object) -> bool:
@@ -83,7 +83,7 @@ def _is_names(names: object) -> bool:
 
 def check_names_exist(split: Mapping[str, list[str]], names: Sequence[str]) -> None:
     """
-    Refuse a mapping which names photographs that the source does not hold.
+    Refuse a mapping which names images that the source does not hold.
 
     Args:
         split (`Mapping[str, list[str]]`): The names of each side.
@@ -95,21 +95,21 @@ def check_names_exist(split: Mapping[str, list[str]], names: Sequence[str]) -> N
     missing = sorted({name for side in split.values() for name in side} - set(names))
     if missing:
         raise ValueError(
-            f"{len(missing)} photographs of the split are not in the source, first {', '.join(missing[:10])}; "
+            f"{len(missing)} images of the split are not in the source, first {', '.join(missing[:10])}; "
             f"names look like {names[0]!r}."
         )
 
 
 def twin_groups(*fingerprints: Sequence[str]) -> list[int]:
     """
-    Group photographs which share a fingerprint of any kind (the same pixels, or the same mask).
+    Group images which share a fingerprint of any kind (the same pixels, or the same mask).
 
     Args:
         fingerprints (`Sequence[str]`):
-            One sequence per kind, each with one fingerprint per photograph; `""` says nothing and matches nothing.
+            One sequence per kind, each with one fingerprint per image; `""` says nothing and matches nothing.
 
     Returns:
-        `list[int]`: A group number per photograph: the index of the first photograph of its group.
+        `list[int]`: A group number per image: the index of the first image of its group.
     """
     groups = list(range(len(fingerprints[0])))
     for kind in fingerprints:
@@ -124,7 +124,7 @@ def twin_groups(*fingerprints: Sequence[str]) -> list[int]:
     return groups
 
 
-def split_photographs(
+def split_images(
     names: Sequence[str],
     conditions: Sequence[int] | Sequence[str],
     published: Sequence[str],
@@ -134,19 +134,19 @@ def split_photographs(
     validation_fraction: float,
 ) -> dict[str, list[int]]:
     """
-    Assign photographs to train, validation and test.
+    Assign images to train, validation and test.
 
     Args:
-        names (`Sequence[str]`): `"<published split>/<number>_<condition>"` of each photograph.
+        names (`Sequence[str]`): `"<published split>/<number>_<condition>"` of each image.
         conditions (`Sequence[int]` or `Sequence[str]`): What the draw is stratified by.
-        published (`Sequence[str]`): The published split of each photograph, `""` if there is none.
+        published (`Sequence[str]`): The published split of each image, `""` if there is none.
         groups (`Sequence[int]`): Twins share a number, see [`twin_groups`]; they never part.
         split (`str` or `Mapping[str, list[str]]`): See [`load_vessels`].
         seed (`int`): Seed of the draw.
-        validation_fraction (`float`): Fraction of the training photographs that validate (`"official"` only).
+        validation_fraction (`float`): Fraction of the training images that validate (`"official"` only).
 
     Returns:
-        `dict[str, list[int]]`: Indices of the photographs of each side that is not empty, in the order of `names`.
+        `dict[str, list[int]]`: Indices of the images of each side that is not empty, in the order of `names`.
 
     Raises:
         ValueError: If the split cannot be made, or a mapping parts twins.
@@ -166,11 +166,11 @@ def _official(names, conditions, published, groups, seed, validation_fraction):
     sides = {side: [i for i, where in enumerate(published) if where == side] for side in SIDES}
     if not sides["train"]:
         raise ValueError(
-            'The source has no "train" photographs, so there is no official split of it: '
-            'pass split="resplit" (70:20:10 at random), split="sample" (the 14-photograph sample) '
+            'The source has no "train" images, so there is no official split of it: '
+            'pass split="resplit" (70:20:10 at random), split="sample" (the 14-image sample) '
             "or a mapping of names."
         )
-    # A photograph that also appears on a side which measures must not be trained on.
+    # An image that also appears on a side which measures must not be trained on.
     for side in ("validation", "test"):
         taken = {groups[i] for later in SIDES[SIDES.index(side) :] for i in sides[later]}
         for earlier in SIDES[: SIDES.index(side)]:
@@ -186,7 +186,7 @@ def _official(names, conditions, published, groups, seed, validation_fraction):
         sides["validation"] = _draw(sides["train"], total, conditions, groups, rng)
         sides["train"] = sorted(set(sides["train"]) - set(sides["validation"]))
         if not sides["train"]:
-            raise ValueError("Too few training photographs to take a validation part out; pass validation_fraction=0.")
+            raise ValueError("Too few training images to take a validation part out; pass validation_fraction=0.")
     return sides
 
 
@@ -200,7 +200,7 @@ def _resplit(conditions, groups, seed):
         left = sorted(set(left) - set(sides[side]))
     sides["train"] = left
     if not sides["train"] or not sides["test"]:
-        raise ValueError(f"{len(conditions)} photographs are too few to be re-split 70:20:10.")
+        raise ValueError(f"{len(conditions)} images are too few to be re-split 70:20:10.")
     return sides
 
 

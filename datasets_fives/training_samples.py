@@ -14,7 +14,7 @@ from .transforms import TrainTransform
 
 # What a derived seed is for: the draws of one are not those of another.
 SAMPLE, ORDER, STEP = range(3)
-# Photographs that a stream holds to draw from: 16 of 2048 x 2048 are 80 MB.
+# Images that a stream holds to draw from: 16 of 2048 x 2048 are 80 MB.
 SHUFFLE_BUFFER = 16
 
 
@@ -30,7 +30,7 @@ def derived_seed(seed: int, *key: int) -> int:
 
 
 def hold_in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
-    """All photographs of a stream, as the files that they are."""
+    """All images of a stream, as the files that they are."""
     return datasets.Dataset.from_list(list(_undecoded(rows)), features=rows.features)
 
 
@@ -39,7 +39,7 @@ def _undecoded(rows: datasets.IterableDataset) -> datasets.IterableDataset:
 
 
 def count_rows(rows: datasets.Dataset | datasets.IterableDataset) -> int:
-    """How many photographs a side has."""
+    """How many images a side has."""
     if isinstance(rows, datasets.IterableDataset):
         (split,) = rows.info.splits.values()
         return split.num_examples
@@ -69,13 +69,13 @@ def _seeded(transform: TrainTransform, batch: dict[str, list], seed: int) -> dic
 
 class StreamedSamples(IterableDataset):
     """
-    Training samples of photographs that are read while they download. The order follows from the seed and the size of
+    Training samples of images that are read while they download. The order follows from the seed and the size of
     the shuffle buffer, the randomness of a sample from the seed and its position; what a resumed run has seen already
     is read past, but neither decoded nor augmented.
 
     Args:
-        rows (`datasets.IterableDataset`): Photographs, from `load_fives(..., streaming=True)`.
-        transform (`TrainTransform`): Makes a sample of a photograph.
+        rows (`datasets.IterableDataset`): Images, from `load_fives(..., streaming=True)`.
+        transform (`TrainTransform`): Makes a sample of an image.
         total (`int`): Samples of the whole training.
         start (`int`): Samples that a resumed run has already seen.
         seed (`int`): Seed of order and samples.
@@ -95,7 +95,7 @@ class StreamedSamples(IterableDataset):
             yield _seeded(self.transform, images, derived_seed(self.seed, SAMPLE, position))
 
     def names(self, positions: range) -> list[str]:
-        """The photographs of some samples of the training; the stream is read anew up to there."""
+        """The images of some samples of the training; the stream is read anew up to there."""
         return [row["name"] for row in self._read(positions.start, positions.stop)]
 
     def _read(self, position: int, stop: int) -> Iterator[dict]:
@@ -108,7 +108,7 @@ class StreamedSamples(IterableDataset):
                 yield row
                 position += 1
             if position % count and position < stop:
-                raise ValueError(f"The stream ended after {position % count} of {count} photographs.")
+                raise ValueError(f"The stream ended after {position % count} of {count} images.")
 
 
 class ResumableSampler(Sampler):
@@ -152,11 +152,11 @@ def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple
 
 def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None = None) -> datasets.Dataset:
     """
-    Cut photographs and masks into square tiles; only ever after splitting, so that no photograph is on two sides.
+    Cut images and masks into square tiles; only ever after splitting, so that no image is on two sides.
 
     Args:
         dataset (`Dataset`): Rows as [`load_fives`] gives them.
-        tile_size (`int`): Side of the tiles; half of the photograph's side gives its quadrants.
+        tile_size (`int`): Side of the tiles; half of the image's side gives its quadrants.
         stride (`int`, *optional*, defaults to `tile_size`):
             Distance of neighbouring tiles. The last ones are shifted inwards where they would not fit.
 
@@ -164,7 +164,7 @@ def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None
         `Dataset`: A row per tile, named `"<name>#<row>-<column>"`.
 
     Raises:
-        ValueError: If the tile size or the stride is wrong, or a photograph is smaller than a tile.
+        ValueError: If the tile size or the stride is wrong, or an image is smaller than a tile.
     """
     stride = tile_size if stride is None else stride
     _check_tiles(tile_size, tile_size - stride)

@@ -1,4 +1,4 @@
-"""Photographs to tensors: augmentation for training, joint on photograph and mask, and a plain way for evaluation."""
+"""Images to tensors: augmentation for training, joint on image and mask, and a plain way for evaluation."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ class TrainTransform:
     """
     Augment and normalise batches of a data set: `dataset.with_transform(TrainTransform(512))`.
 
-    Flips, quarter turns and a crop of 0.85 to 1 of the side are joint on photograph and mask; colour, gamma, CLAHE,
-    blur and noise change the photograph only. The crop is cut before anything else is done. It is always square, so
-    that nothing is stretched: where it reaches beyond a photograph that is not, pixels are mirrored and labels are
+    Flips, quarter turns and a crop of 0.85 to 1 of the side are joint on image and mask; colour, gamma, CLAHE,
+    blur and noise change the image only. The crop is cut before anything else is done. It is always square, so
+    that nothing is stretched: where it reaches beyond an image that is not, pixels are mirrored and labels are
     255. All draws come from torch's global generator, so that a seeded `DataLoader` repeats them.
 
     Args:
         size (`int`): Side of the tensors in pixels.
         crop_size (`int`, *optional*):
-            Side of the square that is cut out of the photograph, before it is scaled by 0.85 to 1, and resized to
-            `size`. By default the longer side of the photograph.
+            Side of the square that is cut out of the image, before it is scaled by 0.85 to 1, and resized to
+            `size`. By default the longer side of the image.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
 
@@ -40,7 +40,7 @@ class TrainTransform:
         and 255 where pixels do not count.
 
     Raises:
-        ValueError: If a size is not positive, or (when called) if both sides of the photograph are smaller than
+        ValueError: If a size is not positive, or (when called) if both sides of the image are smaller than
             `crop_size`, or it differs in size from its mask, or the mask holds anything but 0, 1 and 255.
     """
 
@@ -62,7 +62,7 @@ class TrainTransform:
 
     def _augment(self, image: Image.Image, mask: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         _check_same_size(image, mask)
-        # Cut first: to resize or copy a whole photograph for one crop of it would take longer than all the rest.
+        # Cut first: to resize or copy a whole image for one crop of it would take longer than all the rest.
         image, labels = cut_box(as_rgb(image), _label_values(mask), *self._draw_box(*image.size))
         pixels, labels = _to_tensors(resize_image(image, self.size), resize_mask(labels, self.size))
         turns, flip = int(torch.randint(4, ())), _chance(0.5)
@@ -76,7 +76,7 @@ class TrainTransform:
         """Left, top and side of the square to keep; left and top are negative where it reaches beyond."""
         longest = max(width, height)
         if self.crop_size is not None and self.crop_size > longest:
-            raise ValueError(f"crop_size is {self.crop_size}, but the photograph has only {width}x{height} pixels.")
+            raise ValueError(f"crop_size is {self.crop_size}, but the image has only {width}x{height} pixels.")
         side = max(1, round(_uniform(*SCALES) * (self.crop_size or longest)))
         left, top = (
             min(0, length - side) + int(torch.randint(abs(length - side) + 1, ())) for length in (width, height)
@@ -90,7 +90,7 @@ class EvalTransform:
 
     Args:
         size (`int`, *optional*):
-            Side of the square into which photographs and masks are fitted: their longer side is brought to it, the
+            Side of the square into which images and masks are fitted: their longer side is brought to it, the
             rest at the bottom or right is mirrored pixels and labels of 255. By default they keep their size.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
@@ -100,7 +100,7 @@ class EvalTransform:
         {0, 1}, and 255 where pixels do not count; `name` and `condition` as they were.
 
     Raises:
-        ValueError: If the size is not positive, or (when called) a photograph differs in size from its mask, or the
+        ValueError: If the size is not positive, or (when called) an image differs in size from its mask, or the
             mask holds anything but 0, 1 and 255.
     """
 
@@ -214,7 +214,7 @@ def _check_positive(**sizes: int | None) -> None:
 
 def _check_same_size(image: Image.Image, mask: Image.Image) -> None:
     if image.size != mask.size:
-        raise ValueError(f"The photograph has {image.size} pixels (width, height) but its mask {mask.size}.")
+        raise ValueError(f"The image has {image.size} pixels (width, height) but its mask {mask.size}.")
 
 
 def _chance(probability: float) -> bool:

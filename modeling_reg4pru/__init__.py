@@ -9,7 +9,7 @@ from .image_processing_reg4pru import Reg4PruImageProcessor
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruPreTrainedModel
 from .pipeline_reg4pru import Reg4PruImageSegmentationPipeline
-from .tiled_inference import PhotographPrediction, predict_photograph, predict_photographs
+from .tiled_inference import ImagePrediction, predict_image, predict_images
 
 AutoConfig.register("reg4pru", Reg4PruConfig)
 AutoModel.register(Reg4PruConfig, Reg4PruForSemanticSegmentation)
@@ -28,13 +28,13 @@ Reg4PruForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegm
 Reg4PruImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
-    "PhotographPrediction",
+    "ImagePrediction",
     "Reg4PruConfig",
     "Reg4PruForSemanticSegmentation",
     "Reg4PruImageProcessor",
     "Reg4PruImageSegmentationPipeline",
     "Reg4PruPreTrainedModel",
     "Reg4PruSemanticSegmenterOutput",
-    "predict_photograph",
-    "predict_photographs",
+    "predict_image",
+    "predict_images",
 ]

@@ -1,4 +1,4 @@
-"""Image processor of Reg4Pru models, without torchvision: photographs to tiles, and predictions to maps."""
+"""Image processor of Reg4Pru models, without torchvision: images to tiles, and predictions to maps."""
 
 import os
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, logging
 
-from .image_reading import is_floating, open_image, read_photograph
-from .image_tiles import PhotographBlender, TiledPhotograph, cut_tile, split_photographs, tile_grid, tile_probabilities
+from .image_reading import is_floating, open_image, read_image
+from .image_tiles import TileBlender, TiledImage, cut_tile, split_images, tile_grid, tile_probabilities
 from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
 
 logger = logging.get_logger(__name__)
@@ -38,13 +38,13 @@ class Reg4PruImageProcessorKwargs(ImagesKwargs, total=False):
 
 class Reg4PruImageProcessor(PilBackend):
     r"""
-    Brings photographs of any size and shape to the scale that the model was trained at, cuts them into tiles that the
-    model is fed with, and makes maps of the photographs' own size from what it predicts.
+    Brings images of any size and shape to the scale that the model was trained at, cuts them into tiles that the
+    model is fed with, and makes maps of the images' own size from what it predicts.
 
-    No photograph is stretched. One that is smaller than a tile is continued by its mirror image. Label maps go along;
-    beyond the photograph they have the label to be ignored, 255.
+    No image is stretched. One that is smaller than a tile is continued by its mirror image. Label maps go along;
+    beyond the image they have the label to be ignored, 255.
 
-    Modifications: EoMT's processor scales the shorter side of a photograph to a tile and cuts along the longer one
+    Modifications: EoMT's processor scales the shorter side of an image to a tile and cuts along the longer one
     only; it turns label maps into lists of masks, and offers panoptic and instance results, which the
     `image-segmentation` pipeline would prefer. This one gives `labels` and semantic results only.
 
@@ -52,14 +52,14 @@ class Reg4PruImageProcessor(PilBackend):
         size (`dict[str, int]`, *optional*, defaults to `{"height": 1024, "width": 1024}`):
             Height and width of a tile in pixels, a square: what the model is fed with.
         working_size (`int`, *optional*):
-            Longest side in pixels to which a photograph is brought before it is cut. Unset, it keeps its resolution,
+            Longest side in pixels to which an image is brought before it is cut. Unset, it keeps its resolution,
             or is made to fit one tile if `do_split_image=False`.
         tile_overlap (`int`, *optional*):
             Least number of pixels that neighbouring tiles share; defaults to a quarter of a tile.
         do_split_image (`bool`, *optional*, defaults to `True`):
-            Whether to cut photographs that are larger than a tile.
+            Whether to cut images that are larger than a tile.
         do_resize (`bool`, *optional*, defaults to `True`):
-            Whether to bring photographs to their working size.
+            Whether to bring images to their working size.
         num_labels (`int`, *optional*):
             Number of classes, by which masks are understood: with 2, those with white foreground become {0, 1}.
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
@@ -71,7 +71,7 @@ class Reg4PruImageProcessor(PilBackend):
 
     ```python
     >>> processor = Reg4PruImageProcessor(size={"height": 1024, "width": 1024}, working_size=2048, num_labels=2)
-    >>> inputs = processor(photograph, return_tensors="pt")
+    >>> inputs = processor(image, return_tensors="pt")
     >>> (vessels,) = processor.post_process_semantic_segmentation(model(**inputs))
     ```
     """
@@ -104,7 +104,7 @@ class Reg4PruImageProcessor(PilBackend):
         """[`~transformers.BaseImageProcessor.from_dict`]; a configuration without a scale is reported."""
         if "working_size" not in image_processor_dict and "working_size" not in kwargs:
             logger.warning(
-                "The image processor's configuration does not say at which scale the model saw photographs: they keep "
+                "The image processor's configuration does not say at which scale the model saw images: they keep "
                 "their resolution. Say it with `from_pretrained(..., working_size=<longest side in pixels>)` "
                 "(`working_size=None` for their own resolution) and save the processor."
             )
@@ -123,37 +123,37 @@ class Reg4PruImageProcessor(PilBackend):
         """
         Args:
             images (`ImageInput`):
-                One or several photographs of any size, as images (their EXIF orientation is applied), arrays, tensors,
-                paths or URLs; see [`read_photograph`].
+                One or several images of any size, as images (their EXIF orientation is applied), arrays, tensors,
+                paths or URLs; see [`read_image`].
             segmentation_maps (`ImageInput`, *optional*):
                 Their masks or label maps, of the same size; see [`read_label_map`].
             kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:
             `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 8)`, `int64`,
-            which the model hands on to post-processing: index of the photograph, top and left of the tile, its side,
-            height and width of the photograph at its working size and of the photograph itself; and, with label maps,
+            which the model hands on to post-processing: index of the image, top and left of the tile, its side,
+            height and width of the image at its working size and of the image itself; and, with label maps,
             `labels` `(num_tiles, tile, tile)`, `int64`.
 
         Raises:
-            `ValueError`: if an image cannot be understood, or a label map does not belong to its photograph.
+            `ValueError`: if an image cannot be understood, or a label map does not belong to its image.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def cut_photograph(self, photograph: ImageInput | os.PathLike) -> TiledPhotograph:
+    def cut_image(self, image: ImageInput | os.PathLike) -> TiledImage:
         """
-        The tiles of one photograph, one by one, so that a large one does not have to fit into memory as tiles.
+        The tiles of one image, one by one, so that a large one does not have to fit into memory as tiles.
 
         Args:
-            photograph (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The photograph.
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The image.
 
         Returns:
-            [`TiledPhotograph`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
+            [`TiledImage`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
 
         Raises:
-            `ValueError`: if the photograph cannot be understood, or fields that were set later do not fit.
+            `ValueError`: if the image cannot be understood, or fields that were set later do not fit.
         """
-        return self._cut_photograph(photograph, 0, **self._settings())
+        return self._cut_image(image, 0, **self._settings())
 
     def _settings(self) -> dict:
         """The fields, checked: they may have been set since the constructor saw them, `size` as a plain dictionary."""
@@ -161,12 +161,12 @@ class Reg4PruImageProcessor(PilBackend):
         self._validate_preprocess_kwargs(**settings)
         return settings
 
-    def _cut_photograph(self, photograph: ImageInput | os.PathLike, index: int, **settings) -> TiledPhotograph:
+    def _cut_image(self, image: ImageInput | os.PathLike, index: int, **settings) -> TiledImage:
         size, resample = settings["size"], settings["resample"]
         channels = settings["input_data_format"]
-        if isinstance(photograph, (str, os.PathLike)):
-            photograph = open_image(photograph)
-        pixels = read_photograph(photograph, None if channels is None else channels == ChannelDimension.LAST)
+        if isinstance(image, (str, os.PathLike)):
+            image = open_image(image)
+        pixels = read_image(image, None if channels is None else channels == ChannelDimension.LAST)
         own_size = pixels.shape[:2]
         frame_size = self._frame_size(*own_size, **settings)
         if frame_size != own_size:
@@ -177,12 +177,12 @@ class Reg4PruImageProcessor(PilBackend):
         scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
         if settings["do_rescale"]:
             scale *= settings["rescale_factor"]
-        elif is_floating(photograph):  # such pixels are 0 to 1 already, and are to stay so
+        elif is_floating(image):  # such pixels are 0 to 1 already, and are to stay so
             scale /= 255
         if settings["do_normalize"]:
             mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))
             scale, shift = (scale / std).astype(np.float32), (shift - mean / std).astype(np.float32)
-        return TiledPhotograph(pixels, torch.tensor(offsets), scale, shift)
+        return TiledImage(pixels, torch.tensor(offsets), scale, shift)
 
     def _preprocess_image_like_inputs(
         self,
@@ -191,8 +191,8 @@ class Reg4PruImageProcessor(PilBackend):
         return_tensors: str | TensorType | None,
         **kwargs,
     ) -> BatchFeature:
-        photographs = _flat_list(images)
-        tiled = [self._cut_photograph(photograph, index, **kwargs) for index, photograph in enumerate(photographs)]
+        flat = _flat_list(images)
+        tiled = [self._cut_image(image, index, **kwargs) for index, image in enumerate(flat)]
         if not tiled:
             raise ValueError("There are no images to process.")
         offsets = torch.cat([tiles.patch_offsets for tiles in tiled])
@@ -202,7 +202,7 @@ class Reg4PruImageProcessor(PilBackend):
             place[:] = tile
         data = {"pixel_values": pixel_values, "patch_offsets": offsets.numpy()}
         if segmentation_maps is not None:
-            # Of one photograph, three sides are a mask with channels; of several, they are several maps.
+            # Of one image, three sides are a mask with channels; of several, they are several maps.
             maps = _flat_list(segmentation_maps, array_dims=3 if len(tiled) == 1 else 2)
             if len(maps) != len(tiled):
                 raise ValueError(f"Got {len(tiled)} images but {len(maps)} segmentation maps.")
@@ -227,7 +227,7 @@ class Reg4PruImageProcessor(PilBackend):
         do_split_image: bool,
         **kwargs,
     ) -> tuple[int, int]:
-        """Height and width to which a photograph is brought before it is cut; its aspect is kept."""
+        """Height and width to which an image is brought before it is cut; its aspect is kept."""
         longest = working_size
         if longest is None and not do_split_image:
             longest = size.height
@@ -236,7 +236,7 @@ class Reg4PruImageProcessor(PilBackend):
             height, width = (max(1, round(side * longest / own)) for side in (height, width))
         if not do_split_image and max(height, width) > size.height:
             raise ValueError(
-                f"A photograph of {height}x{width} pixels (height, width) does not fit a tile of {size.height}, and "
+                f"An image of {height}x{width} pixels (height, width) does not fit a tile of {size.height}, and "
                 "`do_split_image=False` forbids to cut it: set `do_resize=True`."
             )
         return height, width
@@ -251,7 +251,7 @@ class Reg4PruImageProcessor(PilBackend):
     ) -> None:
         if size.height is None or size.height != size.width or size.height < 1:
             raise ValueError(
-                f"`size` is {dict(size)}: tiles are squares, as in {{'height': 1024, 'width': 1024}}; a photograph's "
+                f"`size` is {dict(size)}: tiles are squares, as in {{'height': 1024, 'width': 1024}}; an image's "
                 "longest side is `working_size`."
             )
         if working_size is not None and working_size < 1:
@@ -277,15 +277,15 @@ class Reg4PruImageProcessor(PilBackend):
             outputs ([`Reg4PruSemanticSegmenterOutput`]):
                 Output of the model, with the `patch_offsets` that it was given.
             target_sizes (`list[tuple[int, int]]`, *optional*):
-                Height and width that each map is to have; unset, those of the photographs. If the model was not given
-                `patch_offsets`, every input is taken for the only tile of a photograph of this size, and without
+                Height and width that each map is to have; unset, those of the images. If the model was not given
+                `patch_offsets`, every input is taken for the only tile of an image of this size, and without
                 `target_sizes` the maps have the size of the logits.
 
         Returns:
-            `list[torch.Tensor]`: for every photograph a `(height, width)` map of classes, `int64`, on the CPU.
+            `list[torch.Tensor]`: for every image a `(height, width)` map of classes, `int64`, on the CPU.
 
         Raises:
-            `ValueError`: if there are not as many sizes as photographs, or tiles are missing.
+            `ValueError`: if there are not as many sizes as images, or tiles are missing.
         """
         return [scores.argmax(dim=0) for scores in self.post_process_probabilities(outputs, target_sizes)]
 
@@ -301,10 +301,10 @@ class Reg4PruImageProcessor(PilBackend):
             target_sizes (`list[tuple[int, int]]`, *optional*): As in [`~post_process_semantic_segmentation`].
 
         Returns:
-            `list[torch.Tensor]`: for every photograph its scores `(num_labels, height, width)`, `float32`, on the CPU.
+            `list[torch.Tensor]`: for every image its scores `(num_labels, height, width)`, `float32`, on the CPU.
 
         Raises:
-            `ValueError`: if there are not as many sizes as photographs, or tiles are missing.
+            `ValueError`: if there are not as many sizes as images, or tiles are missing.
         """
         offsets = outputs.patch_offsets
         if offsets is None or not len(offsets):
@@ -313,12 +313,12 @@ class Reg4PruImageProcessor(PilBackend):
                 size = tuple(logits.shape[-2:])
                 return [tile_probabilities(outputs, index, size).cpu() for index in range(len(logits))]
             offsets = self._single_tiles(target_sizes, len(logits))
-        photographs = list(split_photographs(torch.stack(list(offsets)).cpu()))
-        if target_sizes is not None and len(target_sizes) != len(photographs):
-            raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {len(photographs)} images.")
+        images = list(split_images(torch.stack(list(offsets)).cpu()))
+        if target_sizes is not None and len(target_sizes) != len(images):
+            raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {len(images)} images.")
         maps, index = [], 0
-        for number, rows in enumerate(photographs):
-            blender = PhotographBlender(rows)
+        for number, rows in enumerate(images):
+            blender = TileBlender(rows)
             for row in rows:
                 blender.add(row, tile_probabilities(outputs, index, (blender.tile_size, blender.tile_size)))
                 index += 1
@@ -326,7 +326,7 @@ class Reg4PruImageProcessor(PilBackend):
         return maps
 
     def _single_tiles(self, target_sizes: list[tuple[int, int]], batch_size: int) -> torch.Tensor:
-        """`patch_offsets` of photographs of one tile each."""
+        """`patch_offsets` of images of one tile each."""
         if len(target_sizes) != batch_size:
             raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {batch_size} images.")
         settings, rows = self._settings(), []
@@ -336,7 +336,7 @@ class Reg4PruImageProcessor(PilBackend):
             frame_size = self._frame_size(*own_size, **settings)
             if max(frame_size) > tile_size:
                 raise ValueError(
-                    f"A photograph of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {tile_size}: "
+                    f"An image of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {tile_size}: "
                     "give the model the `patch_offsets` of its tiles, as in `model(**inputs)`."
                 )
             rows.append((index, 0, 0, tile_size, *frame_size, *own_size))
@@ -364,14 +364,14 @@ def _flat_list(images: ImageInput, array_dims: int = 3) -> list:
 def _label_tiles(
     label_map, patch_offsets: torch.Tensor, num_labels: int | None, do_reduce_labels: bool
 ) -> Iterator[np.ndarray]:
-    """A label map in the tiles of its photograph."""
+    """A label map in the tiles of its image."""
     labels = read_label_map(
         open_image(label_map) if isinstance(label_map, (str, os.PathLike)) else label_map, num_labels, do_reduce_labels
     )
     *_, height, width = patch_offsets[0].tolist()
     if labels.shape != (height, width):
         raise ValueError(
-            f"A photograph has {height}x{width} pixels (height, width), but its label map {labels.shape[0]}x"
+            f"An image has {height}x{width} pixels (height, width), but its label map {labels.shape[0]}x"
             f"{labels.shape[1]}: they must be of the same size."
         )
     labels = resize_label_map(labels, *patch_offsets[0, 4:6].tolist(), num_labels)

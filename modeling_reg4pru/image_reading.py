@@ -1,4 +1,4 @@
-"""Photographs as they are found (any file, mode, bit depth and orientation) as upright RGB of 8 bits."""
+"""Images as they are found (any file, mode, bit depth and orientation) as upright RGB of 8 bits."""
 
 import base64
 import os
@@ -79,18 +79,16 @@ def turn_upright(image: Image.Image) -> Image.Image:
         raise ValueError(f"An image cannot be read ({error}).") from error
 
 
-def read_photograph(
-    photograph: Image.Image | np.ndarray | torch.Tensor, channels_last: bool | None = None
-) -> np.ndarray:
+def read_image(image: Image.Image | np.ndarray | torch.Tensor, channels_last: bool | None = None) -> np.ndarray:
     """
-    Turn a photograph into upright RGB of 8 bits.
+    Turn an image into upright RGB of 8 bits.
 
     The EXIF orientation is applied, grey of 16 bits is divided by 65535, CMYK and palettes are converted, and an alpha
     channel is left away.
 
     Args:
-        photograph (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-            The photograph. Arrays are `(height, width)` or have 1, 2 (grey, alpha), 3 or 4 channels, first or last;
+        image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            The image. Arrays are `(height, width)` or have 1, 2 (grey, alpha), 3 or 4 channels, first or last;
             `uint8`, `uint16`, other integers from 0 to 255, or floating point numbers from 0 to 1.
         channels_last (`bool`, *optional*):
             Where the channels of an array are; unset, where a side of 1, 3 or 4 is, and if both are that, last in a
@@ -102,15 +100,15 @@ def read_photograph(
     Raises:
         `ValueError`: if an image is damaged, an array has another shape, or values do not say how bright white is.
     """
-    if isinstance(photograph, Image.Image):
-        photograph = turn_upright(photograph)
-        if photograph.mode[0] not in "IF":  # all modes of more than 8 bits
-            return np.asarray(photograph.convert("RGB"))
-        pixels = np.asarray(photograph)
-        if photograph.mode != "F":  # older versions of Pillow open 16 bits as 32
+    if isinstance(image, Image.Image):
+        image = turn_upright(image)
+        if image.mode[0] not in "IF":  # all modes of more than 8 bits
+            return np.asarray(image.convert("RGB"))
+        pixels = np.asarray(image)
+        if image.mode != "F":  # older versions of Pillow open 16 bits as 32
             pixels = _check_range(pixels, 0, _WHITE_16_BIT).astype(np.uint16)
     else:
-        pixels = to_channels_last(photograph, channels_last)
+        pixels = to_channels_last(image, channels_last)
     return _three_channels(_eight_bits(pixels))
 
 
@@ -135,13 +133,13 @@ def to_channels_last(array: np.ndarray | torch.Tensor, channels_last: bool | Non
     return pixels if channels_last else np.moveaxis(pixels, 0, -1)
 
 
-def is_floating(photograph: Image.Image | np.ndarray | torch.Tensor) -> bool:
+def is_floating(image: Image.Image | np.ndarray | torch.Tensor) -> bool:
     """Whether the pixels of an image are floating point numbers, which stand for 0 to 1."""
-    if isinstance(photograph, Image.Image):
-        return photograph.mode == "F"
-    if isinstance(photograph, torch.Tensor):
-        return photograph.is_floating_point()
-    return np.issubdtype(np.asarray(photograph).dtype, np.floating)
+    if isinstance(image, Image.Image):
+        return image.mode == "F"
+    if isinstance(image, torch.Tensor):
+        return image.is_floating_point()
+    return np.issubdtype(np.asarray(image).dtype, np.floating)
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -152,7 +150,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either byte order
         if 0 < pixels.max() <= _DARKEST_16_BIT:
             raise ValueError(
-                f"A photograph has 16 bits but no value above {pixels.max()}: scale its values so that white is 65535."
+                f"An image has 16 bits but no value above {pixels.max()}: scale its values so that white is 65535."
             )
         return np.rint(pixels * (255 / _WHITE_16_BIT)).astype(np.uint8)
     return _check_range(pixels, 0, 255).astype(np.uint8)
@@ -161,7 +159,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 def _check_range(pixels: np.ndarray, low: int, high: int) -> np.ndarray:
     if pixels.dtype == bool or not (pixels.min() >= low and pixels.max() <= high):  # not: NaN is refused, too
         raise ValueError(
-            f"A photograph has values of type {pixels.dtype} from {pixels.min()} to {pixels.max()}: they must be 0 to "
+            f"An image has values of type {pixels.dtype} from {pixels.min()} to {pixels.max()}: they must be 0 to "
             "255 (integers), 0 to 65535 (`uint16`) or 0 to 1 (floating point)."
         )
     return pixels
@@ -172,5 +170,5 @@ def _three_channels(pixels: np.ndarray) -> np.ndarray:
         pixels = pixels[..., None]
     channels = pixels.shape[-1]
     if not 1 <= channels <= 4:
-        raise ValueError(f"A photograph has {channels} channels: it must have 1 to 4.")
+        raise ValueError(f"An image has {channels} channels: it must have 1 to 4.")
     return np.repeat(pixels[..., :1], 3, axis=-1) if channels < 3 else pixels[..., :3]

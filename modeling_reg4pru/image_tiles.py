@@ -1,4 +1,4 @@
-"""Photographs in tiles: where they lie, what they show, and a smooth blend of what was predicted for them."""
+"""Images in tiles: where they lie, what they show, and a smooth blend of what was predicted for them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ OFFSET_COLUMNS = (
     "tile_size",
     "frame_height",
     "frame_width",
-    "photograph_height",
-    "photograph_width",
+    "image_height",
+    "image_width",
 )
 # Weight of a tile at its very edge, where it has seen least of the surroundings; in its middle the weight is 1.
 _EDGE_WEIGHT = 1e-3
@@ -69,12 +69,12 @@ def cut_tile(frame: np.ndarray, top: int, left: int, tile: int, fill: int | None
     return np.pad(piece, rest, mode="reflect")
 
 
-class TiledPhotograph(Sequence):
+class TiledImage(Sequence):
     """
-    The tiles of a photograph, each made when it is asked for.
+    The tiles of an image, each made when it is asked for.
 
     Args:
-        frame (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph at its working size.
+        frame (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image at its working size.
         patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Where the tiles lie, see `OFFSET_COLUMNS`.
         scale (`np.ndarray` of shape `(3, 1, 1)`): Factor by which the pixels are multiplied.
         shift (`np.ndarray` of shape `(3, 1, 1)`): What is then added to them.
@@ -95,9 +95,9 @@ class TiledPhotograph(Sequence):
         return pixels
 
 
-def split_photographs(patch_offsets: torch.Tensor) -> Iterator[torch.Tensor]:
+def split_images(patch_offsets: torch.Tensor) -> Iterator[torch.Tensor]:
     """
-    The rows of each photograph. The first tile of each lies at (0, 0), so that concatenated batches, whose photographs
+    The rows of each image. The first tile of each lies at (0, 0), so that concatenated batches, whose images
     were counted anew in each, are told apart, too.
 
     Args:
@@ -144,11 +144,11 @@ def tile_probabilities(outputs, index: int, size: tuple[int, int]) -> torch.Tens
 
 
 class _Tiles:
-    """Where the tiles of one photograph lie, and how much each counts where they overlap."""
+    """Where the tiles of one image lie, and how much each counts where they overlap."""
 
     def __init__(self, patch_offsets: torch.Tensor):
-        _, _, _, self.tile_size, height, width, *photograph_size = patch_offsets[0].tolist()
-        self.frame_size, self.photograph_size = (height, width), tuple(photograph_size)
+        _, _, _, self.tile_size, height, width, *working_size = patch_offsets[0].tolist()
+        self.frame_size, self.working_size = (height, width), tuple(working_size)
         ramp = torch.sin(torch.pi * (torch.arange(self.tile_size) + 0.5) / self.tile_size) ** 2
         ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * ramp
         self.window = ramp[:, None] * ramp
@@ -163,19 +163,19 @@ class _Tiles:
         return frame, tuple(slice(0, part.stop - part.start) for part in frame)
 
 
-class PhotographBlender(_Tiles):
+class TileBlender(_Tiles):
     """
-    Collect what was predicted for the tiles of a photograph, and blend it into a map of the photograph's own size.
+    Collect what was predicted for the tiles of an image, and blend it into a map of the image's own size.
 
     Each tile is weighted by a raised-cosine (Hann) window, so that no seams show where tiles overlap.
 
     Args:
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one photograph.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one image.
 
     Example:
 
     ```python
-    >>> blender = PhotographBlender(patch_offsets)
+    >>> blender = TileBlender(patch_offsets)
     >>> for index, row in enumerate(patch_offsets):
     ...     blender.add(row, tile_probabilities(outputs, index, (1024, 1024)))
     >>> probabilities = blender.result()
@@ -207,31 +207,31 @@ class PhotographBlender(_Tiles):
         The blended map.
 
         Args:
-            size (`tuple[int, int]`, *optional*): Wanted height and width, by default the photograph's own.
+            size (`tuple[int, int]`, *optional*): Wanted height and width, by default the image's own.
 
         Returns:
             `torch.Tensor` of shape `(num_labels, height, width)`, `float32`, on the CPU.
 
         Raises:
-            `ValueError`: if the tiles do not cover the photograph.
+            `ValueError`: if the tiles do not cover the image.
         """
         uncovered = int((self.weights == 0).sum())
         if uncovered:
             raise ValueError(
-                f"The tiles do not cover {uncovered} of {self.weights.numel()} pixels of a photograph: give all of "
+                f"The tiles do not cover {uncovered} of {self.weights.numel()} pixels of an image: give all of "
                 "its tiles, in their order."
             )
         blended = (self.total / self.weights).clamp_(max=self.largest)  # a probability above 1 is a rounding error
-        return resize_map(blended, self.photograph_size if size is None else size)
+        return resize_map(blended, self.working_size if size is None else size)
 
 
 class StageBlender(_Tiles):
     """
-    Collect the stages at which the tokens of a photograph's tiles were pruned. Where tiles overlap, the stage is that
+    Collect the stages at which the tokens of an image's tiles were pruned. Where tiles overlap, the stage is that
     of the tile in whose middle the pixel lies.
 
     Args:
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one photograph.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one image.
     """
 
     def __init__(self, patch_offsets: torch.Tensor):
@@ -253,8 +253,8 @@ class StageBlender(_Tiles):
         self.weights[frame][closer] = self.window[inside][closer]
 
     def result(self) -> torch.Tensor:
-        """The stages, `(height, width)` of the photograph's own size, `uint8`, on the CPU."""
-        return resize_map(self.stages[None], self.photograph_size, mode="nearest-exact")[0]
+        """The stages, `(height, width)` of the image's own size, `uint8`, on the CPU."""
+        return resize_map(self.stages[None], self.working_size, mode="nearest-exact")[0]
 
 
 def resize_map(pixels: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:

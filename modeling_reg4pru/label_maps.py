@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 
 from .image_reading import to_channels_last, turn_upright
 
-# Label of pixels that do not count: outside of the photograph, or marked so by who labelled it.
+# Label of pixels that do not count: outside of the image, or marked so by who labelled it.
 IGNORE_INDEX = 255
 # What a drawn mask may be darker than white, or brighter than black, where it is antialiased or compressed.
 _NEARLY = 32

@@ -224,7 +224,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             output_token_ids (`bool`, *optional*, defaults to `False`):
                 Whether to return the ids of the patch tokens that each layer ran on.
             patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
-                Where tiles lie in their photographs, as the image processor says it; handed on to post-processing.
+                Where tiles lie in their images, as the image processor says it; handed on to post-processing.
             dense_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`, *optional*):
                 States after the reactivation layer in a pass that prunes nothing, for the drift corrections to learn
                 from.

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import ImageSegmentationPipeline
 
-from .image_reading import open_image, read_photograph
-from .tiled_inference import predict_photographs
+from .image_reading import open_image, read_image
+from .tiled_inference import predict_images
 
 # As it stands in `config.json`, for those who load a checkpoint without this package.
 CUSTOM_PIPELINES = {
@@ -22,10 +22,10 @@ CUSTOM_PIPELINES = {
 
 class Reg4PruImageSegmentationPipeline(ImageSegmentationPipeline):
     """
-    [`~transformers.ImageSegmentationPipeline`] for photographs of any size: paths, URLs, PIL images, or lists of them.
-    The masks have the photographs' own size, turned as their EXIF orientation says.
+    [`~transformers.ImageSegmentationPipeline`] for images of any size: paths, URLs, PIL images, or lists of them.
+    The masks have the images' own size, turned as their EXIF orientation says.
 
-    Modifications: photographs are read with 16 bits where they have them, and go through the model in batches of
+    Modifications: images are read with 16 bits where they have them, and go through the model in batches of
     tiles; nobody is asked about remote code for a video processor that no model here has; ours is not reported as a
     model that is not supported.
 
@@ -66,17 +66,15 @@ class Reg4PruImageSegmentationPipeline(ImageSegmentationPipeline):
     def preprocess(
         self, image: str | os.PathLike | Image.Image, timeout: float | None = None
     ) -> dict[str, np.ndarray]:
-        """Reads a photograph; tiles are cut when it is the photograph's turn."""
+        """Reads an image; tiles are cut when it is the image's turn."""
         if isinstance(image, (str, os.PathLike)):
             image = open_image(image, timeout)
-        return {"photograph": read_photograph(image)}
+        return {"image": read_image(image)}
 
     def _forward(self, model_inputs: dict[str, np.ndarray | list[np.ndarray]]) -> dict[str, list[torch.Tensor]]:
-        photographs = model_inputs["photograph"]
-        photographs = photographs if isinstance(photographs, list) else [photographs]
-        predictions = predict_photographs(
-            self.model, self.image_processor, photographs, batch_size=max(4, len(photographs))
-        )
+        images = model_inputs["image"]
+        images = images if isinstance(images, list) else [images]
+        predictions = predict_images(self.model, self.image_processor, images, batch_size=max(4, len(images)))
         return {"segmentation": [prediction.segmentation for prediction in predictions]}
 
     def postprocess(self, model_outputs: dict[str, list[torch.Tensor]]) -> list[dict[str, Any]]:

@@ -69,8 +69,8 @@ class SpeedBudgetMixin:
 
         Args:
             milliseconds (`float`):
-                What an image of the size that was measured may take, in a batch as large as it was measured; a
-                photograph of several tiles takes several times as much.
+                What an image of the size that was measured may take, in a batch as large as it was measured; an
+                image of several tiles takes several times as much.
 
         Returns:
             `list[float]`: one keep rate a stage, for [`set_keep_rates`] or a single call.
@@ -129,7 +129,7 @@ class SpeedBudgetMixin:
         Raises:
             `ValueError`: If the model is of no checkpoint, or its checkpoint has no `speed.json`, or a damaged one.
         """
-        advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <photographs>` makes one"
+        advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <images>` makes one"
         if self._source is None:
             raise ValueError(f"The model was not loaded from a checkpoint, so it has no {SPEED_FILE}: {advice}.")
         name, place = self._source

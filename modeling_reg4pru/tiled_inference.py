@@ -1,4 +1,4 @@
-"""Photographs of any size through the model, in batches of tiles: class scores, and where tokens were pruned."""
+"""Images of any size through the model, in batches of tiles: class scores, and where tokens were pruned."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
-from .image_tiles import PhotographBlender, StageBlender, tile_probabilities
+from .image_tiles import StageBlender, TileBlender, tile_probabilities
 
 
 @dataclass
-class PhotographPrediction:
+class ImagePrediction:
     """
-    What the model predicted for a photograph.
+    What the model predicted for an image.
 
     Args:
         probabilities (`torch.Tensor` of shape `(num_labels, height, width)`, `float32`):
-            As [`Reg4PruImageProcessor.post_process_probabilities`] gives them, at the photograph's own size.
+            As [`Reg4PruImageProcessor.post_process_probabilities`] gives them, at the image's own size.
         stages (`torch.Tensor` of shape `(height, width)`, `uint8`, *optional*):
             The stage at which the token of each pixel was pruned, see [`pruning_stages`]. Where tiles overlap, the
             stage is that of the tile in whose middle the pixel lies.
-        num_tiles (`int`): Number of tiles that the photograph was cut into.
+        num_tiles (`int`): Number of tiles that the image was cut into.
         num_tokens (`int`): Number of tokens that the layers ran on, summed over layers and tiles.
     """
 
@@ -37,50 +37,48 @@ class PhotographPrediction:
         return self.probabilities.argmax(dim=0)
 
 
-def predict_photograph(
+def predict_image(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photograph: ImageInput,
+    image: ImageInput,
     keep_rates: float | Sequence[float] | None = None,
     *,
     batch_size: int = 4,
     output_stages: bool = False,
-) -> PhotographPrediction:
-    """The prediction for one photograph, see [`predict_photographs`]."""
+) -> ImagePrediction:
+    """The prediction for one image, see [`predict_images`]."""
     return next(
-        predict_photographs(
-            model, processor, [photograph], keep_rates, batch_size=batch_size, output_stages=output_stages
-        )
+        predict_images(model, processor, [image], keep_rates, batch_size=batch_size, output_stages=output_stages)
     )
 
 
-def predict_photographs(
+def predict_images(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photographs: Iterable[ImageInput],
+    images: Iterable[ImageInput],
     keep_rates: float | Sequence[float] | None = None,
     *,
     batch_size: int = 4,
     output_stages: bool = False,
-) -> Iterator[PhotographPrediction]:
+) -> Iterator[ImagePrediction]:
     """
-    Predictions for photographs of any size, each as soon as its last tile has been through the model.
+    Predictions for images of any size, each as soon as its last tile has been through the model.
 
     The same as processor, model and post-processing one after another, but no more than `batch_size` tiles are in
-    memory at a time, and the tiles of small photographs share a batch.
+    memory at a time, and the tiles of small images share a batch.
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
-        photographs (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`):
-            The photographs, or where they are: paths, URLs, or images in base64.
+        images (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`):
+            The images, or where they are: paths, URLs, or images in base64.
         keep_rates (`float` or sequence of `float`, *optional*):
             One rate for all stages or one per stage; by default those of the configuration.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         output_stages (`bool`, *optional*, defaults to `False`): Whether to return where tokens were pruned.
 
     Yields:
-        [`PhotographPrediction`]: one per photograph, in their order.
+        [`ImagePrediction`]: one per image, in their order.
 
     Raises:
         `ValueError`: if the batch size is not positive, or the image processor is that of another model.
@@ -94,48 +92,48 @@ def predict_photographs(
             "Reg4PruImageProcessor, as in `Reg4PruImageProcessor(size={'height': 640, 'width': 640}, "
             "working_size=<longest side in pixels>, image_mean=..., image_std=...)`."
         )
-    return _predict(model, processor, photographs, keep_rates, batch_size, output_stages)
+    return _predict(model, processor, images, keep_rates, batch_size, output_stages)
 
 
 def _predict(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photographs: Iterable[ImageInput],
+    images: Iterable[ImageInput],
     keep_rates: float | Sequence[float] | None,
     batch_size: int,
     output_stages: bool,
-) -> Iterator[PhotographPrediction]:
-    open_photographs: list[_Collector] = []  # those some of whose tiles are still to come, in their order
+) -> Iterator[ImagePrediction]:
+    open_images: list[_Collector] = []  # those some of whose tiles are still to come, in their order
     batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
-    for photograph in photographs:
-        tiled = processor.cut_photograph(photograph)
+    for image in images:
+        tiled = processor.cut_image(image)
         collector = _Collector(tiled.patch_offsets, output_stages)
-        open_photographs.append(collector)
+        open_images.append(collector)
         for row, tile in zip(tiled.patch_offsets, tiled, strict=True):
             batch.append((tile, collector, row))
             if len(batch) == batch_size:
                 _run(model, batch, keep_rates, output_stages)
                 batch = []
-                while open_photographs and not open_photographs[0].num_missing:
-                    yield open_photographs.pop(0).result()
+                while open_images and not open_images[0].num_missing:
+                    yield open_images.pop(0).result()
     if batch:
         _run(model, batch, keep_rates, output_stages)
-    for collector in open_photographs:
+    for collector in open_images:
         yield collector.result()
 
 
 class _Collector:
-    """What has been predicted so far for the tiles of one photograph."""
+    """What has been predicted so far for the tiles of one image."""
 
     def __init__(self, patch_offsets: torch.Tensor, output_stages: bool):
-        self.blender = PhotographBlender(patch_offsets)
+        self.blender = TileBlender(patch_offsets)
         self.stages = StageBlender(patch_offsets) if output_stages else None
         self.num_tiles = self.num_missing = len(patch_offsets)
         self.num_tokens = 0
 
-    def result(self) -> PhotographPrediction:
+    def result(self) -> ImagePrediction:
         stages = None if self.stages is None else self.stages.result()
-        return PhotographPrediction(self.blender.result(), stages, self.num_tiles, self.num_tokens)
+        return ImagePrediction(self.blender.result(), stages, self.num_tiles, self.num_tokens)
 
 
 @torch.inference_mode()
@@ -145,7 +143,7 @@ def _run(
     keep_rates: float | Sequence[float] | None,
     output_stages: bool,
 ) -> None:
-    """A batch of tiles through the model, and what comes out to the photographs that they belong to."""
+    """A batch of tiles through the model, and what comes out to the images that they belong to."""
     pixel_values = torch.from_numpy(np.stack([tile for tile, _, _ in batch]))
     training = [module for module in model.modules() if module.training]  # some of them may be frozen
     model.eval()
@@ -182,4 +180,4 @@ def pruning_stages(keep_masks: torch.Tensor) -> torch.Tensor:
     return (keep_masks * after).amax(dim=0)
 
 
-__all__ = ["PhotographPrediction", "predict_photograph", "predict_photographs", "pruning_stages"]
+__all__ = ["ImagePrediction", "predict_image", "predict_images", "pruning_stages"]

@@ -9,8 +9,8 @@ COMMANDS = {
     "train": ("train", "train a model from a recipe, on one or several devices"),
     "finetune": ("finetune", "fine-tune a checkpoint with the Trainer of transformers"),
     "evaluate": ("evaluate", "measure a checkpoint at several keep rates"),
-    "predict": ("predict", "find the vessels in photographs"),
-    "app": ("app.__main__", "show in a browser what pruning does to a photograph"),
+    "predict": ("predict", "find the vessels in images"),
+    "app": ("app.__main__", "show in a browser what pruning does to an image"),
     "export": ("export", "write a pruned model as ONNX"),
     "benchmark": ("benchmark", "measure time, operations and memory against the dense model"),
     "engines": (

@@ -3,7 +3,7 @@ Measure a checkpoint at several keep rates.
 
     reg4pru evaluate --model_name_or_path outputs/tiny --output_dir outputs/tiny-evaluated
 
-writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Photographs are measured one
+writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Images are measured one
 at a time, so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever
 they are called here.
 """
@@ -22,7 +22,7 @@ from .common.cli import check_at_least_1, read_flags, set_up_logging
 from .common.data_overlap import describe_data
 from .common.keep_rates import check_keep_rates
 from .common.provenance import provenance
-from .inference.evaluation_data import PhotographArguments, load_photographs, refuse_trained_on
+from .inference.evaluation_data import EvaluationDataArguments, load_images, refuse_trained_on
 from .inference.loading import load_checkpoint, select_at_random
 from .inference.prediction import draw_figure
 from .inference.predictors import predictors
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class EvaluationArguments(PhotographArguments):
+class EvaluationArguments(EvaluationDataArguments):
     """What is measured, on what, and where the result goes."""
 
     output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
     side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
     at_working_size: bool = field(
-        default=False, metadata={"help": "Measure at the size at which the model sees photographs."}
+        default=False, metadata={"help": "Measure at the size at which the model sees images."}
     )
     keep_rates: list[float] = field(
         default_factory=lambda: [1.0, 0.7, 0.5, 0.3],
@@ -68,8 +68,8 @@ def _check(arguments: EvaluationArguments) -> None:
             f"--output_dir is {output_dir}, which is not empty: choose another, or add --overwrite_output_dir to "
             "replace the results in it."
         )
-    if arguments.at_working_size and arguments.photograph_size:
-        raise ValueError("Give --at_working_size or --photograph_size, not both.")
+    if arguments.at_working_size and arguments.working_size:
+        raise ValueError("Give --at_working_size or --working_size, not both.")
     check_at_least_1(arguments, "batch_size", "limit")
 
 
@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> None:
             arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
         )
         if arguments.at_working_size:
-            arguments.photograph_size = processor.working_size
-        photographs = load_photographs(arguments, arguments.side)
-        hashes, trained_on = refuse_trained_on(arguments, photographs)
+            arguments.working_size = processor.working_size
+        images = load_images(arguments, arguments.side)
+        hashes, trained_on = refuse_trained_on(arguments, images)
     except ValueError as error:
         parser.error(str(error))
     if arguments.selection_pool:
@@ -97,24 +97,24 @@ def main(argv: list[str] | None = None) -> None:
     common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
     measured = measure(
         predictors(model, processor, arguments.keep_rates, **common),
-        photographs,
+        images,
         inside_field_of_view=arguments.field_of_view,
         threshold=arguments.threshold,
     )
     output_dir = Path(arguments.output_dir)
-    size = f"{arguments.photograph_size} pixels" if arguments.photograph_size else "their own size"
+    size = f"{arguments.working_size} pixels" if arguments.working_size else "their own size"
     write_results(
         output_dir,
         measured,
         size,
         provenance=provenance(model.device, arguments.seed),
         settings=asdict(arguments),
-        data=describe_data({arguments.side: photographs}),
-        photographs=hashes,
+        data=describe_data({arguments.side: images}),
+        images=hashes,
         trained_on=trained_on,
     )
     shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
     figure = output_dir / "figure.png"
-    draw_figure(figure, model, processor, photographs, shown, threshold=arguments.threshold, **common)
+    draw_figure(figure, model, processor, images, shown, threshold=arguments.threshold, **common)
     print(results_table(measured, size))
     logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)

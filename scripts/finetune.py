@@ -24,7 +24,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 
 from .common.atomic_files import replace_text
 from .common.cli import read_flags, set_up_logging
-from .common.data_overlap import fingerprints, write_training_photographs
+from .common.data_overlap import fingerprints, write_training_images
 from .common.devices import warn_of_emulation
 from .common.recipes import RECIPE
 from .hub.publishing import PushArguments, push_trained
@@ -83,7 +83,7 @@ def check(
     if training.push_to_hub and not training.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id")
     if data.streaming:
-        parser.error("--streaming is for reg4pru train: Trainer shuffles photographs that are all there")
+        parser.error("--streaming is for reg4pru train: Trainer shuffles images that are all there")
     if training.dataloader_persistent_workers:
         parser.error(
             "--dataloader_persistent_workers would repeat the augmentations of the first epoch in every epoch"
@@ -116,7 +116,7 @@ def _settings(arguments: FinetuneArguments, data: DataArguments, training: Train
 def main(argv: list[str] | None = None) -> None:
     set_up_logging()
     parser = HfArgumentParser((FinetuneArguments, DataArguments, TrainingArguments))
-    # As in `reg4pru train`: the seed also says which photographs validate, and those must not be trained on here.
+    # As in `reg4pru train`: the seed also says which images validate, and those must not be trained on here.
     parser.set_defaults(seed=0)
     arguments, data_arguments, training = read_flags(parser, argv)
     start_from = check(parser, arguments, data_arguments, training)
@@ -222,7 +222,7 @@ def _run(
         "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
     }
     with writing(output_dir, "train_results.json", states=sealed_states):
-        write_training_photographs(output_dir, trained_on)
+        write_training_images(output_dir, trained_on)
         replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
     logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
     return trainer.accelerator, True

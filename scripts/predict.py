@@ -1,14 +1,14 @@
 """
-Find the vessels in photographs.
+Find the vessels in images.
 
-    reg4pru predict --model_name_or_path outputs/tiny --images photographs/ "more/*.jpg" --output_dir outputs/masks
-    reg4pru predict --model_name_or_path outputs/tiny --dataset user/photographs --side test --output_dir outputs/masks
-    accelerate launch -m reg4pru predict ...        shares the photographs out over the devices
+    reg4pru predict --model_name_or_path outputs/tiny --images images/ "more/*.jpg" --output_dir outputs/masks
+    reg4pru predict --model_name_or_path outputs/tiny --dataset user/images --side test --output_dir outputs/masks
+    accelerate launch -m reg4pru predict ...        shares the images out over the devices
 
-writes for every photograph, at its own size, `<name>_mask.png` (0 and 255), `<name>_probability.png` (16 bits: 65535
-is probability 1) and `<name>_overlay.png` (the vessels drawn over the photograph, inside the field of view only), and
+writes for every image, at its own size, `<name>_mask.png` (0 and 255), `<name>_probability.png` (16 bits: 65535
+is probability 1) and `<name>_overlay.png` (the vessels drawn over the image, inside the field of view only), and
 a row of `predictions.csv`. Mask and probability are as the model predicts them, outside the field of view, too. With
-`--keep_rates` every name ends in the rate. Photographs whose row stands in the table already are left out, so a run
+`--keep_rates` every name ends in the rate. Images whose row stands in the table already are left out, so a run
 that was stopped goes on where it was; one that cannot be read is reported at the end. A folder holds the predictions
 of one model made one way, as `predictions.json` says, and others are refused. With `--parquet` masks and
 probabilities also become a data set in `dataset/`, which `--push_to_hub` uploads.
@@ -31,7 +31,7 @@ from .common.keep_rates import check_keep_rates
 from .common.weight_fingerprints import fingerprints
 from .hub.prediction_dataset import TAG, check_replaceable, write_dataset
 from .hub.transfer import TransferError, check_target, push_folder
-from .inference.input_images import Photograph, list_files, list_stored
+from .inference.input_images import InputImage, list_files, list_stored
 from .inference.loading import load_checkpoint
 from .inference.output_folder import KINDS, ResultFolder, Task
 from .inference.prediction import PredictionArguments, predict_files
@@ -43,7 +43,7 @@ DATASET_FOLDER = "dataset"
 def settings_of(
     arguments: PredictionArguments, dtype: str, model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor
 ) -> dict:
-    """What determines a prediction, but for photograph and keep rate; JSON can hold it."""
+    """What determines a prediction, but for image and keep rate; JSON can hold it."""
     dataset = arguments.dataset
     return {
         "model_name_or_path": arguments.model_name_or_path,
@@ -58,7 +58,7 @@ def settings_of(
     }
 
 
-def _check(arguments: PredictionArguments) -> list[Photograph]:
+def _check(arguments: PredictionArguments) -> list[InputImage]:
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}: it must lie between 0 and 1, both excluded.")
     check_at_least_1(arguments, "batch_size")
@@ -79,16 +79,16 @@ def _check(arguments: PredictionArguments) -> list[Photograph]:
         private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
         check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
     if arguments.dataset:
-        photographs = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
+        images = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
     else:
-        photographs = list_files(arguments.images)
-        if any(output_dir.resolve() == Path(photograph.name).resolve().parent for photograph in photographs):
-            raise ValueError(f"--output_dir is {output_dir}, the folder of the photographs: choose another.")
-    return photographs
+        images = list_files(arguments.images)
+        if any(output_dir.resolve() == Path(image.name).resolve().parent for image in images):
+            raise ValueError(f"--output_dir is {output_dir}, the folder of the images: choose another.")
+    return images
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict as the command line says; exit status 1 if a photograph could not be read."""
+    """Predict as the command line says; exit status 1 if an image could not be read."""
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else processes without a GPU share nothing
     set_up_logging(logging.INFO if state.is_main_process else logging.WARNING)
     parser = HfArgumentParser(PredictionArguments)
@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     results = ResultFolder(output_dir, own)
     kinds = tuple(kind for kind in KINDS if kind != "stages" or arguments.stage_map)
     try:
-        photographs = _check(arguments)
-        tasks = [Task(photograph, rate) for photograph in photographs for rate in arguments.keep_rates or [None]]
+        images = _check(arguments)
+        tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
         if not arguments.overwrite:
             results.refuse_foreign_pictures(tasks, kinds)
         dtype = fast_dtype(device) if arguments.fast else arguments.dtype
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         bar = tqdm(
             [left[place] for place in mine],
             desc="Predicting",
-            unit="photograph",
+            unit="image",
             disable=not state.is_local_main_process,
         )
         problems = list(predict_files(model, processor, bar, results, arguments))
@@ -135,14 +135,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Not predicted: {problem}", file=sys.stderr)
     state.wait_for_everyone()
     if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
-        _publish(output_dir, photographs, arguments)
+        _publish(output_dir, images, arguments)
     return 1 if problems else 0
 
 
-def _publish(output_dir: Path, photographs: list[Photograph], arguments: PredictionArguments) -> None:
+def _publish(output_dir: Path, images: list[InputImage], arguments: PredictionArguments) -> None:
     """The predictions as a data set, and on the Hub."""
     folder, repo_id = output_dir / DATASET_FOLDER, arguments.hub_dataset_id
-    write_dataset(folder, output_dir, photographs, arguments.model_name_or_path)
+    write_dataset(folder, output_dir, images, arguments.model_name_or_path)
     logger.info("Written to %s: a data set of masks and probabilities.", folder)
     if arguments.push_to_hub:
         try:

@@ -39,7 +39,7 @@ class PrepareArguments:
     overwrite_repo: bool = field(
         default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
     )
-    photographs_per_shard: int = field(default=100, metadata={"help": "Photographs in a Parquet file."})
+    images_per_shard: int = field(default=100, metadata={"help": "Images in a Parquet file."})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give --output_dir, --push_to_hub or both")
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         parser.error("--push_to_hub needs --hub_dataset_id")
-    if arguments.photographs_per_shard < 1:
-        parser.error(f"--photographs_per_shard is {arguments.photographs_per_shard}: it must be at least 1")
+    if arguments.images_per_shard < 1:
+        parser.error(f"--images_per_shard is {arguments.images_per_shard}: it must be at least 1")
     repo_id = arguments.hub_dataset_id or "user/fives"
     private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             if arguments.push_to_hub:  # refused before gigabytes are read
                 check_target(repo_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
-            prepare(Path(arguments.fives_dir), output_dir, repo_id, arguments.photographs_per_shard)
+            prepare(Path(arguments.fives_dir), output_dir, repo_id, arguments.images_per_shard)
             if arguments.push_to_hub:
                 commit = push_folder(
                     output_dir,

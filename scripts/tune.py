@@ -4,7 +4,7 @@ Choose keep rates by stage, reactivation layer and selection pool of a trained c
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
     reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
 
-One checkpoint serves every keep rate, so nothing is trained: quality is measured on the validation photographs for
+One checkpoint serves every keep rate, so nothing is trained: quality is measured on the validation images for
 all uniform rates and for a greedy walk over rates by stage, and the time of them all side by side on this device. Into
 the checkpoint this writes speed.json, speed.md and speed.png, with the settings that nothing beats in both time and
 average precision; what was interrupted goes on where it stopped. `--budget_ms` then writes the most accurate settings
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
             check_tuned_weights(folder, speed)
             logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
         else:
-            photographs = load_as_seen(arguments, processor, "validation")
-            speed = Tuning(arguments, folder, model, processor, photographs).run()
+            images = load_as_seen(arguments, processor, "validation")
+            speed = Tuning(arguments, folder, model, processor, images).run()
             logger.info("Written to %s: %s", folder, ", ".join(REPORTS))
         print(front_table(speed))
         if arguments.budget_ms is not None:

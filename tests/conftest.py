@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, tiny models, and where real photographs are."""
+"""What all tests share: no network, one thread, tiny models, and where real images are."""
 
 import os
 import resource
@@ -36,9 +36,9 @@ def bounded_memory() -> Iterator[None]:
 
 @pytest.fixture
 def fives_dir() -> Path:
-    """The folder of the FIVES photographs."""
+    """The folder of the FIVES images."""
     if not os.environ.get("FIVES_DIR"):
-        pytest.skip("FIVES_DIR, the folder of the FIVES photographs, is not set")
+        pytest.skip("FIVES_DIR, the folder of the FIVES images, is not set")
     return Path(os.environ["FIVES_DIR"])
 
 

@@ -1,4 +1,4 @@
-"""Vessel segmentation metrics, streamed one photograph at a time.
+"""Vessel segmentation metrics, streamed one image at a time.
 
 Of this package only `image_counts.py` is imported here: both also travel to the Hub, beside `vessel_metrics.py`.
 """
@@ -52,7 +52,7 @@ class VesselMetrics:
       (`skimage.morphology.skeletonize`), not the soft ones of the loss.
     - `centerline_recall`: the second of these two, the fraction of the true centre lines that was found.
     - `boundary_iou`: IoU of the mask pixels no further than `boundary_width` from their contour (Cheng et al., CVPR
-      2021). That paper's width, 2 % of the diagonal, is 58 pixels on a 2048² photograph, where about half of the
+      2021). That paper's width, 2 % of the diagonal, is 58 pixels on a 2048² image, where about half of the
       vessels are under 12 pixels wide: all of a vessel would be boundary, and the metric would be the IoU. Here it is
       a thousandth of the longer side, at least 1 pixel: 2 pixels at 2048², 1 pixel up to 1500.
     - `mcc`: Matthews correlation coefficient, -1 to 1.
@@ -94,7 +94,7 @@ class VesselMetrics:
 
     ```python
     >>> metrics = VesselMetrics()
-    >>> for name, condition, probability, mask in photographs:
+    >>> for name, condition, probability, mask in images:
     ...     row = metrics.update(name, condition, probability, mask)
     >>> metrics.compute()["pooled"]["average_precision"]
     ```
@@ -127,7 +127,7 @@ class VesselMetrics:
         field_of_view: np.ndarray | None = None,
         groups: Mapping[str, str] | None = None,
     ) -> dict[str, float | str | None]:
-        """Measure one photograph.
+        """Measure one image.
 
         Args:
             name (`str`):

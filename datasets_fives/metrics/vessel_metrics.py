@@ -22,12 +22,12 @@ bins); pooled over pixels, per image (mean, sd), per condition and per group; an
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one image of vessel probabilities (height, width), 0 to 1, per photograph; sizes may differ.
-    references: one binary mask (height, width), 0 and 1, per photograph.
-    names (optional): one name per photograph, each used once; numbered from 0 if left out.
-    conditions (optional): one group per photograph, for the results by condition.
-    fields_of_view (optional): one binary image (height, width) per photograph; only the pixels inside count.
-    groups (optional): one dict per photograph of further groups it belongs to, such as {"blur": "0"}.
+    predictions: one image of vessel probabilities (height, width), 0 to 1, per image; sizes may differ.
+    references: one binary mask (height, width), 0 and 1, per image.
+    names (optional): one name per image, each used once; numbered from 0 if left out.
+    conditions (optional): one group per image, for the results by condition.
+    fields_of_view (optional): one binary image (height, width) per image; only the pixels inside count.
+    groups (optional): one dict per image of further groups it belongs to, such as {"blur": "0"}.
 Returns:
     num_images, pooled {metric: value}, per_image {metric: {mean, sd, num_images}}, best_threshold, best_dice,
     per_condition {condition: the same five} and per_group {group: {value: the same five}}.
@@ -49,7 +49,7 @@ _CITATION = """
 class VesselMetricsModule(evaluate.Metric):
     """`add`, `add_batch` and `compute` of `evaluate`, on [`VesselMetrics`].
 
-    `evaluate` stores every prediction until `compute`; photographs of 2048² would need gigabytes. Here each image is
+    `evaluate` stores every prediction until `compute`; images of 2048² would need gigabytes. Here each image is
     measured as it is added and then let go, so that only numbers stay, and images of different sizes may be mixed.
 
     Args:
@@ -101,7 +101,7 @@ class VesselMetricsModule(evaluate.Metric):
         field_of_view: np.ndarray | None = None,
         groups: Mapping[str, str] | None = None,
     ) -> None:
-        """Measure one photograph."""
+        """Measure one image."""
         name = str(len(self)) if name is None else name
         self._metrics.update(name, condition, prediction, reference, field_of_view, groups)
 
@@ -115,7 +115,7 @@ class VesselMetricsModule(evaluate.Metric):
         fields_of_view: Sequence[np.ndarray] | None = None,
         groups: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
-        """Measure several photographs; if one of them cannot be measured, none is added."""
+        """Measure several images; if one of them cannot be measured, none is added."""
         count = len(predictions)
         columns = {
             "names": [str(len(self) + i) for i in range(count)] if names is None else names,
@@ -129,8 +129,8 @@ class VesselMetricsModule(evaluate.Metric):
             if len(column) != count:
                 raise ValueError(f"{count} predictions, but {len(column)} {key}.")
         batch = VesselMetrics(**self._settings)
-        for photograph in zip(*columns.values(), strict=True):
-            batch.update(*photograph)
+        for image in zip(*columns.values(), strict=True):
+            batch.update(*image)
         self._metrics.merge(batch)
 
     def compute(

@@ -1,4 +1,4 @@
-"""The published layout on disk: find the pairs of photograph and mask, and refuse what is broken."""
+"""The published layout on disk: find the pairs of image and mask, and refuse what is broken."""
 
 import logging
 import re
@@ -15,14 +15,14 @@ from ..images import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-PHOTOGRAPHS, MASKS, QUALITY_FILE = "Original", "Ground truth", "Quality Assessment.xlsx"
+IMAGES, MASKS, QUALITY_FILE = "Original", "Ground truth", "Quality Assessment.xlsx"
 _NAME = re.compile(r"(\d+)_([ADGN])\.png", re.IGNORECASE)
 _PUBLISHED_NAME = re.compile(r"(train|test)/\d+_[ADGN]")
 _PNG_END = b"IEND\xaeB`\x82"
 
 
-class Photograph(NamedTuple):
-    """A photograph on disk and what belongs to it; size and time of the files tell a cache when they change."""
+class ArchiveImage(NamedTuple):
+    """An image on disk and what belongs to it; size and time of the files tell a cache when they change."""
 
     name: str
     published: str  # side of the official split, "" where there is none
@@ -36,7 +36,7 @@ class Photograph(NamedTuple):
 
 def is_published_layout(folder: Path) -> bool:
     """Whether `folder` holds `<split>/Original` or `<split>/Ground truth`, and not only pictures of other names."""
-    places = [folder / split / kind for split in ("train", "test") for kind in (PHOTOGRAPHS, MASKS)]
+    places = [folder / split / kind for split in ("train", "test") for kind in (IMAGES, MASKS)]
     names = [path.name for place in places if place.is_dir() for path in place.iterdir()]
     named = any(_NAME.fullmatch(name) for name in names)
     others = any(name.lower().endswith(SUFFIXES) for name in names)
@@ -44,13 +44,13 @@ def is_published_layout(folder: Path) -> bool:
 
 
 def is_published_name(name: str) -> bool:
-    """Whether a photograph is named as [`list_photographs`] names those of FIVES: `"test/2_A"`."""
+    """Whether an image is named as [`list_images`] names those of FIVES: `"test/2_A"`."""
     return _PUBLISHED_NAME.fullmatch(name) is not None
 
 
-def list_photographs(folder: Path) -> list[Photograph]:
+def list_images(folder: Path) -> list[ArchiveImage]:
     """
-    List the pairs of photograph and mask in the published layout, after checking everything that needs no decoding.
+    List the pairs of image and mask in the published layout, after checking everything that needs no decoding.
 
     Args:
         folder (`Path`): Holds `<split>/Original/<n>_<condition>.png` and `<split>/Ground truth/<n>_<condition>.png`
@@ -58,22 +58,22 @@ def list_photographs(folder: Path) -> list[Photograph]:
             `Quality Assessment.xlsx` are read.
 
     Returns:
-        `list[Photograph]`: Sorted by split (train first) and number.
+        `list[ArchiveImage]`: Sorted by split (train first) and number.
 
     Raises:
-        ValueError: If a mask or a photograph is missing, a name is wrong, a file is no complete PNG, the two sizes of
-            a pair differ, or there are no photographs. All problems of the folder are in one message, the first ten
+        ValueError: If a mask or an image is missing, a name is wrong, a file is no complete PNG, the two sizes of
+            a pair differ, or there are no images. All problems of the folder are in one message, the first ten
             by name.
     """
-    photographs, problems = [], []
+    found, problems = [], []
     quality = read_quality(folder / QUALITY_FILE) if (folder / QUALITY_FILE).is_file() else {}
     for published in ("train", "test"):
         if not (folder / published).is_dir():
             continue
-        images = _numbered_files(folder / published / PHOTOGRAPHS, problems)
+        images = _numbered_files(folder / published / IMAGES, problems)
         masks = _numbered_files(folder / published / MASKS, problems)
-        problems += [f"{published}/{stem}: photograph without mask" for stem in images if stem not in masks]
-        problems += [f"{published}/{stem}: mask without photograph" for stem in masks if stem not in images]
+        problems += [f"{published}/{stem}: image without mask" for stem in images if stem not in masks]
+        problems += [f"{published}/{stem}: mask without image" for stem in masks if stem not in images]
         for stem in sorted((s for s in images if s in masks), key=lambda s: (int(s.split("_")[0]), s)):
             name = f"{published}/{stem}"
             problem = _cheap_problem(images[stem], masks[stem])
@@ -81,32 +81,32 @@ def list_photographs(folder: Path) -> list[Photograph]:
                 problems.append(f"{name}: {problem}")
                 continue
             stamp = stamp_files(images[stem], masks[stem])
-            photograph = Photograph(name, published, stem[-1], str(images[stem]), str(masks[stem]), stamp)
-            photographs.append(photograph._replace(quality=quality.get(name)))
+            image = ArchiveImage(name, published, stem[-1], str(images[stem]), str(masks[stem]), stamp)
+            found.append(image._replace(quality=quality.get(name)))
     raise_problems(folder, problems)
-    if not photographs:
-        raise ValueError(f"No photographs in {folder}: expected <split>/{PHOTOGRAPHS}/<n>_<A|D|G|N>.png.")
-    ungraded = [photograph.name for photograph in photographs if photograph.quality is None]
+    if not found:
+        raise ValueError(f"No images in {folder}: expected <split>/{IMAGES}/<n>_<A|D|G|N>.png.")
+    ungraded = [image.name for image in found if image.quality is None]
     if quality and ungraded:
         # A column is there for all or for none.
-        logger.warning("%s grades not all photographs, and is left out: %s", QUALITY_FILE, ", ".join(ungraded[:10]))
-        return [photograph._replace(quality=None) for photograph in photographs]
-    return photographs
+        logger.warning("%s grades not all images, and is left out: %s", QUALITY_FILE, ", ".join(ungraded[:10]))
+        return [image._replace(quality=None) for image in found]
+    return found
 
 
-def read_photographs(
-    photographs: tuple[Photograph, ...],
-    photograph_size: int | None,
+def read_images(
+    images: tuple[ArchiveImage, ...],
+    working_size: int | None,
     version: int,
     vessel_labels: tuple[int, ...] | None = None,
 ) -> Iterator[dict]:
     """
-    Decode, check, and if asked for resize, the listed photographs.
+    Decode, check, and if asked for resize, the listed images.
 
     Args:
-        photographs (`tuple[Photograph, ...]`): From [`list_photographs`] or
+        images (`tuple[ArchiveImage, ...]`): From [`list_images`] or
             [`~datasets_fives.sources.image_folders.list_pairs`].
-        photograph_size (`int`, *optional*): Longer side that photographs and masks are brought to.
+        working_size (`int`, *optional*): Longer side that images and masks are brought to.
         version (`int`): Unused here; part of the cache key, so that old caches are left when this code changes.
         vessel_labels (`tuple[int, ...]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
 
@@ -117,23 +117,23 @@ def read_photographs(
         ValueError: If files cannot be decoded or masks are not binary; all of them are in one message.
     """
     problems = []
-    for photograph in photographs:
+    for image in images:
         try:
             pixels = prepare_pixels(
-                photograph.image_path,
-                photograph.mask_path,
-                photograph.field_of_view_path,
-                photograph_size=photograph_size,
+                image.image_path,
+                image.mask_path,
+                image.field_of_view_path,
+                working_size=working_size,
                 vessel_labels=vessel_labels,
             )
         except ValueError as error:
-            problems.append(f"{photograph.name}: {error}")
+            problems.append(f"{image.name}: {error}")
             continue
         if problems:
             continue  # nothing will be kept: only look for further problems
-        grades = dict(zip(QUALITY, photograph.quality or (), strict=False))
-        yield pixels | grades | {"name": photograph.name, "condition": photograph.condition}
-    raise_problems("the photographs", problems)
+        grades = dict(zip(QUALITY, image.quality or (), strict=False))
+        yield pixels | grades | {"name": image.name, "condition": image.condition}
+    raise_problems("the images", problems)
 
 
 def stamp_files(*paths: Path) -> tuple[int, ...]:
@@ -160,7 +160,7 @@ def _numbered_files(folder: Path, problems: list[str]) -> dict[str, Path]:
 def _cheap_problem(image_path: Path, mask_path: Path) -> str | None:
     """What the header and the last bytes of the two files tell, without decoding pixels."""
     sizes = []
-    for kind, path in (("photograph", image_path), ("mask", mask_path)):
+    for kind, path in (("image", image_path), ("mask", mask_path)):
         if not path.is_file():
             return f"{kind} cannot be read (no such file)"
         try:
@@ -175,7 +175,7 @@ def _cheap_problem(image_path: Path, mask_path: Path) -> str | None:
             if _PNG_END not in file.read():
                 return f"{kind} cannot be read (truncated PNG file)"
     if sizes[0] != sizes[1]:
-        return f"photograph is {sizes[0][0]}x{sizes[0][1]} but mask is {sizes[1][0]}x{sizes[1][1]}"
+        return f"image is {sizes[0][0]}x{sizes[0][1]} but mask is {sizes[1][0]}x{sizes[1][1]}"
     return None
 
 
@@ -191,7 +191,7 @@ _MOST_BYTES = 20_000_000
 
 def read_quality(path: Path) -> dict[str, tuple[str, ...]]:
     """
-    Read how the photographs of FIVES were graded.
+    Read how the images of FIVES were graded.
 
     The table has a sheet for train and one for test, and in each the columns Disease (A, D, G, N), Number, IC, Blur
     and LC. The grades are passed on as they stand there (1 for adequate, 0 for not). The workbook is unpacked with

@@ -1,4 +1,4 @@
-"""Photographs in one folder, masks in another: whose names belong together, and which folder holds what."""
+"""Images in one folder, masks in another: whose names belong together, and which folder holds what."""
 
 import logging
 import re
@@ -10,12 +10,12 @@ from ..features import raise_problems, read_conditions
 from ..images import SUFFIXES
 from ..splits import SIDES, check_split_request, read_mapping
 from ..splits import SUFFIXES as MAPPING_SUFFIXES
-from .fives_archive import Photograph, stamp_files
+from .fives_archive import Image, stamp_files
 
 logger = logging.getLogger(__name__)
 
 # Names of sub-folders, in lower case, with spaces for other separators.
-_PHOTOGRAPHS = ("images", "image", "imgs", "img", "photographs", "photos", "original", "originals")
+_IMAGES = ("images", "image", "imgs", "img", "photographs", "photos", "original", "originals")
 _MASKS = (
     "masks", "manual1", "manual", "1st manual", "labels", "label", "ground truth", "gt", "vessels", "vessel masks",
     "annotations", "segmentation masks",
@@ -25,49 +25,49 @@ _FIELDS = ("fov", "fovs", "field of view", "fields of view", "field of view mask
 _EITHER = "mask"
 _SIDE_FOLDERS = {"train": "train", "training": "train", "val": "validation", "validation": "validation",
                  "test": "test", "testing": "test"}  # fmt: skip
-_KEYS = ("photographs", "masks", "fields_of_view", "condition_pattern", "split")
-# HRF, whose usual split (Odstrcilik et al. 2013) is a rule: the first five photographs of each condition train.
+_KEYS = ("images", "masks", "fields_of_view", "condition_pattern", "split")
+# HRF, whose usual split (Odstrcilik et al. 2013) is a rule: the first five images of each condition train.
 _HRF = re.compile(r"(\d\d)_(h|dr|g)")
 _HRF_TRAIN = 5
 DESCRIPTION = (
     'a folder with "images" and "masks" inside (or "train", "test" with these), a mapping or YAML file of '
-    "photographs, masks, and if wanted fields_of_view, condition_pattern, split"
+    "images, masks, and if wanted fields_of_view, condition_pattern, split"
 )
 
 
 def is_two_folders(source: str | Path | Mapping) -> bool:
-    """Whether `source` is a mapping, a file of one, or a folder with sub-folders of photographs and masks."""
+    """Whether `source` is a mapping, a file of one, or a folder with sub-folders of images and masks."""
     if isinstance(source, Mapping) or (str(source).endswith(MAPPING_SUFFIXES) and Path(source).is_file()):
         return True
     return Path(source).is_dir() and any(
-        _subfolders(folder, _PHOTOGRAPHS) for folder in (Path(source), *_sides(Path(source)).values())
+        _subfolders(folder, _IMAGES) for folder in (Path(source), *_sides(Path(source)).values())
     )
 
 
-def list_pairs(source: str | Path | Mapping, condition_pattern: str | None = None) -> list[Photograph]:
+def list_pairs(source: str | Path | Mapping, condition_pattern: str | None = None) -> list[Image]:
     """
-    List the photographs of two folders with their masks.
+    List the images of two folders with their masks.
 
     Names are paired by the first of these rules that pairs most: they are equal (`01_dr.JPG`, `01_dr.tif`); the name
-    of the mask begins with that of the photograph (`Image_01L.jpg`, `Image_01L_1stHO.png`); they are equal without
+    of the mask begins with that of the image (`Image_01L.jpg`, `Image_01L_1stHO.png`); they are equal without
     the parts that all names of their folder share (`21_training.tif`, `21_manual1.gif`).
 
     Args:
         source (`str`, `Path` or `Mapping`):
             A folder, with sub-folders named in one of the usual ways, directly or under `train` and `test`; or a
-            mapping, or a YAML or JSON file of one, with `photographs` and `masks`, folders or patterns such as
+            mapping, or a YAML or JSON file of one, with `images` and `masks`, folders or patterns such as
             `"chase/*_1stHO.png"`, relative to the file; and if wanted `fields_of_view`, `condition_pattern`, and
             `split`, the names of each side of the official split. A sub-folder `mask` holds fields of view where
             another one holds vessels.
         condition_pattern (`str`, *optional*): See [`~datasets_fives.features.read_conditions`].
 
     Returns:
-        `list[Photograph]`: Sorted by side and name. Photographs or masks without counterpart are left out, with a
+        `list[Image]`: Sorted by side and name. Images or masks without counterpart are left out, with a
         warning that lists them.
 
     Raises:
-        ValueError: If it is not clear which folder is what, or which mask belongs to a photograph, if nothing could
-            be paired, or a photograph lacks the field of view that others have.
+        ValueError: If it is not clear which folder is what, or which mask belongs to an image, if nothing could
+            be paired, or an image lacks the field of view that others have.
     """
     found: list[tuple[str, str, list[Path]]] = []  # name, published side, files
     split: Mapping[str, list[str]] = {}
@@ -77,7 +77,7 @@ def list_pairs(source: str | Path | Mapping, condition_pattern: str | None = Non
         split = mapping.get("split") or {}
         condition_pattern = condition_pattern or mapping.get("condition_pattern")
         folders = [_files(base, mapping[kind]) for kind in _KEYS[:3] if mapping.get(kind)]
-        found = [(name, "", files) for name, files in _pair(*folders, where=str(mapping["photographs"]))]
+        found = [(name, "", files) for name, files in _pair(*folders, where=str(mapping["images"]))]
     else:
         for side, folder in (_sides(Path(source)) or {"": Path(source)}).items():
             folders = [_files(kind, ".") for kind in _recognise(folder)]
@@ -87,7 +87,7 @@ def list_pairs(source: str | Path | Mapping, condition_pattern: str | None = Non
     published = _published(names, [side for _, side, _ in found], split)
     conditions = read_conditions(names, condition_pattern)
     return [
-        Photograph(name, side, condition, str(files[0]), str(files[1]), stamp_files(*files), *map(str, files[2:]))
+        Image(name, side, condition, str(files[0]), str(files[1]), stamp_files(*files), *map(str, files[2:]))
         for (name, _, files), side, condition in zip(found, published, conditions, strict=True)
     ]
 
@@ -108,12 +108,12 @@ def _check_mapping(mapping: Mapping) -> Mapping:
 
 
 def _published(names: list[str], sides: list[str], split: Mapping[str, list[str]]) -> list[str]:
-    """The official side of each photograph: of the mapping, of its folder, or by the rule of HRF."""
+    """The official side of each image: of the mapping, of its folder, or by the rule of HRF."""
     if split:
         of = {name: side for side, members in split.items() for name in members}
         unknown = sorted(set(of) - set(names))
         if unknown:
-            raise ValueError(f"The split names photographs that are not there: {', '.join(unknown[:10])}.")
+            raise ValueError(f"The split names images that are not there: {', '.join(unknown[:10])}.")
         return [of.get(name, "") for name in names]
     matches = [_HRF.fullmatch(name) for name in names]
     if not all(matches) or {match[2] for match in matches} != {"h", "dr", "g"}:
@@ -133,20 +133,20 @@ def _sides(folder: Path) -> dict[str, Path]:
 
 
 def _recognise(folder: Path) -> list[Path]:
-    """The sub-folders of photographs, of vessel masks, and of fields of view if there are any."""
-    photographs, masks, fields = (_subfolders(folder, names) for names in (_PHOTOGRAPHS, _MASKS, _FIELDS))
+    """The sub-folders of images, of vessel masks, and of fields of view if there are any."""
+    images, masks, fields = (_subfolders(folder, names) for names in (_IMAGES, _MASKS, _FIELDS))
     either = _subfolders(folder, (_EITHER,))
     if masks and not fields:
         fields = either
     elif not masks:
         masks = either
-    if len(photographs) != 1 or len(masks) != 1 or len(fields) > 1:
+    if len(images) != 1 or len(masks) != 1 or len(fields) > 1:
         inside = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
         raise ValueError(
-            f"It is not clear which sub-folders of {folder} hold photographs and which hold masks (there are "
-            f"{inside or 'none'}): name them in a mapping or a YAML file, {{photographs: ..., masks: ...}}."
+            f"It is not clear which sub-folders of {folder} hold images and which hold masks (there are "
+            f"{inside or 'none'}): name them in a mapping or a YAML file, {{images: ..., masks: ...}}."
         )
-    return [*photographs, *masks, *fields]
+    return [*images, *masks, *fields]
 
 
 def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:
@@ -176,38 +176,38 @@ def _files(base: Path, place: str | Path) -> dict[str, Path]:
             raise ValueError(f"{folder} holds {found[file.stem].name} and {file.name}: which one is meant?")
         found[file.stem] = file.absolute()
     if not found:
-        raise ValueError(f"No photographs in {path}: there are no pictures ({', '.join(SUFFIXES)}).")
+        raise ValueError(f"No images in {path}: there are no pictures ({', '.join(SUFFIXES)}).")
     return found
 
 
 def _pair(
-    photographs: dict[str, Path], masks: dict[str, Path], fields: dict[str, Path] | None = None, *, where: str
+    images: dict[str, Path], masks: dict[str, Path], fields: dict[str, Path] | None = None, *, where: str
 ) -> list[tuple[str, list[Path]]]:
-    """Name and files of each photograph that has a mask; a field of view belongs to all or to none."""
-    mask_of = _counterparts(photographs, masks, where)
+    """Name and files of each image that has a mask; a field of view belongs to all or to none."""
+    mask_of = _counterparts(images, masks, where)
     if not mask_of:
         raise ValueError(
-            f"No photograph of {where} has a mask: nothing is shared by names such as {next(iter(photographs))} and "
+            f"No image of {where} has a mask: nothing is shared by names such as {next(iter(images))} and "
             f"{next(iter(masks))}."
         )
-    lonely = [f"{stem} (photograph)" for stem in photographs if stem not in mask_of]
+    lonely = [f"{stem} (image)" for stem in images if stem not in mask_of]
     lonely += [f"{stem} (mask)" for stem in sorted(set(masks) - set(mask_of.values()))]
     if lonely:
         more = f" and {len(lonely) - 10} more" if len(lonely) > 10 else ""
         logger.warning("Left out, for they have no counterpart in %s: %s%s.", where, ", ".join(lonely[:10]), more)
-    pairs = [(stem, [photographs[stem], masks[mask_of[stem]]]) for stem in photographs if stem in mask_of]
+    pairs = [(stem, [images[stem], masks[mask_of[stem]]]) for stem in images if stem in mask_of]
     if fields is None:
         return pairs
-    field_of = _counterparts(photographs, fields, where)
+    field_of = _counterparts(images, fields, where)
     raise_problems(where, [f"{stem}: no field of view" for stem, _ in pairs if stem not in field_of])
     return [(stem, [*files, fields[field_of[stem]]]) for stem, files in pairs]
 
 
-def _counterparts(photographs: dict[str, Path], others: dict[str, Path], where: str) -> dict[str, str]:
-    """Name of the mask by name of the photograph, by the rule that pairs most."""
+def _counterparts(images: dict[str, Path], others: dict[str, Path], where: str) -> dict[str, str]:
+    """Name of the mask by name of the image, by the rule that pairs most."""
     best: dict[str, list[str]] = {}
     for rule in (_equal, _begins, _without_common):
-        found = rule(list(photographs), list(others))
+        found = rule(list(images), list(others))
         if len(found) > len(best):
             best = found
     raise_problems(
@@ -215,7 +215,7 @@ def _counterparts(photographs: dict[str, Path], others: dict[str, Path], where: 
         [f"{stem}: {len(stems)} masks ({', '.join(stems)})" for stem, stems in best.items() if len(stems) > 1],
     )
     owners = Counter(stems[0] for stems in best.values())
-    raise_problems(where, [f"{stem}: mask of {count} photographs" for stem, count in owners.items() if count > 1])
+    raise_problems(where, [f"{stem}: mask of {count} images" for stem, count in owners.items() if count > 1])
     return {stem: stems[0] for stem, stems in best.items()}
 
 

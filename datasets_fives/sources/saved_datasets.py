@@ -59,7 +59,7 @@ class Columns(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What is known of a stored photograph without its pixels."""
+    """What is known of a stored image without its pixels."""
 
     side: str  # where it is stored
     published: str  # side of the official split
@@ -127,7 +127,7 @@ def find_columns(rows: Dataset | IterableDataset, where: str, needed: tuple[str,
     Args:
         rows (`Dataset` or `IterableDataset`): One side of it.
         where (`str`): What the error calls it.
-        needed (`tuple[str, ...]`, *optional*): What there must be; by default photographs and masks.
+        needed (`tuple[str, ...]`, *optional*): What there must be; by default images and masks.
 
     Returns:
         [`Columns`]
@@ -163,7 +163,7 @@ def read_labels(
     sides: dict[str, Dataset | IterableDataset], columns: Columns, condition_pattern: str | None
 ) -> tuple[list[Label], list[str]]:
     """
-    Name and condition of every photograph.
+    Name and condition of every image.
 
     Args:
         sides (`dict[str, Dataset | IterableDataset]`): The stored sides; only columns of text are read.
@@ -172,7 +172,7 @@ def read_labels(
             column `condition`, if there is one.
 
     Returns:
-        `tuple[list[Label], list[str]]`: A label for each photograph, in order, and the names of the conditions.
+        `tuple[list[Label], list[str]]`: A label for each image, in order, and the names of the conditions.
 
     Raises:
         ValueError: If the pattern does not fit.
@@ -210,15 +210,15 @@ def read_rows(
     rows: Dataset,
     columns: Columns,
     labels: tuple[Label, ...],
-    photograph_size: int | None,
+    working_size: int | None,
     version: int,
     vessel_labels: tuple[int, ...] | None = None,
 ) -> Iterator[dict]:
-    """Check, and if asked for resize, rows of one side; the counterpart of `read_photographs`."""
+    """Check, and if asked for resize, rows of one side; the counterpart of `read_images`."""
     problems = []
     for row, label in zip(undecoded(rows, columns), labels, strict=True):
         try:
-            ready = prepare_row(row, columns, label, photograph_size, vessel_labels)
+            ready = prepare_row(row, columns, label, working_size, vessel_labels)
         except ValueError as error:
             problems.append(f"{label.name}: {error}")
             continue
@@ -238,7 +238,7 @@ def undecoded(rows: Dataset | IterableDataset, columns: Columns) -> Dataset | It
 
 
 def prepare_row(
-    row: dict, columns: Columns, label: Label, photograph_size: int | None, vessel_labels: tuple[int, ...] | None
+    row: dict, columns: Columns, label: Label, working_size: int | None, vessel_labels: tuple[int, ...] | None
 ) -> dict:
     """A row with the public columns and the fingerprints."""
     picture = {kind: row[column] for kind, column in zip(_PICTURES, columns[:3], strict=True) if column is not None}
@@ -246,6 +246,6 @@ def prepare_row(
         if stored is None:
             raise ValueError(f"{kind.replace('_', ' ')} is missing")
     contents = [stored["bytes"] if stored["bytes"] is not None else stored["path"] for stored in picture.values()]
-    pixels = prepare_pixels(*contents, photograph_size=photograph_size, vessel_labels=vessel_labels)
+    pixels = prepare_pixels(*contents, working_size=working_size, vessel_labels=vessel_labels)
     grades = {grade: row[grade] for grade in QUALITY} if columns.quality else {}
     return pixels | grades | {"name": label.name, "condition": label.condition}

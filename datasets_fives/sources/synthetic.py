@@ -1,7 +1,7 @@
 """
-Procedural fundus-like photographs with their vessel masks: something to learn from before any data is at hand.
+Procedural fundus-like images with their vessel masks: something to learn from before any data is at hand.
 
-Everything is drawn in units of the photograph's side, so the same seed gives the same eye at any size: a disc from
+Everything is drawn in units of the image's side, so the same seed gives the same eye at any size: a disc from
 which arteries and veins leave, arch around the macula and branch; uneven light, a pale or dark fundus, the lesions of
 the condition, and the blur and noise of a camera. The lesions and the choroid are what a vessel detector must not
 mistake for vessels.
@@ -25,7 +25,7 @@ MIN_WIDTH = 0.0042
 
 
 class Eye(NamedTuple):
-    """Where the landmarks are, in units of the photograph's side."""
+    """Where the landmarks are, in units of the image's side."""
 
     disc: np.ndarray  # (2,) x, y
     macula: np.ndarray  # (2,)
@@ -42,14 +42,14 @@ class Vessel(NamedTuple):
     depth: int
 
 
-def synthetic_photographs(size: int, seed: int, start: int, count: int, version: int) -> Iterator[dict]:
+def synthetic_images(size: int, seed: int, start: int, count: int, version: int) -> Iterator[dict]:
     """
     Generate rows of the synthetic data set.
 
     Args:
-        size (`int`): Side of the photographs in pixels.
-        seed (`int`): Photograph `i` depends only on `(seed, i)` and the size.
-        start (`int`): Index of the first photograph.
+        size (`int`): Side of the images in pixels.
+        seed (`int`): Image `i` depends only on `(seed, i)` and the size.
+        start (`int`): Index of the first image.
         count (`int`): How many.
         version (`int`): Of the drawing; part of the cache key, so that old caches are left when it changes.
 
@@ -58,29 +58,29 @@ def synthetic_photographs(size: int, seed: int, start: int, count: int, version:
     """
     for index in range(start, start + count):
         condition = CONDITIONS[index % len(CONDITIONS)]
-        image, mask = draw_photograph(size, condition, np.random.SeedSequence((seed, index)))
+        image, mask = draw_image(size, condition, np.random.SeedSequence((seed, index)))
         yield {
             "image": encode_png(image),
             "mask": encode_png(mask),
             "name": f"synthetic/{index + 1}_{condition}",
             "condition": condition,
-            # The same eye at any size is the same photograph.
+            # The same eye at any size is the same image.
             "image_hash": fingerprint_text(f"synthetic {version} {seed} {index}"),
             "mask_hash": fingerprint_mask(mask),
         }
 
 
-def draw_photograph(size: int, condition: str, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray]:
+def draw_image(size: int, condition: str, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray]:
     """
-    Draw one photograph and its vessel mask.
+    Draw one image and its vessel mask.
 
     Args:
         size (`int`): Side in pixels.
         condition (`str`): `"A"`, `"D"`, `"G"` or `"N"`, which lesions to draw.
-        seed (`np.random.SeedSequence`): Seed of this photograph.
+        seed (`np.random.SeedSequence`): Seed of this image.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: The photograph (size, size, 3) `uint8` and the mask (size, size) `uint8` in
+        `tuple[np.ndarray, np.ndarray]`: The image (size, size, 3) `uint8` and the mask (size, size) `uint8` in
         {0, 1}.
     """
     # One stream for each part, so that the number of draws of one part cannot change another.
@@ -90,13 +90,13 @@ def draw_photograph(size: int, condition: str, seed: np.random.SeedSequence) -> 
     grid = ((np.mgrid[:size, :size][::-1] + 0.5) / size).astype(np.float32)  # x, y of each pixel
     field = _field_of_view(grid, size, camera)
 
-    photograph = _fundus(grid, eye, tissue)
-    photograph = _draw_disc(photograph, grid, eye, condition, tissue)
-    photograph = _draw_lesions(photograph, grid, eye, condition, lesions)
-    photograph, mask = _draw_vessels(photograph, vessels, size, tissue)
-    photograph = _light(photograph, grid, camera)
-    photograph = _camera(photograph, field, size, camera)
-    return photograph, mask * (field > 0.5)
+    image = _fundus(grid, eye, tissue)
+    image = _draw_disc(image, grid, eye, condition, tissue)
+    image = _draw_lesions(image, grid, eye, condition, lesions)
+    image, mask = _draw_vessels(image, vessels, size, tissue)
+    image = _light(image, grid, camera)
+    image = _camera(image, field, size, camera)
+    return image, mask * (field > 0.5)
 
 
 def _place_eye(rng: np.random.Generator) -> Eye:
@@ -148,7 +148,7 @@ def _grow(vessels, eye, origin, start, end, width, length, artery, depth, rng) -
     headings = start + (end - start) * along**0.6 + wander - wander[0] + wave * np.minimum(1, 3 * along)
     steps = step * np.stack([np.cos(headings) * eye.temporal, np.sin(headings)], axis=1)
     points = origin + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)[:-1]])
-    # A vessel ends where it leaves the photograph or comes to the fovea, which has no vessels.
+    # A vessel ends where it leaves the image or comes to the fovea, which has no vessels.
     stop = (np.linalg.norm(points - 0.5, axis=1) > FIELD_RADIUS + 0.02) | (
         np.linalg.norm(points - eye.macula, axis=1) < 0.045
     )
@@ -180,8 +180,8 @@ def _grow(vessels, eye, origin, start, end, width, length, artery, depth, rng) -
         _grow(vessels, eye, origin, heading, end, branch_width, length, artery, depth + 1, rng)
 
 
-def _draw_vessels(photograph, vessels, size, rng):
-    """Darken the photograph where vessels run, and return it with the mask of the same vessels."""
+def _draw_vessels(image, vessels, size, rng):
+    """Darken the image where vessels run, and return it with the mask of the same vessels."""
     fine = size * (4 if size <= 256 else 2 if size <= 1024 else 1)
     layers = [Image.new("L", (fine, fine)) for _ in range(4)]
     vein, artery, reflex, mask = (ImageDraw.Draw(layer) for layer in layers)
@@ -206,10 +206,10 @@ def _draw_vessels(photograph, vessels, size, rng):
     covered = _shrink(layers[3], size, 0)
     contrast = rng.uniform(0.85, 1.35)
     # What a full vein and a full artery take away of red, green and blue light.
-    photograph = photograph * (1 - blood[..., None] * _rgb(0.20, 0.42, 0.30, contrast))
-    photograph = photograph * (1 - arterial[..., None] * _rgb(0.06, 0.34, 0.28, contrast))
-    photograph = photograph * (1 + shine[..., None] * _rgb(0.1, 0.1, 0.1, rng.uniform(0.3, 1.2)))
-    return photograph, (covered > 0.5).astype(np.uint8)
+    image = image * (1 - blood[..., None] * _rgb(0.20, 0.42, 0.30, contrast))
+    image = image * (1 - arterial[..., None] * _rgb(0.06, 0.34, 0.28, contrast))
+    image = image * (1 + shine[..., None] * _rgb(0.1, 0.1, 0.1, rng.uniform(0.3, 1.2)))
+    return image, (covered > 0.5).astype(np.uint8)
 
 
 def _shrink(layer: Image.Image, size: int, sigma: float) -> np.ndarray:
@@ -237,20 +237,20 @@ def _fundus(grid, eye, rng):
     wavy = _smooth_noise(size, 12, rng) + 0.6 * _smooth_noise(size, 26, rng)
     visible = rng.uniform(0.05, 0.16) if rng.random() < 0.35 else rng.uniform(0, 0.05)
     pigment = pigment + np.float32(visible) * (np.exp(-((wavy / 0.55) ** 2)) - 0.4)
-    photograph = base * (1 + pigment[..., None] * _rgb(0.6, 1.1, 1.3))
+    image = base * (1 + pigment[..., None] * _rgb(0.6, 1.1, 1.3))
     distance = np.hypot(grid[0] - eye.macula[0], grid[1] - eye.macula[1])
     dark = rng.uniform(0.12, 0.3) * np.exp(-((distance / rng.uniform(0.07, 0.12)) ** 2))
-    return photograph * (1 - dark[..., None] * _rgb(0.6, 1.0, 1.0))
+    return image * (1 - dark[..., None] * _rgb(0.6, 1.0, 1.0))
 
 
-def _draw_disc(photograph, grid, eye, condition, rng):
+def _draw_disc(image, grid, eye, condition, rng):
     """The optic disc with its cup, which is large in glaucoma."""
     dx, dy = grid[0] - eye.disc[0], grid[1] - eye.disc[1]
     angle = np.arctan2(dy, dx)
     distance = np.hypot(dx * rng.uniform(1.0, 1.12), dy) / eye.disc_radius
     distance = distance * (1 + 0.03 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.02 * np.sin(3 * angle))
     glow = rng.uniform(0.05, 0.16) * np.exp(-((distance / 2.6) ** 2))
-    photograph = photograph * (1 + glow[..., None])
+    image = image * (1 + glow[..., None])
     softness = 0.07
     disc = 1 / (1 + np.exp((distance - 1) / softness))[..., None]
     cup_ratio = rng.uniform(0.66, 0.82) if condition == "G" else rng.uniform(0.3, 0.5)
@@ -260,34 +260,34 @@ def _draw_disc(photograph, grid, eye, condition, rng):
     cup_colour = _rgb(1.0, 0.80, 0.42, brightness)
     texture = 1 + 0.05 * _smooth_noise(grid.shape[-1], 40, rng)[..., None]
     target = (rim_colour * (1 - cup) + cup_colour * cup) * texture
-    return photograph * (1 - 0.85 * disc) + target * 0.85 * disc
+    return image * (1 - 0.85 * disc) + target * 0.85 * disc
 
 
-def _draw_lesions(photograph, grid, eye, condition, rng):
+def _draw_lesions(image, grid, eye, condition, rng):
     """Drusen (A), haemorrhages and exudates (D); nothing for G, whose sign is the cup, and N."""
     pale, dark, yellow = _rgb(0.85, 0.62, 0.28), _rgb(0.32, 0.06, 0.03), _rgb(0.95, 0.82, 0.32)
     if condition == "A":
         for _ in range(rng.integers(25, 90)):
             centre = eye.macula + rng.normal(0, rng.uniform(0.06, 0.16), 2)
-            _blob(photograph, grid, centre, rng.uniform(0.003, 0.014), pale, rng.uniform(0.15, 0.5), rng)
+            _blob(image, grid, centre, rng.uniform(0.003, 0.014), pale, rng.uniform(0.15, 0.5), rng)
     if condition == "D":
         for _ in range(rng.integers(6, 18)):
             centre = 0.5 + rng.uniform(-0.36, 0.36, 2)
-            _blob(photograph, grid, centre, rng.uniform(0.006, 0.024), dark, rng.uniform(0.35, 0.7), rng)
+            _blob(image, grid, centre, rng.uniform(0.006, 0.024), dark, rng.uniform(0.35, 0.7), rng)
         for _ in range(rng.integers(10, 40)):
             centre = 0.5 + rng.uniform(-0.36, 0.36, 2)
-            _blob(photograph, grid, centre, rng.uniform(0.002, 0.004), dark, rng.uniform(0.3, 0.6), rng)
+            _blob(image, grid, centre, rng.uniform(0.002, 0.004), dark, rng.uniform(0.3, 0.6), rng)
         for _ in range(rng.integers(1, 5)):
             cluster = eye.macula + rng.normal(0, 0.11, 2)
             for _ in range(rng.integers(6, 25)):
                 centre = cluster + rng.normal(0, 0.022, 2)
-                _blob(photograph, grid, centre, rng.uniform(0.003, 0.009), yellow, rng.uniform(0.5, 0.9), rng)
-    return photograph
+                _blob(image, grid, centre, rng.uniform(0.003, 0.009), yellow, rng.uniform(0.5, 0.9), rng)
+    return image
 
 
-def _blob(photograph, grid, centre, radius, colour, opacity, rng):
-    """Blend an irregular spot into the photograph, in place and only in its neighbourhood."""
-    size = photograph.shape[0]
+def _blob(image, grid, centre, radius, colour, opacity, rng):
+    """Blend an irregular spot into the image, in place and only in its neighbourhood."""
+    size = image.shape[0]
     reach = 1.8 * radius + 1.5 / size
     (x0, y0), (x1, y1) = (np.clip(((centre + s * reach) * size).astype(int) + (s > 0), 0, size) for s in (-1, 1))
     if x1 <= x0 or y1 <= y0:
@@ -298,7 +298,7 @@ def _blob(photograph, grid, centre, radius, colour, opacity, rng):
     shape = sum(a * np.sin(k * angle + p) for k, a, p in zip((2, 3, 5), (0.25, 0.15, 0.1), phases, strict=True))
     softness = 0.18 + 0.5 / (size * radius)  # an edge of about a pixel
     alpha = opacity / (1 + np.exp((np.hypot(dx, dy) / radius - 1 - shape) / softness))
-    patch = photograph[y0:y1, x0:x1]
+    patch = image[y0:y1, x0:x1]
     patch += alpha[..., None] * (colour - patch)
 
 
@@ -314,7 +314,7 @@ def _field_of_view(grid, size, rng):
     return np.clip(inside * size + 0.5, 0, 1)
 
 
-def _light(photograph, grid, rng):
+def _light(image, grid, rng):
     """Uneven illumination: a brighter side, a rim that is darker, greener and hazy."""
     x, y = grid[0] - 0.5, grid[1] - 0.5
     angle = rng.uniform(0, 2 * np.pi)
@@ -323,16 +323,16 @@ def _light(photograph, grid, rng):
     rim = (np.clip(radius, 0, 1.1) ** rng.uniform(3, 6))[..., None]
     exposure = (rng.uniform(0.75, 1.15) * (1 + tilt))[..., None]
     haze = rim * _rgb(0.09, 0.11, 0.06, rng.uniform(0, 0.8))
-    return photograph * exposure * (1 - rim * _rgb(1.0, 0.65, 0.5, rng.uniform(0.15, 0.4))) + haze
+    return image * exposure * (1 - rim * _rgb(1.0, 0.65, 0.5, rng.uniform(0.15, 0.4))) + haze
 
 
-def _camera(photograph, field, size, rng):
+def _camera(image, field, size, rng):
     """Blur, aperture, noise, eight bits."""
     sigma = rng.uniform(0.0005, 0.0018) * size
-    photograph = ndimage.gaussian_filter(photograph, (sigma, sigma, 0), truncate=3)
-    # Noise of the sensor averages out in small photographs, as it does when a real one is reduced.
+    image = ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=3)
+    # Noise of the sensor averages out in small images, as it does when a real one is reduced.
     noise = np.float32(rng.uniform(0.008, 0.02) * min(1.0, (size / 256) ** 0.5))
-    grain = noise * rng.standard_normal(photograph.shape, np.float32)
-    photograph = (photograph + grain * np.sqrt(np.clip(photograph, 0.02, 1))) * field[..., None]
+    grain = noise * rng.standard_normal(image.shape, np.float32)
+    image = (image + grain * np.sqrt(np.clip(image, 0.02, 1))) * field[..., None]
     dark = rng.uniform(0, 0.012)
-    return np.round(255 * np.clip(photograph + dark, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(image + dark, 0, 1)).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""The app: a photograph in the browser, and what pruning does to it."""
+"""The app: an image in the browser, and what pruning does to it."""

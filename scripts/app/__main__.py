@@ -1,5 +1,5 @@
 """
-Show in a browser what token pruning does to a photograph.
+Show in a browser what token pruning does to an image.
 
     reg4pru app                                     the checkpoint that `make demo` trained last
     reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents

@@ -1,4 +1,4 @@
-"""A photograph predicted with and without pruning: what is shown, and what is measured."""
+"""An image predicted with and without pruning: what is shown, and what is measured."""
 
 import threading
 import time
@@ -15,27 +15,27 @@ from transformers import BaseImageProcessor
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics.image_counts import count_image, ratios
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
+from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 
 from ..inference.predictors import fixed_draws
 from ..reporting.panels import blank_outside, error_panel, overlay_panel, probability_panel, reduce_panel, stage_panel
 
 THRESHOLD = 0.5
-SHOWN_SIDE = 1024  # pixels of the longer side of what is shown; downloads have the photograph's own size
+SHOWN_SIDE = 1024  # pixels of the longer side of what is shown; downloads have the image's own size
 _BATCH_SIZE = 8
 
 
 @dataclass
 class Prediction:
     """
-    What the model made of a photograph, and at what cost.
+    What the model made of an image, and at what cost.
 
     Args:
         probability (`np.ndarray` of shape `(height, width)`, `float32`): Probability of vessel.
         stages (`np.ndarray` of shape `(height, width)`, *optional*): Stage at which the token of a pixel was pruned.
         token_counts (`list[int]`): Tokens that each layer ran on, of one tile.
-        num_tiles (`int`): Tiles of the photograph.
-        seconds (`float`): Wall clock time from the photograph to the probability.
+        num_tiles (`int`): Tiles of the image.
+        seconds (`float`): Wall clock time from the image to the probability.
     """
 
     probability: np.ndarray
@@ -51,13 +51,13 @@ class Prediction:
 
 
 @dataclass
-class OpenPhotograph:
+class OpenImage:
     """
-    A photograph that somebody looks at.
+    An image that somebody looks at.
 
     Args:
         name (`str`): What to call it.
-        pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph.
+        pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.
         inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view.
         dense (`Prediction`): The unpruned prediction, made once.
         truth (`np.ndarray` of shape `(height, width)`, `bool`, *optional*): The true vessels.
@@ -85,10 +85,10 @@ class Comparer:
         self.model, self.processor = model, processor
         self._turn = threading.Lock()
 
-    def open(self, name: str, image: Image.Image, truth: np.ndarray | None = None) -> OpenPhotograph:
-        """A photograph with its field of view and its unpruned prediction."""
+    def open(self, name: str, image: Image.Image, truth: np.ndarray | None = None) -> OpenImage:
+        """An image with its field of view and its unpruned prediction."""
         pixels = np.asarray(image)
-        return OpenPhotograph(name, pixels, field_of_view(pixels), self.predict(pixels, 1.0), truth)
+        return OpenImage(name, pixels, field_of_view(pixels), self.predict(pixels, 1.0), truth)
 
     def predict(
         self,
@@ -98,10 +98,10 @@ class Comparer:
         selection_pool: str | None = None,
     ) -> Prediction:
         """
-        Predict a photograph.
+        Predict an image.
 
         Args:
-            pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph.
+            pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.
             keep_rates (`float` or sequence of `float`): One rate for all stages or one per stage.
             reactivation_layer (`int`, *optional*): After which layer tokens are put back; default: the checkpoint's.
             selection_pool (`str`, *optional*): `"active"` or `"all"`; default: the checkpoint's.
@@ -115,7 +115,7 @@ class Comparer:
             hook = self.model.register_forward_hook(lambda *call: token_counts.append(call[-1].token_counts))
             start = time.perf_counter()
             try:
-                predicted: PhotographPrediction = predict_photograph(
+                predicted: ImagePrediction = predict_image(
                     self.model, self.processor, image, keep_rates, batch_size=_BATCH_SIZE, output_stages=True
                 )
             finally:
@@ -151,28 +151,28 @@ def agreement(prediction: Prediction, reference: np.ndarray, inside: np.ndarray)
     return scores["dice"], scores["cldice"]
 
 
-def shown_overlays(photograph: OpenPhotograph, pruned: Prediction) -> dict[str, np.ndarray]:
-    """The vessels `unpruned` and `pruned` on the photograph, as [`shown_panels`] are."""
-    found = {"unpruned": photograph.dense.vessels, "pruned": pruned.vessels}
-    return _shown(photograph, {name: overlay_panel(photograph.pixels, vessels) for name, vessels in found.items()})
+def shown_overlays(image: OpenImage, pruned: Prediction) -> dict[str, np.ndarray]:
+    """The vessels `unpruned` and `pruned` on the image, as [`shown_panels`] are."""
+    found = {"unpruned": image.dense.vessels, "pruned": pruned.vessels}
+    return _shown(image, {name: overlay_panel(image.pixels, vessels) for name, vessels in found.items()})
 
 
-def shown_panels(photograph: OpenPhotograph, pruned: Prediction, num_stages: int) -> dict[str, np.ndarray]:
+def shown_panels(image: OpenImage, pruned: Prediction, num_stages: int) -> dict[str, np.ndarray]:
     """
-    What else is shown of a photograph, `(height, width, 3)` `uint8` each, inside the field of view only.
+    What else is shown of an image, `(height, width, 3)` `uint8` each, inside the field of view only.
 
     Returns:
         `dict`: `stages`, `probability`, and `differences` from the unpruned mask.
     """
-    pixels = photograph.pixels
+    pixels = image.pixels
     stages = np.full(pixels.shape[:2], num_stages) if pruned.stages is None else pruned.stages
     panels = {
         "stages": stage_panel(pixels, stages, num_stages),
         "probability": probability_panel(pruned.probability),
-        "differences": error_panel(pruned.vessels, photograph.dense.vessels),
+        "differences": error_panel(pruned.vessels, image.dense.vessels),
     }
-    return _shown(photograph, panels)
+    return _shown(image, panels)
 
 
-def _shown(photograph: OpenPhotograph, panels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: reduce_panel(blank_outside(panel, photograph.inside), SHOWN_SIDE) for name, panel in panels.items()}
+def _shown(image: OpenImage, panels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: reduce_panel(blank_outside(panel, image.inside), SHOWN_SIDE) for name, panel in panels.items()}

@@ -1,4 +1,4 @@
-"""Speed and agreement of one photograph over keep rates."""
+"""Speed and agreement of one image over keep rates."""
 
 import statistics
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .comparison import Comparer, OpenPhotograph, Prediction
+from .comparison import Comparer, OpenImage, Prediction
 from .html_tables import measured_row
 
 KEEP_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -21,17 +21,17 @@ _TEAL, _ORANGE = "#0f8f86", "#d55e00"
 
 def measure_curve(
     comparer: Comparer,
-    photograph: OpenPhotograph,
+    image: OpenImage,
     reactivation_layer: int,
     selection_pool: str,
     progress: Callable[[tuple[int, int]], None],
 ) -> list[dict]:
     """
-    Measure a photograph at all of [`KEEP_RATES`]; times are medians of interleaved rounds.
+    Measure an image at all of [`KEEP_RATES`]; times are medians of interleaved rounds.
 
     Args:
         comparer ([`Comparer`]): The model.
-        photograph ([`OpenPhotograph`]): The photograph.
+        image ([`OpenImage`]): The image.
         reactivation_layer (`int`), selection_pool (`str`): See [`Comparer.predict`].
         progress (`Callable`): Told after every run how many are done, and of how many.
 
@@ -41,13 +41,13 @@ def measure_curve(
     runs: dict[float, list[Prediction]] = {rate: [] for rate in KEEP_RATES}
     for done in range(_ROUNDS * len(KEEP_RATES)):
         rate = KEEP_RATES[done % len(KEEP_RATES)]
-        runs[rate].append(comparer.predict(photograph.pixels, rate, reactivation_layer, selection_pool))
+        runs[rate].append(comparer.predict(image.pixels, rate, reactivation_layer, selection_pool))
         progress((done + 1, _ROUNDS * len(KEEP_RATES)))
     medians = {
         rate: replace(several[0], seconds=statistics.median(run.seconds for run in several))
         for rate, several in runs.items()
     }
-    timed = replace(photograph, dense=replace(photograph.dense, seconds=medians[1.0].seconds))
+    timed = replace(image, dense=replace(image.dense, seconds=medians[1.0].seconds))
     return [measured_row(timed, median, [rate]) for rate, median in medians.items()]
 
 

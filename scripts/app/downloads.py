@@ -27,7 +27,7 @@ class Downloads:
 
     def write(self, visitor: str, name: str, prediction: Prediction, rows: list[dict]) -> list[str]:
         """
-        The mask (0 and 255), the probability (65535 is 1) at the photograph's own size, and the table.
+        The mask (0 and 255), the probability (65535 is 1) at the image's own size, and the table.
 
         Returns:
             `list[str]`: the paths.

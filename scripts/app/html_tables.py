@@ -5,17 +5,17 @@ from html import escape
 
 from ..reporting.panels import FALSE, FOUND, GROUND, MISSED, VESSEL, stage_colours
 from ..reporting.speed import front_rows, measured_sentence, rates_name
-from .comparison import OpenPhotograph, Prediction, agreement
+from .comparison import OpenImage, Prediction, agreement
 
 COLUMNS = ("keep_rate", "milliseconds", "speed_up", "tokens", "dice", "cldice", "true_dice", "true_cldice")
 
 
-def measured_row(photograph: OpenPhotograph, prediction: Prediction, keep_rates: list[float]) -> dict:
+def measured_row(image: OpenImage, prediction: Prediction, keep_rates: list[float]) -> dict:
     """
     One row of the table.
 
     Args:
-        photograph ([`OpenPhotograph`]): The photograph.
+        image ([`OpenImage`]): The image.
         prediction ([`Prediction`]): Its prediction.
         keep_rates (`list[float]`): The rate of every stage.
 
@@ -23,11 +23,11 @@ def measured_row(photograph: OpenPhotograph, prediction: Prediction, keep_rates:
         `dict`: by [`COLUMNS`]; `tokens` is the share of the unpruned model's in percent, Dice and clDice are those
         against the unpruned prediction and against the truth (`nan` where there is none).
     """
-    dense = photograph.dense
-    dice, cldice = agreement(prediction, dense.vessels, photograph.inside)
+    dense = image.dense
+    dice, cldice = agreement(prediction, dense.vessels, image.inside)
     truth = (math.nan, math.nan)
-    if photograph.truth is not None:
-        truth = agreement(prediction, photograph.truth, photograph.inside)
+    if image.truth is not None:
+        truth = agreement(prediction, image.truth, image.inside)
     return {
         "keep_rate": rates_name(keep_rates),
         "milliseconds": round(1000 * prediction.seconds, 1),

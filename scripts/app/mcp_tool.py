@@ -11,19 +11,19 @@ from PIL import Image
 
 from ..reporting.panels import mask_picture
 from .comparison import Comparer, agreement
-from .uploads import decode_base64, open_photograph
+from .uploads import decode_base64, open_upload
 
 
 def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
     """The tool of a model; its type hints and docstring are what a client is told."""
 
-    def segment(photograph: str, keep_rate: float = 0.5) -> str:
+    def segment(image: str, keep_rate: float = 0.5) -> str:
         """
-        Find the vessels in a fundus photograph with a token-pruned vision transformer. Research software, not a
+        Find the vessels in a fundus image with a token-pruned vision transformer. Research software, not a
         medical device.
 
         Args:
-            photograph: The bytes of a PNG, JPEG or TIFF file, encoded in base64.
+            image: The bytes of a PNG, JPEG or TIFF file, encoded in base64.
             keep_rate: Share of the image tokens that is kept at each pruning stage, above 0, at most 1 (no pruning).
 
         Returns:
@@ -32,7 +32,7 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
             milliseconds: time with pruning; milliseconds_unpruned: time without.
         """
         try:
-            opened = comparer.open("photograph", open_photograph(decode_base64(photograph)))
+            opened = comparer.open("image", open_upload(decode_base64(image)))
             pruned = comparer.predict(opened.pixels, keep_rate)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error

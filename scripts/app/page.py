@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from .comparison import Comparer, OpenPhotograph, shown_overlays, shown_panels
+from .comparison import Comparer, OpenImage, shown_overlays, shown_panels
 from .curve import KEEP_RATES, agreement_figure, measure_curve, speed_figure
 from .downloads import Downloads
 from .examples import Example
@@ -21,15 +21,15 @@ from .html_tables import (
     token_bars,
 )
 from .mcp_tool import segmentation_tool
-from .uploads import open_photograph, open_truth, read_upload
+from .uploads import open_truth, open_upload, read_upload
 
 STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched
 _PICTURES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
 _INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
-A vision transformer cuts a photograph into small squares, its *tokens*, and computes every one of them in every layer.
+A vision transformer cuts an image into small squares, its *tokens*, and computes every one of them in every layer.
 Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
-sets the others aside. Choose a photograph of the retina, move the slider, and compare."""
+sets the others aside. Choose an image of the retina, move the slider, and compare."""
 _PRIVATE = {"api_visibility": "private"}  # the tool of tool.py is the one way in for programs
 
 
@@ -46,7 +46,7 @@ class Page:
 
     Args:
         comparer ([`Comparer`]): The model.
-        examples (`list[Example]`): Photographs to begin with.
+        examples (`list[Example]`): Images to begin with.
         attribution (`str`): Markdown: which model this is, by whom, trained on what.
         downloads ([`Downloads`]): Where files to be fetched are put.
         speed (`dict`, *optional*): The checkpoint's `speed.json`.
@@ -67,7 +67,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The page, ready to be launched."""
         with gr.Blocks(title="Reg4Pru: token pruning", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-            photograph = gr.State(None, time_to_live=3600)
+            image = gr.State(None, time_to_live=3600)
             gr.Markdown(_INTRODUCTION, elem_id="introduction")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
@@ -77,21 +77,21 @@ class Page:
                     with gr.Tab("See it"):
                         outputs = self._pictures()
                     with gr.Tab("Speed and agreement"):
-                        self._curve(photograph, settings)
+                        self._curve(image, settings)
             gr.Markdown(
                 "**Research software, not a medical device.** It must not be used for diagnosis or treatment. "
-                "Photographs stay on the machine that runs this page, and are deleted within two hours."
+                "Images stay on the machine that runs this page, and are deleted within two hours."
                 f"\n\n{self.attribution}",
                 elem_classes="r4p-note",
             )
-            self._connect(photograph, sources, settings, outputs)
+            self._connect(image, sources, settings, outputs)
             gr.api(segmentation_tool(self.comparer), api_name="segment", concurrency_id="model", concurrency_limit=1)
             blocks.unload(self.downloads.forget)
         return blocks
 
     def _sources(self) -> dict[str, gr.Component]:
-        gr.HTML(heading("Your photograph"))
-        file = gr.File(show_label=False, file_types=_PICTURES, height=120, elem_id="photograph")
+        gr.HTML(heading("Your image"))
+        file = gr.File(show_label=False, file_types=_PICTURES, height=120, elem_id="image")
         gr.HTML(heading("Or an example, drawn by a program"))
         examples = gr.Gallery(
             [example.image for example in self.examples],
@@ -154,14 +154,14 @@ class Page:
                         visible=False, elem_id="files")  # fmt: skip
         return [figures, slider, table, stages, differences, probability, tokens, files]
 
-    def _curve(self, photograph: gr.State, settings: dict) -> None:
+    def _curve(self, image: gr.State, settings: dict) -> None:
         if self.speed is not None:
             gr.HTML(heading("What was measured of this checkpoint, for a budget of time") + speed_table(self.speed))
         gr.Markdown(
-            f"The same photograph at {len(KEEP_RATES)} keep rates, each the median of three runs: how much faster, "
+            f"The same image at {len(KEEP_RATES)} keep rates, each the median of three runs: how much faster, "
             "and how close to the unpruned mask. It takes some seconds."
         )
-        start = gr.Button("Measure this photograph", variant="primary", elem_id="measure")
+        start = gr.Button("Measure this image", variant="primary", elem_id="measure")
         with gr.Row():  # one below the other on a phone
             plots = [
                 gr.Image(
@@ -172,9 +172,9 @@ class Page:
         table = gr.HTML(elem_id="curve-table")
         files = gr.File(label="Table as CSV", interactive=False, visible=False, elem_id="curve-file")
 
-        def measure(opened: OpenPhotograph | None, layer: int, pool: str, request: gr.Request, progress=gr.Progress()):
+        def measure(opened: OpenImage | None, layer: int, pool: str, request: gr.Request, progress=gr.Progress()):
             if opened is None:
-                raise gr.Error("Choose a photograph first.", print_exception=False)
+                raise gr.Error("Choose an image first.", print_exception=False)
             rows = measure_curve(self.comparer, opened, layer, pool, progress)
             named = {f"keep rate {row['keep_rate']}": row for row in rows}
             path = self.downloads.write_table(request.session_hash, rows, "curve.csv")
@@ -186,11 +186,11 @@ class Page:
             )
 
         start.click(
-            measure, [photograph, settings["layer"], settings["pool"]], [*plots, table, files],
+            measure, [image, settings["layer"], settings["pool"]], [*plots, table, files],
             concurrency_id="model", concurrency_limit=1, **_PRIVATE,
         )  # fmt: skip
 
-    def _connect(self, photograph: gr.State, sources: dict, settings: dict, outputs: list) -> None:
+    def _connect(self, image: gr.State, sources: dict, settings: dict, outputs: list) -> None:
         rates = settings["rates"]
         controls = [settings[name] for name in ("rate", "by_stage", "layer", "pool", "truth")] + rates
         model = {"concurrency_id": "model", "concurrency_limit": 1, **_PRIVATE}
@@ -200,7 +200,7 @@ class Page:
                 return None
             progress(0.2, desc="Reading")
             with readable_errors():
-                image = open_photograph(read_upload(path))
+                image = open_upload(read_upload(path))
                 progress(0.4, desc="Predicting without pruning, once")
                 return self.comparer.open(Path(path).stem, image)
 
@@ -210,21 +210,21 @@ class Page:
             return self.comparer.open(example.name, example.image, example.mask), None
 
         opened = [
-            sources["file"].change(from_file, sources["file"], photograph, show_progress_on=outputs[1], **model),
+            sources["file"].change(from_file, sources["file"], image, show_progress_on=outputs[1], **model),
             sources["examples"].select(
-                from_example, None, [photograph, settings["truth"]], show_progress_on=outputs[1], **model
+                from_example, None, [image, settings["truth"]], show_progress_on=outputs[1], **model
             ),
         ]
         for event in opened:
-            event.success(self._compare, [photograph, *controls], outputs, show_progress="hidden", **model)
+            event.success(self._compare, [image, *controls], outputs, show_progress="hidden", **model)
         moved = [settings[name] for name in ("rate", "layer", "pool", "by_stage", "truth")] + rates
         gr.on(
-            [control.change for control in moved], self._compare, [photograph, *controls], outputs,
+            [control.change for control in moved], self._compare, [image, *controls], outputs,
             trigger_mode="always_last", show_progress="minimal", show_progress_on=outputs[0], **model,
         )  # fmt: skip
 
     def _compare(
-        self, request: gr.Request, opened: OpenPhotograph | None, rate: float, by_stage: bool, layer: int, pool: str,
+        self, request: gr.Request, opened: OpenImage | None, rate: float, by_stage: bool, layer: int, pool: str,
         truth: str | None, *rates: float,
     ) -> Iterator[list]:  # fmt: skip
         if opened is None:

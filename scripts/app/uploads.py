@@ -13,13 +13,13 @@ from datasets_fives.images import FORMATS, as_rgb, open_image
 from datasets_fives.masks import counted_pixels, read_mask
 
 MAX_MEGABYTES = 40
-MAX_MEGAPIXELS = 25  # a 4096 x 4096 photograph has 17
+MAX_MEGAPIXELS = 25  # a 4096 x 4096 image has 17
 _SMALLEST_SIDE = 16
 
 
-def open_photograph(content: bytes) -> Image.Image:
+def open_upload(content: bytes) -> Image.Image:
     """
-    The photograph in the bytes of a file, upright RGB of 8 bits.
+    The image in the bytes of a file, upright RGB of 8 bits.
 
     Args:
         content (`bytes`): What the file holds.
@@ -41,13 +41,13 @@ def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         content (`bytes`): What the file holds.
-        size (`tuple[int, int]`): Height and width of the photograph.
+        size (`tuple[int, int]`): Height and width of the image.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`.
 
     Raises:
-        `ValueError`: If it is no mask, or that of a photograph of another size.
+        `ValueError`: If it is no mask, or that of an image of another size.
     """
     _check_size(content)
     try:
@@ -56,7 +56,7 @@ def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"The true mask is no vessel mask: {_without_addresses(str(error))}") from None
     if mask.shape != size:
         raise ValueError(
-            f"The true mask has {mask.shape[1]} × {mask.shape[0]} pixels, the photograph {size[1]} × {size[0]}: "
+            f"The true mask has {mask.shape[1]} × {mask.shape[0]} pixels, the image {size[1]} × {size[0]}: "
             "they must be the same."
         )
     return counted_pixels(mask)[0]
@@ -77,7 +77,7 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("`photograph` is no base64: send the bytes of a picture file, encoded in base64.") from None
+        raise ValueError("`image` is no base64: send the bytes of a picture file, encoded in base64.") from None
 
 
 def read_upload(path: str | Path) -> bytes:

@@ -6,7 +6,7 @@ Measure what low precision and other engines save, and what they cost in quality
 
 Contestants are EoMT of transformers with the same weights, the other EoMT of transformers (that on DINOv2 or on
 DINOv3) in the same shape with random weights, and the model at every keep rate, each in every engine that works here;
-what does not is said. Rounds are interleaved. Quality is measured on photographs, so it needs a checkpoint; times do
+what does not is said. Rounds are interleaved. Quality is measured on images, so it needs a checkpoint; times do
 not. Writes engines.json and table.md.
 """
 
@@ -101,7 +101,7 @@ class EngineComparison:
         arguments ([`EngineArguments`]): What is measured.
         model ([`Reg4PruForSemanticSegmentation`]): The model.
         processor ([`Reg4PruImageProcessor`], *optional*): Its image processor, and
-        photographs (`Dataset`, *optional*): photographs to measure quality on.
+        images (`Dataset`, *optional*): images to measure quality on.
 
     Raises:
         `ValueError`: for a model with other than one query, or when none of the engines works here.
@@ -112,12 +112,12 @@ class EngineComparison:
         arguments: EngineArguments,
         model: Reg4PruForSemanticSegmentation,
         processor: Reg4PruImageProcessor | None = None,
-        photographs: Dataset | None = None,
+        images: Dataset | None = None,
     ):
         if not model.config.is_binary:
             raise ValueError("Engines are compared for models with one query and two classes.")
         self.arguments, self.model = arguments, model
-        self.processor, self.photographs = processor, photographs
+        self.processor, self.images = processor, images
         self.device = model.device
         size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
         if size[0] != size[1]:
@@ -167,17 +167,17 @@ class EngineComparison:
         return {
             "provenance": provenance(self.device, arguments.seed),
             "settings": asdict(arguments),
-            "data": None if self.photographs is None else describe_data({arguments.side: self.photographs}),
+            "data": None if self.images is None else describe_data({arguments.side: self.images}),
             "image_size": self.image_size,
             "skipped": self.skipped,
             "rows": with_ratios(rows, seconds, arguments.batch_size),
         }
 
     def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
-        if self.photographs is None or not trained:
+        if self.images is None or not trained:
             return dict.fromkeys(QUALITIES)
         common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
-        return measure_quality(EngineModel(run, self.device), self.processor, self.photographs, None, **common)
+        return measure_quality(EngineModel(run, self.device), self.processor, self.images, None, **common)
 
 
 def prepare(arguments: EngineArguments) -> EngineComparison:
@@ -191,8 +191,8 @@ def prepare(arguments: EngineArguments) -> EngineComparison:
         model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
         return EngineComparison(arguments, model.eval().to(device))
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)
-    photographs = load_as_seen(arguments, processor, arguments.side)
-    return EngineComparison(arguments, model, processor, photographs)
+    images = load_as_seen(arguments, processor, arguments.side)
+    return EngineComparison(arguments, model, processor, images)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -51,7 +51,7 @@ class Logits(nn.Module):
 
 class EngineModel(nn.Module):
     """
-    A function of images to logits in the place of a model, for [`~modeling_reg4pru.predict_photograph`]. Keep rates
+    A function of images to logits in the place of a model, for [`~modeling_reg4pru.predict_image`]. Keep rates
     are what it was built with.
 
     Args:

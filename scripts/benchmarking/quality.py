@@ -1,4 +1,4 @@
-"""What a setting or an engine costs in quality: pooled over photographs, as `reg4pru evaluate` measures it."""
+"""What a setting or an engine costs in quality: pooled over images, as `reg4pru evaluate` measures it."""
 
 from collections.abc import Sequence
 
@@ -16,23 +16,23 @@ QUALITIES = ("average_precision", "dice", "cldice")
 def measure_quality(
     model: nn.Module,
     processor: BaseImageProcessor,
-    photographs: Dataset,
+    images: Dataset,
     keep_rates: float | Sequence[float] | None,
     *,
     batch_size: int,
     seed: int,
 ) -> dict[str, float]:
     """
-    [`QUALITIES`] of a model over all pixels of photographs; `nan` where they have no vessel.
+    [`QUALITIES`] of a model over all pixels of images; `nan` where they have no vessel.
 
     Args:
         model (`nn.Module`): What [`~reg4pru.inference.predictors.predictor`] takes.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
-        photographs (`Dataset`): Rows of photographs and masks.
+        images (`Dataset`): Rows of images and masks.
         keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
         batch_size (`int`): Tiles a forward pass.
         seed (`int`): Of random selection.
     """
     predict = predictor(model, processor, keep_rates, batch_size=batch_size, seed=seed)
-    pooled = measure({"": predict}, photographs)[""].compute()["pooled"]
+    pooled = measure({"": predict}, images)[""].compute()["pooled"]
     return {name: float(pooled[name]) for name in QUALITIES}

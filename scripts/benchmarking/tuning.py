@@ -97,7 +97,7 @@ class Tuning:
         arguments ([`TuneArguments`]): What is tuned.
         folder (`Path`): The checkpoint.
         model ([`Reg4PruForSemanticSegmentation`]), processor ([`Reg4PruImageProcessor`]): What was loaded from it.
-        photographs (`Dataset`): The validation photographs.
+        images (`Dataset`): The validation images.
 
     Raises:
         `ValueError`: for a model without stages, settings that it cannot have, or an unfinished tuning of something
@@ -110,10 +110,10 @@ class Tuning:
         folder: Path,
         model: Reg4PruForSemanticSegmentation,
         processor: BaseImageProcessor,
-        photographs: Dataset,
+        images: Dataset,
     ):
         self.arguments, self.folder = arguments, folder
-        self.model, self.processor, self.photographs = model, processor, photographs
+        self.model, self.processor, self.images = model, processor, images
         config = model.config
         if not config.num_stages:
             raise ValueError(f"{folder} has no pruning stages: there is nothing to tune.")
@@ -129,12 +129,12 @@ class Tuning:
                 except StrictDataclassClassValidationError as error:
                     raise ValueError(str(error.__cause__)) from None
         self.size = (processor.size.height, processor.size.width)
-        self.data = describe_data({"validation": photographs})
+        self.data = describe_data({"validation": images})
         self.identity = {
             "weights": fingerprint_weights(folder),
             "dtype": arguments.dtype,
-            "photographs": self.data["fingerprint"],
-            "photograph_size": arguments.photograph_size,
+            "images": self.data["fingerprint"],
+            "working_size": arguments.working_size,
             "seed": arguments.seed,
         }
         self.unfinished = folder / f"{SPEED_FILE}.unfinished"
@@ -146,7 +146,7 @@ class Tuning:
         content = json.loads(self.unfinished.read_text())
         if content["identity"] != self.identity:
             raise ValueError(
-                f"{self.unfinished} holds a tuning of other weights, photographs or data type: remove it, or "
+                f"{self.unfinished} holds a tuning of other weights, images or data type: remove it, or "
                 "replace it with --overwrite."
             )
         logger.info("Going on with %d settings of %s.", len(content["qualities"]), self.unfinished)
@@ -161,20 +161,18 @@ class Tuning:
         return variant(self.model, **{**setting._asdict(), "keep_rates": list(setting.keep_rates)})
 
     def quality(self, setting: Setting) -> dict[str, float]:
-        """Quality of a setting on the validation photographs, as `reg4pru evaluate` measures it."""
+        """Quality of a setting on the validation images, as `reg4pru evaluate` measures it."""
         if setting not in self.qualities:
             quality = measure_quality(
                 self._variant(setting),
                 self.processor,
-                self.photographs,
+                self.images,
                 setting.keep_rates,
                 batch_size=self.arguments.batch_size,
                 seed=self.arguments.seed,
             )
             if math.isnan(quality["average_precision"]):
-                raise ValueError(
-                    "There is no vessel in the validation photographs, so nothing tells good rates from bad."
-                )
+                raise ValueError("There is no vessel in the validation images, so nothing tells good rates from bad.")
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
             replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
@@ -229,7 +227,7 @@ class Tuning:
                 }
             )
         front = set(pareto_front([(row["milliseconds"], row["average_precision"]) for row in rows]))
-        tiles = [self.processor.cut_photograph(row["image"]).patch_offsets for row in self.photographs]
+        tiles = [self.processor.cut_image(row["image"]).patch_offsets for row in self.images]
         speed = {
             "provenance": provenance(self.model.device, arguments.seed),
             "settings": asdict(arguments),
@@ -237,7 +235,7 @@ class Tuning:
             "machine": describe_machine(self.model.device, self.model.dtype),
             "image_size": list(self.size),
             "batch_size": arguments.batch_size,
-            "tiles_per_photograph": sum(map(len, tiles)) / len(tiles),
+            "tiles_per_image": sum(map(len, tiles)) / len(tiles),
             "weights": self.identity["weights"],
             "num_layers": self.model.config.num_hidden_layers,
             "checkpoint": {name: vars(self.model.config)[name] for name in CONFIG_FIELDS},

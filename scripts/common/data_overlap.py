@@ -1,5 +1,5 @@
 """
-Which photographs a training saw: a fingerprint of its data, and a list that travels with the checkpoint, so that
+Which images a training saw: a fingerprint of its data, and a list that travels with the checkpoint, so that
 nobody measures on them unawares.
 """
 
@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 logger = logging.getLogger(__name__)
 
-FILE = "training_photographs.json"
+FILE = "training_images.json"
 
 
 def describe_data(sides: dict[str, datasets.Dataset | datasets.IterableDataset]) -> dict:
@@ -21,30 +21,30 @@ def describe_data(sides: dict[str, datasets.Dataset | datasets.IterableDataset])
     What a run or a measurement records of its data.
 
     Args:
-        sides (`dict`): Photographs by side, loaded with their fingerprints.
+        sides (`dict`): Images by side, loaded with their fingerprints.
 
     Returns:
-        `dict`: `fingerprint` of names, pixels and masks of every side, and `photographs` by side; `None` and nothing
+        `dict`: `fingerprint` of names, pixels and masks of every side, and `images` by side; `None` and nothing
         for sides that are streamed, which nobody has seen whole.
     """
     digest, counts = hashlib.blake2b(digest_size=16), {}
     for side, rows in sorted(sides.items()):
         if not isinstance(rows, datasets.Dataset):
-            return {"fingerprint": None, "photographs": {}}
+            return {"fingerprint": None, "images": {}}
         counts[side] = len(set(rows["image_hash"]))
         for row in sorted(zip(rows["name"], rows["image_hash"], rows["mask_hash"], strict=True)):
             digest.update("\0".join((side, *row)).encode())
-    return {"fingerprint": digest.hexdigest(), "photographs": counts}
+    return {"fingerprint": digest.hexdigest(), "images": counts}
 
 
 def fingerprints(rows: datasets.Dataset | datasets.IterableDataset) -> set[str] | None:
-    """Fingerprints of the photographs of a side; `None` for a stream."""
+    """Fingerprints of the images of a side; `None` for a stream."""
     return set(rows["image_hash"]) if isinstance(rows, datasets.Dataset) else None
 
 
-def read_training_photographs(model_name_or_path: str, revision: str | None = None) -> set[str] | None:
+def read_training_images(model_name_or_path: str, revision: str | None = None) -> set[str] | None:
     """
-    Fingerprints of all photographs that a checkpoint was trained on, at any time.
+    Fingerprints of all images that a checkpoint was trained on, at any time.
 
     Args:
         model_name_or_path (`str`): A folder, or a Hub id.
@@ -61,13 +61,13 @@ def read_training_photographs(model_name_or_path: str, revision: str | None = No
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return None if path is None else set(json.loads(Path(path).read_text())["photographs"])
+    return None if path is None else set(json.loads(Path(path).read_text())["images"])
 
 
-def write_training_photographs(folder: Path, photographs: set[str] | None) -> None:
+def write_training_images(folder: Path, images: set[str] | None) -> None:
     """Write the list into a checkpoint; nothing where it is not known whole."""
-    if photographs is not None:
-        content = {"fingerprint": "blake2b-128 of size and decoded RGB pixels", "photographs": sorted(photographs)}
+    if images is not None:
+        content = {"fingerprint": "blake2b-128 of size and decoded RGB pixels", "images": sorted(images)}
         (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -75,10 +75,10 @@ def refuse_trained(
     measured: dict[str, str], trained: set[str] | None, checkpoint: str, allowed: bool = False
 ) -> list[str]:
     """
-    Photographs that a checkpoint was trained on say nothing of how it does on new ones.
+    Images that a checkpoint was trained on say nothing of how it does on new ones.
 
     Args:
-        measured (`dict[str, str]`): Fingerprints of the photographs that are measured, by name.
+        measured (`dict[str, str]`): Fingerprints of the images that are measured, by name.
         trained (`set[str]`, *optional*): Those of the training; `None` if they are not known, which is said aloud.
         checkpoint (`str`): For the message.
         allowed (`bool`, *optional*, defaults to `False`): Whether the user wants to know it all the same.
@@ -91,7 +91,7 @@ def refuse_trained(
     """
     if trained is None:
         logger.warning(
-            "%s does not say which photographs it was trained on (no %s): nobody can tell if these were among them.",
+            "%s does not say which images it was trained on (no %s): nobody can tell if these were among them.",
             checkpoint,
             FILE,
         )
@@ -100,10 +100,10 @@ def refuse_trained(
     if seen and not allowed:
         more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
         raise ValueError(
-            f"{checkpoint} was trained on {len(seen)} of the {len(measured)} photographs to measure: "
+            f"{checkpoint} was trained on {len(seen)} of the {len(measured)} images to measure: "
             f"{', '.join(seen[:5])}{more}. Give the split, seed and side of the training, or "
-            "--allow_training_photographs."
+            "--allow_training_images."
         )
     if seen:
-        logger.warning("%s was trained on %d of the %d photographs.", checkpoint, len(seen), len(measured))
+        logger.warning("%s was trained on %d of the %d images.", checkpoint, len(seen), len(measured))
     return seen

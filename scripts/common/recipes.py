@@ -28,4 +28,4 @@ def find_yaml(name: str | Path, kind: str) -> Path:
 RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
           "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
           "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
-          "distillation", "random_crop", "tile_size", "photograph_size", "seed")  # fmt: skip
+          "distillation", "random_crop", "tile_size", "working_size", "seed")  # fmt: skip

@@ -17,24 +17,24 @@ from PIL import Image
 
 from datasets_fives import FEATURES
 from datasets_fives.features import CONDITIONS, FINGERPRINTS
-from datasets_fives.sources.fives_archive import Photograph, list_photographs, read_photographs
+from datasets_fives.sources.fives_archive import ArchiveImage, list_images, read_images
 from datasets_fives.splits import twin_groups
 
 from .prediction_dataset import write_shards
 
 logger = logging.getLogger(__name__)
 
-TAG = "reg4pru-photographs"
+TAG = "reg4pru-images"
 
 CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
-# A vessel tree covers about a tenth of a photograph; the nearly unreadable ones have masks far below this.
+# A vessel tree covers about a tenth of an image; the nearly unreadable ones have masks far below this.
 SPARSE_BELOW = 0.01
 _PREPARED = ".prepared.json"  # what the folder was made from; stays here
 _FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
           "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
 
 
-def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_shard: int = 100) -> None:
+def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: int = 100) -> None:
     """
     Write `data/<split>-*.parquet` and `README.md`.
 
@@ -42,13 +42,13 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_sha
         fives_dir (`Path`): Folder of the published archive, whole or in part.
         output_dir (`Path`): New or empty folder, or one prepared from the same files, which is then left as it is.
         repo_id (`str`): What the card calls the data set, `"user/name"`.
-        photographs_per_shard (`int`, *optional*, defaults to 100): Photographs in a Parquet file.
+        images_per_shard (`int`, *optional*, defaults to 100): Images in a Parquet file.
 
     Raises:
         `ValueError`: If the archive is broken, or the output folder holds something else. Nothing is written then.
     """
-    photographs = list_photographs(fives_dir.resolve())
-    made_from = _made_from(photographs, repo_id, photographs_per_shard)
+    images = list_images(fives_dir.resolve())
+    made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         known = output_dir / _PREPARED
         if known.is_file() and json.loads(known.read_text()) == made_from:
@@ -61,12 +61,9 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_sha
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
         made = Path(scratch) / "made"
         (made / "data").mkdir(parents=True)
-        parts = {
-            side: [photograph for photograph in photographs if photograph.published == side]
-            for side in ("train", "test")
-        }
+        parts = {side: [image for image in images if image.published == side] for side in ("train", "test")}
         facts = {
-            side: _write_side(members, side, made / "data", Path(scratch) / "cache", photographs_per_shard)
+            side: _write_side(members, side, made / "data", Path(scratch) / "cache", images_per_shard)
             for side, members in parts.items()
             if members
         }
@@ -77,15 +74,15 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, photographs_per_sha
         made.rename(output_dir)
 
 
-def _made_from(photographs: list[Photograph], repo_id: str, photographs_per_shard: int) -> dict:
-    listed = [(photograph.name, photograph.stamp) for photograph in photographs]
+def _made_from(images: list[ArchiveImage], repo_id: str, images_per_shard: int) -> dict:
+    listed = [(image.name, image.stamp) for image in images]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    return {"files": digest, "repo_id": repo_id, "photographs_per_shard": photographs_per_shard, "version": 1}
+    return {"files": digest, "repo_id": repo_id, "images_per_shard": images_per_shard, "version": 1}
 
 
-def _rows(photographs: list[Photograph]) -> Iterator[dict]:
-    by_name = {photograph.name: photograph for photograph in photographs}
-    for row in read_photographs(tuple(photographs), None, 1):
+def _rows(images: list[ArchiveImage]) -> Iterator[dict]:
+    by_name = {image.name: image for image in images}
+    for row in read_images(tuple(images), None, 1):
         with Image.open(by_name[row["name"]].mask_path) as mask:
             mode, grey = mask.mode, np.asarray(mask.convert("L"))
         yield {column: row[column] for column in (*FEATURES, *FINGERPRINTS)} | {
@@ -95,12 +92,12 @@ def _rows(photographs: list[Photograph]) -> Iterator[dict]:
         }
 
 
-def _write_side(photographs: list[Photograph], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
-    """Write the shards of one side; returns what the card tells of each photograph."""
+def _write_side(images: list[ArchiveImage], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
+    """Write the shards of one side; returns what the card tells of each image."""
     rows = Dataset.from_generator(
         _rows,
         features=Features({**FEATURES, **_FACTS}),
-        gen_kwargs={"photographs": photographs},
+        gen_kwargs={"images": images},
         cache_dir=str(cache / side),
         writer_batch_size=16,
     )
@@ -149,7 +146,7 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
         card_data,
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
-        num_photographs=len(everything),
+        num_images=len(everything),
         megabytes=sum(sizes.values()) / 1e6,
         splits=splits,
         split_sentence=_split_sentence(facts),
@@ -165,4 +162,4 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
 def _split_sentence(facts: dict[str, list[dict]]) -> str:
     if len(facts) == 2:
         return "Train and test are those of the published archive, whole."
-    return f"Only photographs of the published {next(iter(facts))} split are here."
+    return f"Only images of the published {next(iter(facts))} split are here."

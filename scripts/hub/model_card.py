@@ -166,7 +166,7 @@ def _measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) -
     trained_on = len(metrics.get("trained_on", []))
     warning = f" **{trained_on} of them were trained on.**" if trained_on else ""
     return (
-        f"Measured on {count} photographs, the {settings['side']} side of {data}{split}, {where}, threshold "
+        f"Measured on {count} images, the {settings['side']} side of {data}{split}, {where}, threshold "
         f"{settings['threshold']:g}, on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
         f"{provenance['device']}.{warning}"
     )
@@ -219,11 +219,11 @@ def _fives_sources(train_results: dict | None, metrics: dict | None) -> set[str]
     if train_results and (source := train_results.get("arguments", {}).get("dataset")):
         names[source] = set(train_results.get("train_names") or ())
     if metrics:
-        names.setdefault(metrics["settings"]["dataset"], set()).update(metrics.get("photographs", ()))
+        names.setdefault(metrics["settings"]["dataset"], set()).update(metrics.get("images", ()))
     return {
         source
         for source, found in names.items()
-        if found and all(is_published_name(_photograph(name)) for name in found) and _may_be_fives(source)
+        if found and all(is_published_name(_image(name)) for name in found) and _may_be_fives(source)
     }
 
 
@@ -233,8 +233,8 @@ def _may_be_fives(source: str) -> bool:
     return source != "synthetic" and (not folder.is_dir() or is_published_layout(folder) or is_stored(folder))
 
 
-def _photograph(name: str) -> str:
-    """The photograph of a tile, `"train/1_A#0-1"`."""
+def _image(name: str) -> str:
+    """The image of a tile, `"train/1_A#0-1"`."""
     return name.partition("#")[0]
 
 
@@ -244,32 +244,32 @@ def _linked(dataset_id: str) -> str:
 
 def _data_name(source: str, dataset_id: str | None, fives: set[str]) -> str:
     if source == "synthetic":
-        return "synthetic photographs"
-    return "FIVES" if source in fives else dataset_id or "photographs of the user's own"
+        return "synthetic images"
+    return "FIVES" if source in fives else dataset_id or "images of the user's own"
 
 
 def _data_sentence(results: dict | None, dataset_id: str | None, fives: set[str]) -> str:
     arguments = (results or {}).get("arguments", {})
     source, revision = arguments.get("dataset"), arguments.get("dataset_revision")
-    count = len({_photograph(name) for name in (results or {}).get("train_names") or ()})
-    photographs = f" Training saw {count} of them; their names are in `train_results.json`." if count else ""
+    count = len({_image(name) for name in (results or {}).get("train_names") or ()})
+    images = f" Training saw {count} of them; their names are in `train_results.json`." if count else ""
     if source == "synthetic":
-        return f"Synthetic fundus photographs, drawn by a program: no patient's data.{photographs}"
+        return f"Synthetic fundus images, drawn by a program: no patient's data.{images}"
     at = f" at revision `{revision}`" if revision else ""
     if source in fives:
         return (
-            "FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3), fundus photographs with vessel "
+            "FIVES (Jin et al., Scientific Data 2022, doi:10.1038/s41597-022-01564-3), fundus images with vessel "
             "masks, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), read from "
-            f"{_linked(dataset_id) if dataset_id else 'a local copy'}{at}.{photographs}"
+            f"{_linked(dataset_id) if dataset_id else 'a local copy'}{at}.{images}"
         )
     if dataset_id:
         there = f"{_linked(dataset_id)}{at}: see there where they come from, and under which licence."
-        return f"Photographs of {there}{photographs}"
+        return f"Images of {there}{images}"
     if source is None:
-        return "The photographs that it was trained on were not recorded."
+        return "The images that it was trained on were not recorded."
     return (
-        "Photographs of the user's own. Where they come from, and their licence, was not recorded: whoever publishes "
-        f"these weights must state it here.{photographs}"
+        "Images of the user's own. Where they come from, and their licence, was not recorded: whoever publishes "
+        f"these weights must state it here.{images}"
     )
 
 

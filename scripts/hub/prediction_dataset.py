@@ -8,7 +8,7 @@ from datasets.table import embed_table_storage
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..inference.input_images import Photograph
+from ..inference.input_images import InputImage
 from ..inference.output_folder import ResultFolder, picture_name
 from .transfer import bears_tag
 
@@ -28,13 +28,13 @@ FEATURES = Features(
 )
 CARD = """# Vessel maps
 
-Predicted by `{model}` with reg4pru (arXiv 2602.02163); {count} rows, one per photograph and keep rate.
+Predicted by `{model}` with reg4pru (arXiv 2602.02163); {count} rows, one per image and keep rate.
 
-- `mask`: 0 and 255, at the photograph's own size. `probability`: 16 bits, 65535 is probability 1.
+- `mask`: 0 and 255, at the image's own size. `probability`: 16 bits, 65535 is probability 1.
 - `vessel_fraction`, `skeleton_length` (pixels), `skeleton_density` (1 / pixel): inside the field of view.
 - `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
 
-Research only; not a medical device. The photographs are not part of this data set, and their licence holds for them.
+Research only; not a medical device. The images are not part of this data set, and their licence holds for them.
 """
 
 
@@ -64,17 +64,17 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def write_dataset(folder: Path, results: Path, photographs: list[Photograph], model: str) -> None:
+def write_dataset(folder: Path, results: Path, images: list[InputImage], model: str) -> None:
     """
     Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.
 
     Args:
         folder (`Path`): Where the data set goes; an earlier one is replaced when the new one is whole.
         results (`Path`): Output folder of the predictions.
-        photographs (`list[Photograph]`): Those whose predictions are meant.
+        images (`list[InputImage]`): Those whose predictions are meant.
         model (`str`): What predicted; named in the card, a folder without those it lies in.
     """
-    by_name = {photograph.name: photograph for photograph in photographs}
+    by_name = {image.name: image for image in images}
     rows = [row for row in ResultFolder(results).rows() if row["file"] in by_name]
     rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -92,18 +92,18 @@ def write_dataset(folder: Path, results: Path, photographs: list[Photograph], mo
     unfinished.rename(folder)
 
 
-def _row(row: dict[str, str], results: Path, photograph: Photograph) -> dict:
+def _row(row: dict[str, str], results: Path, image: Image) -> dict:
     pictures = {
-        kind: str(results / picture_name(photograph.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
+        kind: str(results / picture_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
     }
     numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
     }
-    return {"name": photograph.public_name, "keep_rate": row["keep_rate"], **pictures, **numbers}
+    return {"name": image.public_name, "keep_rate": row["keep_rate"], **pictures, **numbers}
 
 
-# A few photographs of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
+# A few images of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
 ROWS_PER_GROUP = 8
 
 

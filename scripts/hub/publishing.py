@@ -10,7 +10,7 @@ from pathlib import Path
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import SPEED_FILE
 
-from ..common.data_overlap import FILE, read_training_photographs, refuse_trained
+from ..common.data_overlap import FILE, read_training_images, refuse_trained
 from ..common.weight_fingerprints import check_tuned_weights, fingerprint_weights
 from .model_card import eval_results_yaml, measured_id, render_card
 from .space import write_space
@@ -46,8 +46,8 @@ class PushArguments:
     overwrite_repo: bool = field(
         default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
     )
-    allow_training_photographs: bool = field(
-        default=False, metadata={"help": "Publish metrics of photographs that the checkpoint was trained on, too."}
+    allow_training_images: bool = field(
+        default=False, metadata={"help": "Publish metrics of images that the checkpoint was trained on, too."}
     )
     commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
     output_dir: str | None = field(default=None, metadata={"help": "Only write the folder here; push nothing."})
@@ -140,12 +140,12 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
     if tuned is not None:
         check_tuned_weights(checkpoint, tuned)
-    if metrics and "photographs" not in metrics:
-        logger.warning("%s does not say which photographs were measured: measure again to know.", arguments.metrics)
+    if metrics and "images" not in metrics:
+        logger.warning("%s does not say which images were measured: measure again to know.", arguments.metrics)
     elif metrics:
-        trained = read_training_photographs(str(checkpoint))
-        photographs, allowed = metrics.get("photographs", {}), arguments.allow_training_photographs
-        metrics["trained_on"] = refuse_trained(photographs, trained, str(checkpoint), allowed)
+        trained = read_training_images(str(checkpoint))
+        images, allowed = metrics.get("images", {}), arguments.allow_training_images
+        metrics["trained_on"] = refuse_trained(images, trained, str(checkpoint), allowed)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)

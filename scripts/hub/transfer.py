@@ -18,7 +18,7 @@ _INITIAL_FILES = (".gitattributes", "README.md")
 # What belongs to a checkpoint or data set of ours, and therefore goes when a new version no longer has it.
 OUR_FILES = {
     "model": (
-        "training_photographs.json",
+        "training_images.json",
         "*.safetensors",
         "*.safetensors.index.json",
         "*.py",

@@ -1,4 +1,4 @@
-"""The photographs that a checkpoint is measured on, as the commands that measure take them."""
+"""The images that a checkpoint is measured on, as the commands that measure take them."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,12 +8,12 @@ from transformers import BaseImageProcessor
 
 from datasets_fives import load_vessels
 
-from ..common.data_overlap import read_training_photographs, refuse_trained
+from ..common.data_overlap import read_training_images, refuse_trained
 
 
 @dataclass(kw_only=True)
-class PhotographArguments:
-    """What is measured, and on which photographs."""
+class EvaluationDataArguments:
+    """What is measured, and on which images."""
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
@@ -31,37 +31,37 @@ class PhotographArguments:
     )
     synthetic_counts: list[int] = field(
         default_factory=lambda: [64, 8, 16],
-        metadata={"help": "Synthetic photographs for train, validation and test; give what the training was given."},
+        metadata={"help": "Synthetic images for train, validation and test; give what the training was given."},
     )
-    photograph_size: int | None = field(
-        default=None, metadata={"help": "Longer side at which it is measured; default: the photographs' own size."}
+    working_size: int | None = field(
+        default=None, metadata={"help": "Longer side at which it is measured; default: the images' own size."}
     )
-    allow_training_photographs: bool = field(
-        default=False, metadata={"help": "Measure photographs that the checkpoint was trained on, too."}
+    allow_training_images: bool = field(
+        default=False, metadata={"help": "Measure images that the checkpoint was trained on, too."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many photographs."})
-    seed: int = field(default=0, metadata={"help": "Seed of synthetic photographs, splits and random selection."})
+    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many images."})
+    seed: int = field(default=0, metadata={"help": "Seed of synthetic images, splits and random selection."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
 
 
 @dataclass(kw_only=True)
-class AsSeenArguments(PhotographArguments):
-    """The same, for commands that measure at the size at which the model sees photographs."""
+class AsSeenArguments(EvaluationDataArguments):
+    """The same, for commands that measure at the size at which the model sees images."""
 
-    photograph_size: int | None = field(
+    working_size: int | None = field(
         default=None,
         metadata={"help": "Longer side at which it is measured; default: that at which the model sees it."},
     )
 
 
-def load_photographs(arguments: PhotographArguments, side: str) -> Dataset:
-    """The photographs of a side, to measure; raises `ValueError` if there are none."""
+def load_images(arguments: EvaluationDataArguments, side: str) -> Dataset:
+    """The images of a side, to measure; raises `ValueError` if there are none."""
     sides = load_vessels(
         arguments.dataset,
         split=arguments.split,
         seed=arguments.seed,
-        photograph_size=arguments.photograph_size,
+        working_size=arguments.working_size,
         condition_pattern=arguments.condition_pattern,
         vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision,
@@ -70,29 +70,29 @@ def load_photographs(arguments: PhotographArguments, side: str) -> Dataset:
     )
     if side not in sides:
         raise ValueError(f"There is no side {side!r}: {arguments.dataset} has the sides {', '.join(sides)}.")
-    photographs = sides[side]
-    if not len(photographs):
-        raise ValueError(f"The side {side!r} of {arguments.dataset} has no photographs.")
-    return photographs.select(range(min(arguments.limit or len(photographs), len(photographs))))
+    images = sides[side]
+    if not len(images):
+        raise ValueError(f"The side {side!r} of {arguments.dataset} has no images.")
+    return images.select(range(min(arguments.limit or len(images), len(images))))
 
 
-def refuse_trained_on(arguments: PhotographArguments, photographs: Dataset) -> tuple[dict[str, str], list[str]]:
+def refuse_trained_on(arguments: EvaluationDataArguments, images: Dataset) -> tuple[dict[str, str], list[str]]:
     """
-    Fingerprints of the photographs by name, and the names of those that the checkpoint was trained on; raises
+    Fingerprints of the images by name, and the names of those that the checkpoint was trained on; raises
     `ValueError` if there are any, and the arguments do not allow it.
     """
-    hashes = dict(zip(photographs["name"], photographs["image_hash"], strict=True))
-    trained = read_training_photographs(arguments.model_name_or_path, arguments.model_revision)
-    allowed = arguments.allow_training_photographs
+    hashes = dict(zip(images["name"], images["image_hash"], strict=True))
+    trained = read_training_images(arguments.model_name_or_path, arguments.model_revision)
+    allowed = arguments.allow_training_images
     return hashes, refuse_trained(hashes, trained, arguments.model_name_or_path, allowed)
 
 
 def load_as_seen(arguments: AsSeenArguments, processor: BaseImageProcessor, side: str) -> Dataset:
     """
-    The photographs of a side, at the size at which the model of an image processor sees them, which is then that of
+    The images of a side, at the size at which the model of an image processor sees them, which is then that of
     the arguments; raises `ValueError` if there are none, or the checkpoint was trained on some of them.
     """
-    arguments.photograph_size = arguments.photograph_size or processor.working_size
-    photographs = load_photographs(arguments, side)
-    refuse_trained_on(arguments, photographs)
-    return photographs
+    arguments.working_size = arguments.working_size or processor.working_size
+    images = load_images(arguments, side)
+    refuse_trained_on(arguments, images)
+    return images

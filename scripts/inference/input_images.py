@@ -1,4 +1,4 @@
-"""The photographs that are to be predicted: files, or rows of a stored data set."""
+"""The images that are to be predicted: files, or rows of a stored data set."""
 
 import glob
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from datasets_fives.images import SUFFIXES
 from datasets_fives.sources.saved_datasets import find_columns, open_stored, read_labels, undecoded
 
 
-class Photograph(NamedTuple):
+class InputImage(NamedTuple):
     """
     Args:
         name (`str`): What tables and messages call it: its path, or its name in the data set.
@@ -24,16 +24,16 @@ class Photograph(NamedTuple):
     content: Callable[[], Path | bytes]
 
 
-def list_files(patterns: list[str]) -> list[Photograph]:
+def list_files(patterns: list[str]) -> list[InputImage]:
     """
-    The photographs among files, folders and patterns, in order.
+    The images among files, folders and patterns, in order.
 
     Args:
         patterns (`list[str]`): Files; folders, of which every file with one of [`SUFFIXES`] is taken; patterns such as
             `"scans/**/*.jpg"`.
 
     Raises:
-        `ValueError`: If one of them finds nothing, or two photographs would be written to the same files.
+        `ValueError`: If one of them finds nothing, or two images would be written to the same files.
     """
     images: dict[str, Path] = {}
     for pattern in patterns:
@@ -42,19 +42,17 @@ def list_files(patterns: list[str]) -> list[Photograph]:
             inside = sorted(found[0].iterdir() if found[0].is_dir() else map(Path, glob.glob(pattern, recursive=True)))
             found = [path for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
         if not found:
-            raise ValueError(
-                f"{pattern} is no file, and no folder or pattern with photographs ({', '.join(SUFFIXES)})."
-            )
+            raise ValueError(f"{pattern} is no file, and no folder or pattern with images ({', '.join(SUFFIXES)}).")
         for path in found:
             other = images.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
                 raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
-    return [Photograph(str(path), path.name, stem, lambda path=path: path) for stem, path in images.items()]
+    return [InputImage(str(path), path.name, stem, lambda path=path: path) for stem, path in images.items()]
 
 
-def list_stored(source: str, revision: str | None, side: str) -> list[Photograph]:
+def list_stored(source: str, revision: str | None, side: str) -> list[InputImage]:
     """
-    The photographs of a data set that is stored as such; it needs no masks.
+    The images of a data set that is stored as such; it needs no masks.
 
     Args:
         source (`str`): A Hub id, a folder with Parquet files, or one of `save_to_disk`.
@@ -62,7 +60,7 @@ def list_stored(source: str, revision: str | None, side: str) -> list[Photograph
         side (`str`): `"train"`, `"validation"` or `"test"`.
 
     Raises:
-        `ValueError`: If there is no such data set, side or column of photographs, or two photographs would be written
+        `ValueError`: If there is no such data set, side or column of images, or two images would be written
             to the same files.
     """
     sides = open_stored(source, revision, False, None, "files, folders and patterns under --images")
@@ -78,11 +76,11 @@ def list_stored(source: str, revision: str | None, side: str) -> list[Photograph
             raise ValueError("image is missing")
         return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
 
-    photographs: dict[str, Photograph] = {}
+    images: dict[str, InputImage] = {}
     for index, label in enumerate(labels):
         stem = Path(label.name.replace("/", "_").replace("\\", "_")).stem
-        photograph = Photograph(label.name, label.name, stem, lambda index=index: content(index))
-        other = photographs.setdefault(stem, photograph)
-        if other is not photograph:
+        image = InputImage(label.name, label.name, stem, lambda index=index: content(index))
+        other = images.setdefault(stem, image)
+        if other is not image:
             raise ValueError(f"{other.name} and {label.name} of {source} would write to the same files.")
-    return list(photographs.values())
+    return list(images.values())

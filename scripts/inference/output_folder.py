@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..common.atomic_files import replace_table, replace_text
 from ..common.keep_rates import rate_name
-from .input_images import Photograph
+from .input_images import InputImage
 
 KINDS = ("mask", "probability", "overlay", "stages")
 COLUMNS = (
@@ -29,7 +29,7 @@ def picture_name(stem: str, kind: str, keep_rate: str) -> str:
     whichever others were asked for in the same run.
 
     Args:
-        stem (`str`): That of the photograph.
+        stem (`str`): That of the image.
         kind (`str`): One of [`KINDS`].
         keep_rate (`str`): As in the table.
     """
@@ -39,26 +39,26 @@ def picture_name(stem: str, kind: str, keep_rate: str) -> str:
 class Task(NamedTuple):
     """
     Args:
-        photograph ([`Photograph`]): What is predicted.
+        image ([`InputImage`]): What is predicted.
         rate (`float`, *optional*): At which keep rate; by default those of the checkpoint.
     """
 
-    photograph: Photograph
+    image: InputImage
     rate: float | None
 
     @property
     def key(self) -> tuple[str, str]:
         """(file, keep rate), as in the table."""
-        return self.photograph.name, CHECKPOINT if self.rate is None else rate_name(self.rate)
+        return self.image.name, CHECKPOINT if self.rate is None else rate_name(self.rate)
 
     def picture(self, kind: str) -> str:
         """See [`picture_name`]."""
-        return picture_name(self.photograph.stem, kind, self.key[1])
+        return picture_name(self.image.stem, kind, self.key[1])
 
 
 class ResultFolder:
     """
-    The pictures and the table of a run. Pictures appear whole or not at all, and the row of a photograph, which says
+    The pictures and the table of a run. Pictures appear whole or not at all, and the row of an image, which says
     that it is done, comes last.
 
     Args:
@@ -83,7 +83,7 @@ class ResultFolder:
         return {(row["file"], row["keep_rate"]) for row in self.rows()}
 
     def begin(self, task: Task) -> None:
-        """Say, before there are pictures of it, that a photograph is worked on at a keep rate."""
+        """Say, before there are pictures of it, that an image is worked on at a keep rate."""
         name, keep_rate = task.key
         with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8") as file:
             file.write(f"{keep_rate}\t{name}\n")
@@ -107,16 +107,16 @@ class ResultFolder:
         Refuse to write where there are pictures of others; those of a run that was killed at them are our own.
 
         Raises:
-            `ValueError`: if a picture of the tasks is that of another photograph, or of no run of this command.
+            `ValueError`: if a picture of the tasks is that of another image, or of no run of this command.
         """
         rows = self.rows()
         owners = {row["mask"]: row["file"] for row in rows if row.get("mask")}
         known = self._begun() | {(row["file"], row["keep_rate"]) for row in rows}
         for task in tasks:
             mask, ways = self.folder / task.picture("mask"), "choose another --output_dir, or add --overwrite to"
-            owner = owners.get(mask.name, task.photograph.name)
-            if owner != task.photograph.name:
-                raise ValueError(f"{mask} is that of {owner}, not of {task.photograph.name}: {ways} replace it.")
+            owner = owners.get(mask.name, task.image.name)
+            if owner != task.image.name:
+                raise ValueError(f"{mask} is that of {owner}, not of {task.image.name}: {ways} replace it.")
             foreign = [path for kind in kinds if (path := self.folder / task.picture(kind)).exists()]
             if foreign and task.key not in known:
                 raise ValueError(

@@ -13,9 +13,9 @@ from skimage.morphology import skeletonize
 from transformers import BaseImageProcessor
 
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.images import SUFFIXES, read_photograph
+from datasets_fives.images import SUFFIXES, read_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.tiled_inference import PhotographPrediction, predict_photograph
+from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 
 from ..common.keep_rates import rate_name
 from ..reporting.panels import (
@@ -66,7 +66,7 @@ class PredictionArguments:
     overwrite: bool = field(
         default=False,
         metadata={
-            "help": "Predict anew what an earlier run has done of these photographs and keep rates; what it did of "
+            "help": "Predict anew what an earlier run has done of these images and keep rates; what it did of "
             "others stays, and is refused if it was made with another model or other settings."
         },
     )
@@ -92,12 +92,12 @@ def draw_figure(
     batch_size: int = 4,
     seed: int = 0,
 ) -> None:
-    """Draw up to four photographs, evenly spaced over the data set; the panels are those of `figures.COLUMNS`."""
+    """Draw up to four images, evenly spaced over the data set; the panels are those of `figures.COLUMNS`."""
     num_stages, rows = model.config.num_stages, []
     for index in np.linspace(0, len(dataset) - 1, min(len(dataset), FIGURE_ROWS)).round().astype(int).tolist():
         row = dataset[index]
         with fixed_draws(model, seed + index):  # as it was measured
-            prediction = predict_photograph(
+            prediction = predict_image(
                 model, processor, row["image"], keep_rate, batch_size=batch_size, output_stages=True
             )
         probability = prediction.probabilities[1].numpy()
@@ -110,7 +110,7 @@ def draw_figure(
 
 
 def pictures(
-    image: Image.Image, prediction: PhotographPrediction, threshold: float, num_stages: int
+    image: Image.Image, prediction: ImagePrediction, threshold: float, num_stages: int
 ) -> dict[str, np.ndarray]:
     """The pictures of a prediction by kind: mask, probability, overlay, and stages if they were asked for."""
     probability, pixels = prediction.probabilities[1].numpy(), np.asarray(image)
@@ -148,18 +148,18 @@ def predict_files(
 ) -> Iterator[str]:
     """Predict files at keep rates, and yield what could not be read."""
     for task in tasks:
-        photograph, rate = task
+        image, rate = task
         start = time.perf_counter()
         try:
-            image = read_photograph(photograph.content())
+            pixels = read_image(image.content())
         except ValueError as error:
-            yield f"{photograph.name}: {error}"
+            yield f"{image.name}: {error}"
             continue
         with fixed_draws(model, arguments.seed):
-            prediction = predict_photograph(
-                model, processor, image, rate, batch_size=arguments.batch_size, output_stages=arguments.stage_map
+            prediction = predict_image(
+                model, processor, pixels, rate, batch_size=arguments.batch_size, output_stages=arguments.stage_map
             )
-        made = pictures(image, prediction, arguments.threshold, model.config.num_stages)
+        made = pictures(pixels, prediction, arguments.threshold, model.config.num_stages)
         results.begin(task)
         for kind, picture in made.items():
             results.save(task.picture(kind), picture)
@@ -169,7 +169,7 @@ def predict_files(
                 "file": file,
                 "keep_rate": keep_rate,
                 "mask": task.picture("mask"),
-                **measures(image, made["mask"] > 0),
+                **measures(pixels, made["mask"] > 0),
                 "num_tokens": prediction.num_tokens,
                 "seconds": f"{time.perf_counter() - start:.3f}",
             }

@@ -1,4 +1,4 @@
-"""Keep rates as the commands take them, and a model at one of them as a function of photographs."""
+"""Keep rates as the commands take them, and a model at one of them as a function of images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 
 from ..common.keep_rates import check_keep_rates, rate_name
 
@@ -30,10 +30,10 @@ def predictors(
         processor (`BaseImageProcessor`): Its image processor.
         keep_rates (`list[float]`): Keep rates in (0, 1], each for all stages.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
-        seed (`int`, *optional*, defaults to 0): Of random selection; each photograph and rate has draws of its own.
+        seed (`int`, *optional*, defaults to 0): Of random selection; each image and rate has draws of its own.
 
     Returns:
-        `dict`: by [`rate_name`] a function of a photograph and its number to its vessel probability.
+        `dict`: by [`rate_name`] a function of an image and its number to its vessel probability.
 
     Raises:
         `ValueError`: If the keep rates are wrong.
@@ -52,15 +52,15 @@ def predictor(
     seed: int = 0,
 ) -> Callable[[Image.Image, int], np.ndarray]:
     """
-    The model as a function of a photograph and its number to its vessel probability; arguments as for [`predictors`].
+    The model as a function of an image and its number to its vessel probability; arguments as for [`predictors`].
 
     Args:
         keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
     """
 
-    def predict(photograph: Image.Image, index: int) -> np.ndarray:
-        with fixed_draws(model, seed + index):  # whichever rates and photographs are measured beside this one
-            prediction = predict_photograph(model, processor, photograph, keep_rates, batch_size=batch_size)
+    def predict(image: Image.Image, index: int) -> np.ndarray:
+        with fixed_draws(model, seed + index):  # whichever rates and images are measured beside this one
+            prediction = predict_image(model, processor, image, keep_rates, batch_size=batch_size)
         return prediction.probabilities[1].numpy()
 
     return predict

@@ -1,9 +1,9 @@
 """
-A picture of what the app shows: a photograph with and without pruning, where tokens went, and a strip of keep rates.
+A picture of what the app shows: an image with and without pruning, where tokens went, and a strip of keep rates.
 
     python -m reg4pru.maintenance.gallery --model runs/sample/last --output results/app/gallery.png
 
-The photograph is drawn by the synthetic generator.
+The image is drawn by the synthetic generator.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 
-from ..app.comparison import Comparer, OpenPhotograph, Prediction, agreement, shown_overlays, shown_panels
+from ..app.comparison import Comparer, OpenImage, Prediction, agreement, shown_overlays, shown_panels
 from ..inference.loading import load_checkpoint
 from ..reporting.panels import stage_colours
 
@@ -28,19 +28,19 @@ SHOWN_RATE = 0.5
 _SIDE, _SEED = 512, 4071
 
 
-def draw_gallery(photograph: OpenPhotograph, strip: dict[float, Prediction], num_stages: int) -> Figure:
+def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: int) -> Figure:
     """
     The figure: unpruned, pruned and stage of pruning above, vessels by keep rate below.
 
     Args:
-        photograph ([`OpenPhotograph`]): The photograph.
+        image ([`OpenImage`]): The image.
         strip (`dict[float, Prediction]`): Predictions by keep rate, [`SHOWN_RATE`] among them.
         num_stages (`int`): Number of pruning stages.
     """
     figure = Figure(figsize=(9.6, 7.4), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=[4.2, 3])
-    shown = photograph, strip[SHOWN_RATE]
+    shown = image, strip[SHOWN_RATE]
     panels = shown_overlays(*shown) | shown_panels(*shown, num_stages)
     titles = {"unpruned": "unpruned", "pruned": f"keep rate {SHOWN_RATE:g}", "stages": "where tokens were pruned"}
     axes = above.subplots(1, len(titles))
@@ -53,10 +53,10 @@ def draw_gallery(photograph: OpenPhotograph, strip: dict[float, Prediction], num
         loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(names), fontsize=8, frameon=False, handlelength=1,
         columnspacing=1,
     )  # fmt: skip
-    tokens = sum(photograph.dense.token_counts)
+    tokens = sum(image.dense.token_counts)
     for axis, (rate, prediction) in zip(below.subplots(1, len(strip)), strip.items(), strict=True):
-        panel = shown_panels(photograph, prediction, num_stages)["differences"]
-        dice, _ = agreement(prediction, photograph.dense.vessels, photograph.inside)
+        panel = shown_panels(image, prediction, num_stages)["differences"]
+        dice, _ = agreement(prediction, image.dense.vessels, image.inside)
         share = 100 * sum(prediction.token_counts) / tokens
         _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of tokens, Dice {dice:.3f}")
     below.supxlabel("grey: as without pruning; vermillion: lost by pruning; blue: new with pruning", fontsize=8)
@@ -79,12 +79,12 @@ def main(argv: list[str] | None = None) -> int:
         comparer = Comparer(*load_checkpoint(arguments.model))
     except ValueError as error:
         parser.error(str(error))
-    pixels, _ = draw_photograph(_SIDE, "N", np.random.SeedSequence(_SEED))
-    photograph = comparer.open("synthetic", Image.fromarray(pixels))
+    pixels, _ = draw_image(_SIDE, "N", np.random.SeedSequence(_SEED))
+    image = comparer.open("synthetic", Image.fromarray(pixels))
     strip = {rate: comparer.predict(pixels, rate) for rate in STRIP}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
-    draw_gallery(photograph, strip, comparer.model.config.num_stages).savefig(drawn, dpi=110)
+    draw_gallery(image, strip, comparer.model.config.num_stages).savefig(drawn, dpi=110)
     # 128 colours, which nobody tells from more, take a third of the room in the repository.
     few = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     few.save(arguments.output, optimize=True)

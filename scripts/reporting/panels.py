@@ -55,11 +55,11 @@ def prediction_panels(
     threshold: float = 0.5,
 ) -> PredictionPanels:
     """
-    The five panels of a photograph, in the order of [`COLUMNS`].
+    The five panels of an image, in the order of [`COLUMNS`].
 
     Args:
-        name (`str`): What to call the photograph.
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The photograph.
+        name (`str`): What to call the image.
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.
         mask (`np.ndarray` of shape `(height, width)`, `bool`): The true vessels.
         probability (`np.ndarray` of shape `(height, width)`): Predicted probability of vessel.
         stages (`np.ndarray` of shape `(height, width)`): Stage at which the token of each pixel was pruned,
@@ -105,7 +105,7 @@ def error_panel(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def overlay_panel(image: np.ndarray, vessels: np.ndarray) -> np.ndarray:
-    """The predicted vessels in translucent light blue, which no fundus has, over the photograph."""
+    """The predicted vessels in translucent light blue, which no fundus has, over the image."""
     blend = np.round(0.35 * image + 0.65 * np.float32(OVERLAY)).astype(np.uint8)
     return np.where(vessels[..., None], blend, image)
 
@@ -117,7 +117,7 @@ def stage_colours(num_stages: int) -> np.ndarray:
 
 
 def stage_panel(image: np.ndarray, stages: np.ndarray, num_stages: int) -> np.ndarray:
-    """The colour of each token's stage over the photograph, of which a faint shading is left to find one's way."""
+    """The colour of each token's stage over the image, of which a faint shading is left to find one's way."""
     colours = stage_colours(num_stages)[stages]
     green = image[..., 1:2].astype(np.float32)  # the channel in which vessels stand out
     shade = 0.7 + 0.3 * np.clip(green / max(float(np.percentile(green, 98)), 1.0), 0, 1)

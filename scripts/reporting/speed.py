@@ -45,11 +45,11 @@ def measured_sentence(speed: dict) -> str:
     """On what the numbers were measured."""
     machine, (height, width) = speed["machine"], speed["image_size"]
     threads = f", {machine['num_threads']} threads" if machine["num_threads"] else ""
-    count = speed["data"]["photographs"]["validation"]
+    count = speed["data"]["images"]["validation"]
     return (
         f"Measured on {speed['provenance']['date'][:10]} on {machine['device']}{threads}, {machine['dtype']}, images "
-        f"of {height} × {width} pixels, batch {speed['batch_size']}; a photograph takes "
-        f"{speed['tiles_per_photograph']:.3g} of them. Quality is that of {count} validation photographs. Of "
+        f"of {height} × {width} pixels, batch {speed['batch_size']}; an image takes "
+        f"{speed['tiles_per_image']:.3g} of them. Quality is that of {count} validation images. Of "
         f"{len(speed['candidates'])} settings that were measured none is both faster and more accurate than these."
     )
 
@@ -76,7 +76,7 @@ def draw_front(speed: dict, path: Path) -> None:
     axis.plot(*points(uniform), "s--", color="#D55E00", label="one rate for all stages, as the checkpoint is set")
     front = points([row for row in rows if row["on_front"]])
     axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="front")
-    axis.set(xlabel="milliseconds an image", ylabel="average precision, validation photographs")
+    axis.set(xlabel="milliseconds an image", ylabel="average precision, validation images")
     threads = speed["machine"]["num_threads"]
     title = f"{speed['machine']['device']}{f', {threads} threads' if threads else ''}, {speed['machine']['dtype']}"
     axis.set_title(title, fontsize=9)

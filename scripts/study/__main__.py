@@ -5,7 +5,7 @@ Train and measure every arm of a study, and put the results into tables and figu
 
 A study can be stopped and started again at any time: its trainings end with it, finished runs are kept, an
 interrupted training goes on from its latest checkpoint. `table.csv` holds every number, `table.md` mean and spread
-over the seeds, `per_image.csv` the numbers of every photograph, `paired.md` their differences between arms; when no
+over the seeds, `per_image.csv` the numbers of every image, `paired.md` their differences between arms; when no
 run is missing, the costs are measured (`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. `--only` and
 `--seeds` take a part of a study for the whole. plan.py tells the form of a study, run_folder.py what is kept of a run.
 """
@@ -28,7 +28,7 @@ from ..common.recipes import find_yaml
 from .cost import measure_study, training_time
 from .definition import Study, read_study
 from .figures import draw_figures
-from .paired import collect_photographs, paired_markdown, write_photographs
+from .paired import collect_images, paired_markdown, write_images
 from .race import write_race
 from .run import complete_run, end_with_parent
 from .run_folder import RunFolder
@@ -87,14 +87,14 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
 
 
 def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
-    """Collate what has been measured: tables, rows of photographs and `provenance.json`; the rows of `table.csv`."""
+    """Collate what has been measured: tables, rows of images and `provenance.json`; the rows of `table.csv`."""
     rows = collect(study, runs_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_csv(output_dir / "table.csv", rows)
     (output_dir / "table.md").write_text(markdown(study, rows))
-    photographs = collect_photographs(study, runs_dir)
-    write_photographs(output_dir / "per_image.csv", photographs)
-    (output_dir / "paired.md").write_text(paired_markdown(study, photographs))
+    images = collect_images(study, runs_dir)
+    write_images(output_dir / "per_image.csv", images)
+    (output_dir / "paired.md").write_text(paired_markdown(study, images))
     trainings = {
         f"{arm}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
         for arm, seed in study.runs()
@@ -112,7 +112,7 @@ def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[di
     times = {arm: training_time(study, arm, cost) for arm in study.arms}
     (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
     draw_figures(study, runs_dir, output_dir, rows, cost)
-    if any("photograph_size" in settings for settings in study.evaluations.values()):
+    if any("working_size" in settings for settings in study.evaluations.values()):
         write_race(study, runs_dir, output_dir, rows, cost)
 
 

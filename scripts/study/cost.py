@@ -143,13 +143,13 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     }
 
 
-def tiles_per_photograph(study: Study, runs_dir: Path, photograph: Image.Image) -> dict[str, int]:
-    """Forward passes that a photograph takes, by arm: its tiles at the size at which the arm sees it."""
+def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
+    """Forward passes that an image takes, by arm: its tiles at the size at which the arm sees it."""
     tiles = {}
     for arm in study.arms:
         model_arguments, data_arguments, _ = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
         processor = make_processor(build_model(model_arguments).config, data_arguments)
-        tiles[arm] = len(processor.cut_photograph(photograph).patch_offsets)
+        tiles[arm] = len(processor.cut_image(image).patch_offsets)
     return tiles
 
 

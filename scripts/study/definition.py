@@ -6,10 +6,10 @@ What a study holds, read from its YAML file: arms x seeds to train, and how each
     config: {routing_keep_rate: 0.5}              # fields of Reg4PruConfig, for all runs
     seeds: [0, 1, 2]
     keep_rates: [1.0, 0.7, 0.5, 0.3]              # at evaluation, each for every stage
-    evaluations:                                  # besides the model as it was trained, on the test photographs
+    evaluations:                                  # besides the model as it was trained, on the test images
       - {selector: random}                        # changed
       - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
-      - {photograph_size: 1024}                   # at one size, whichever size an arm sees them at
+      - {working_size: 1024}                   # at one size, whichever size an arm sees them at
     compare: [soft, reg4pru]                      # the two arms of the pictures
     arms:                                         # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
@@ -41,9 +41,9 @@ from ..training.arguments import TRAIN_ARGUMENTS
 
 logger = logging.getLogger(__name__)
 
-# What an evaluation changes in the model, and what photographs it is on.
+# What an evaluation changes in the model, and what images it is on.
 MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
-DATA_FIELDS = ("dataset", "split", "photograph_size")
+DATA_FIELDS = ("dataset", "split", "working_size")
 # What the study itself decides for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
@@ -63,7 +63,7 @@ class Study:
         seeds (`list[int]`): Seeds, the same for every arm.
         keep_rates (`list[float]`): Keep rates of the evaluations.
         evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
-            it is, on the test photographs, without any.
+            it is, on the test images, without any.
         arms (`dict[str, dict]`): `label`, `config` and `flags` of every arm by its name.
         compare (`list[str]`): Two arms to be shown side by side, or none.
     """
@@ -203,16 +203,16 @@ def evaluation_name(settings: dict) -> str:
         raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
     if "split" in settings and "dataset" not in settings:
         raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset that it splits.")
-    size = settings.get("photograph_size", 1)
+    size = settings.get("working_size", 1)
     if type(size) is not int or size < 1:
-        raise ValueError(f"An evaluation has photograph_size {size!r}: it must be a number of pixels.")
+        raise ValueError(f"An evaluation has working_size {size!r}: it must be a number of pixels.")
     if "dataset" in settings and "name" not in settings:
         raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one, for the tables.")
     return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
 
 
 def is_as_trained(settings: dict) -> bool:
-    """Whether an evaluation leaves the model as it was trained, on whatever photographs."""
+    """Whether an evaluation leaves the model as it was trained, on whatever images."""
     return not set(settings) & set(MODEL_FIELDS)
 
 

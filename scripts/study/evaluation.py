@@ -1,4 +1,4 @@
-"""The trained model of a run, measured: each evaluation and keep rate once, over all pixels and by photograph."""
+"""The trained model of a run, measured: each evaluation and keep rate once, over all pixels and by image."""
 
 import csv
 import json
@@ -20,15 +20,15 @@ from ..training.setup import load_data
 from .definition import DATA_FIELDS, Study
 from .run_folder import RunFolder
 
-PHOTOGRAPH_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
+IMAGE_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
 
 
 def evaluate_run(study: Study, folder: RunFolder) -> None:
     """
     Measure what is missing, evaluation by evaluation. `evaluation.json` of the run gets the metrics over all pixels,
-    `per_image.csv` those of every photograph.
+    `per_image.csv` those of every image.
     """
-    results, rows = folder.results(), read_photographs(folder)
+    results, rows = folder.results(), read_images(folder)
     first_on: dict[tuple, str] = {}  # data → the first evaluation on them
     for name, settings in study.evaluations.items():
         done = results.setdefault(name, {})
@@ -37,18 +37,18 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
             # Without pruning nothing that an evaluation changes in the model has an effect.
             if first != name and float(rate) == 1:
                 done[rate], rows[name, rate] = results[first][rate], rows[first, rate]
-        # A run that was measured before photographs had rows is measured again.
+        # A run that was measured before images had rows is measured again.
         known = {rate for rate in done if (name, rate) in rows}
         missing = [rate for rate in study.keep_rates if rate_name(rate) not in known]
         if not missing:
             continue
         model, processor = load_evaluated(folder, settings)
-        measured = measure(predictors(model, processor, missing, batch_size=16), _photographs(folder, settings, model))
+        measured = measure(predictors(model, processor, missing, batch_size=16), _images(folder, settings, model))
         for rate, metrics in measured.items():
             pooled = metrics.compute()["pooled"]
             done[rate] = {metric: pooled[metric] for metric in METRICS}
             rows[name, rate] = metrics.rows
-        _write_photographs(folder, rows)
+        _write_images(folder, rows)
         replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
 
 
@@ -63,21 +63,21 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
     return model, processor
 
 
-def _photographs(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
-    """The test photographs of an evaluation, at its size, else at that of those of the training."""
+def _images(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
+    """The test images of an evaluation, at its size, else at that of those of the training."""
     _, data_arguments, arguments = folder.arguments()
-    size = settings.get("photograph_size", data_arguments.photograph_size)
+    size = settings.get("working_size", data_arguments.working_size)
     if "dataset" not in settings:
-        return load_data(replace(data_arguments, photograph_size=size), arguments.seed)["test"]
+        return load_data(replace(data_arguments, working_size=size), arguments.seed)["test"]
     split = settings.get("split", "official")
-    sides = load_vessels(settings["dataset"], split=split, photograph_size=size)
+    sides = load_vessels(settings["dataset"], split=split, working_size=size)
     if "test" not in sides:
-        raise ValueError(f"The data set {settings['dataset']} has no test photographs under split {split!r}.")
+        raise ValueError(f"The data set {settings['dataset']} has no test images under split {split!r}.")
     return sides["test"]
 
 
-def read_photographs(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
-    """Rows of photographs by evaluation and keep rate, as far as they have been measured."""
+def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
+    """Rows of images by evaluation and keep rate, as far as they have been measured."""
     rows: dict[tuple[str, str], list[dict]] = {}
     if not folder.per_image.is_file():
         return rows
@@ -89,10 +89,10 @@ def read_photographs(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
     return rows
 
 
-def _write_photographs(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
+def _write_images(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
     of_all = [
         {"evaluation": evaluation, "keep_rate": rate, **row}
-        for (evaluation, rate), photographs in rows.items()
-        for row in photographs
+        for (evaluation, rate), images in rows.items()
+        for row in images
     ]
-    replace_table(folder.per_image, PHOTOGRAPH_FIELDS, of_all)
+    replace_table(folder.per_image, IMAGE_FIELDS, of_all)

@@ -3,7 +3,7 @@ The figures of a study, on white cards that read the same in print and on a dark
 
 `data_sets.png` (average precision of every seed on every data set), `figure1.png` (predictions, and average precision
 against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`, `drift.png` with its numbers in `drift.csv`,
-`stages.png`. Photographs are shown inside their field of view only.
+`stages.png`. Images are shown inside their field of view only.
 """
 
 import logging
@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Patch
 
 from datasets_fives.field_of_view import field_of_view
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 from ..common.keep_rates import rate_name
@@ -33,7 +33,7 @@ from .tables import summarise
 logger = logging.getLogger(__name__)
 HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
 MEASURED = {"average_precision": "average precision", "dice": "Dice"}
-NUM_PHOTOGRAPHS = 3
+NUM_IMAGES = 3
 
 
 def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
@@ -62,9 +62,9 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     if seed is None:
         logger.warning("figure1.png and stages.png are not drawn: of no seed the weights of every arm are here.")
         return
-    photographs = load_photographs(study, runs_dir)
-    draw_figure1(study, runs_dir, seed, photographs, rows, cost, output_dir / "figure1.png")
-    draw_stages(study, runs_dir, seed, photographs, output_dir / "stages.png")
+    images = load_images(study, runs_dir)
+    draw_figure1(study, runs_dir, seed, images, rows, cost, output_dir / "figure1.png")
+    draw_stages(study, runs_dir, seed, images, output_dir / "stages.png")
 
 
 def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
@@ -75,8 +75,8 @@ def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
     return None
 
 
-def load_photographs(study: Study, runs_dir: Path) -> Dataset:
-    """The test photographs of the first seed."""
+def load_images(study: Study, runs_dir: Path) -> Dataset:
+    """The test images of the first seed."""
     folder = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0])
     _, data_arguments, arguments = folder.arguments()
     return load_data(data_arguments, arguments.seed)["test"]
@@ -131,7 +131,7 @@ def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
             cells = [_mean_precision(rows, arm, evaluation, rate) for rate in study.keep_rates]
             axis.plot(study.keep_rates, cells, label=settings["label"], **style)
         axis.invert_xaxis()
-        title = "test photographs" if evaluation == AS_TRAINED else evaluation
+        title = "test images" if evaluation == AS_TRAINED else evaluation
         axis.set(xlabel="keep rate at every stage", xticks=study.keep_rates, title=title)
         tidy(axis)
     figure.axes[0].set_ylabel("average precision")
@@ -163,11 +163,11 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
 
 
 def draw_figure1(
-    study: Study, runs_dir: Path, seed: int, photographs: Dataset, rows: list[dict], cost: dict, path: Path
+    study: Study, runs_dir: Path, seed: int, images: Dataset, rows: list[dict], cost: dict, path: Path
 ) -> None:
     """Input, ground truth and the pruned predictions of the two compared arms; average precision against speed."""
     rate = study.shown_rate
-    chosen = [photographs[index] for index in spread(len(photographs), NUM_PHOTOGRAPHS)]
+    chosen = [rows[index] for index in spread(len(rows), NUM_IMAGES)]
     labels = [f"{study.arms[arm]['label']}\npruned to {rate_name(rate)}" for arm in study.compare]
     figure = card(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
@@ -178,7 +178,7 @@ def draw_figure1(
         inside = field_of_view(image)
         panels = [image, mask_panel(mask)]
         for model, processor in models:
-            probability = predict_photograph(model, processor, row["image"], rate).probabilities[1].numpy()
+            probability = predict_image(model, processor, row["image"], rate).probabilities[1].numpy()
             panels.append(_heat_map(probability))
         for axis, panel in zip(column, panels, strict=True):
             axis.imshow(_crop(panel, inside))
@@ -220,8 +220,8 @@ def _plot_throughput(axis, study: Study, rows: list[dict], cost: dict) -> None:
     tidy(axis)
 
 
-def draw_stages(study: Study, runs_dir: Path, seed: int, photographs: Dataset, path: Path) -> None:
-    """Where tokens are pruned, by stage, over two photographs: a column an arm whose selectors are trained."""
+def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Path) -> None:
+    """Where tokens are pruned, by stage, over two images: a column an arm whose selectors are trained."""
     rate = study.shown_rate
     configs = {arm: study.run_recipe(arm, study.seeds[0])["config_overrides"] for arm in study.arms}
     arms = {
@@ -232,7 +232,7 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, photographs: Dataset, p
     }
     if not arms:
         return
-    chosen = [photographs[index] for index in spread(len(photographs), 2)]
+    chosen = [rows[index] for index in spread(len(rows), 2)]
     figure = card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
     axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
@@ -245,7 +245,7 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, photographs: Dataset, p
         model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, seed).weights()))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
-            stages = predict_photograph(model, processor, row["image"], rate, output_stages=True).stages.numpy()
+            stages = predict_image(model, processor, row["image"], rate, output_stages=True).stages.numpy()
             panel = stage_panel(image, stages, model.config.num_stages)
             axis.imshow(_crop(panel, inside))
     for axis in axes.flat:

@@ -1,4 +1,4 @@
-"""Paired differences: the same seed and the same photograph under two arms or keep rates, with bootstrap intervals."""
+"""Paired differences: the same seed and the same image under two arms or keep rates, with bootstrap intervals."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ..common.atomic_files import replace_table
 from ..common.keep_rates import rate_name
 from ..reporting.tables import markdown_table
 from .definition import AS_TRAINED, Study, is_as_trained
-from .evaluation import read_photographs
+from .evaluation import read_images
 from .run_folder import RunFolder
 
 COMPARED = {"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"}
@@ -17,22 +17,22 @@ NUM_RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # percentiles
 
 
-def collect_photographs(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per arm, seed, evaluation, keep rate and photograph that has been measured, in the order of the study."""
+def collect_images(study: Study, runs_dir: Path) -> list[dict]:
+    """A row per arm, seed, evaluation, keep rate and image that has been measured, in the order of the study."""
     rows = []
     for arm in study.arms:
         for seed in study.seeds:
-            measured = read_photographs(RunFolder(runs_dir, arm, seed))
+            measured = read_images(RunFolder(runs_dir, arm, seed))
             for evaluation in study.evaluations:
                 for rate in map(rate_name, study.keep_rates):
                     place = {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
-                    photographs = measured.get((evaluation, rate), [])
-                    rows += [{field: {**place, **row}[field] for field in FIELDS} for row in photographs]
+                    images = measured.get((evaluation, rate), [])
+                    rows += [{field: {**place, **row}[field] for field in FIELDS} for row in images]
     return rows
 
 
-def write_photographs(path: Path, rows: list[dict]) -> None:
-    """The rows of [`collect_photographs`] as CSV."""
+def write_images(path: Path, rows: list[dict]) -> None:
+    """The rows of [`collect_images`] as CSV."""
     replace_table(path, FIELDS, rows)
 
 
@@ -41,7 +41,7 @@ class Pairs:
     Every number by its place, to take differences of.
 
     Args:
-        rows (`list[dict]`): From [`collect_photographs`].
+        rows (`list[dict]`): From [`collect_images`].
         metric (`str`): Which number.
     """
 
@@ -60,7 +60,7 @@ class Pairs:
             one, other (`tuple[str, float]`): Arm and keep rate.
 
         Returns:
-            `np.ndarray` of shape `(num_seeds, num_photographs)`: of the seeds and photographs that both have; nan
+            `np.ndarray` of shape `(num_seeds, num_images)`: of the seeds and images that both have; nan
             where a number is undefined.
         """
         first, second = (self.values.get((evaluation, arm, rate_name(rate)), {}) for arm, rate in (one, other))
@@ -73,11 +73,11 @@ class Pairs:
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
     """
-    Mean, and the 95 % interval of a bootstrap that draws seeds and photographs anew, independently of each other: a
-    run is as much a draw as a photograph is, and all photographs of a run share it.
+    Mean, and the 95 % interval of a bootstrap that draws seeds and images anew, independently of each other: a
+    run is as much a draw as an image is, and all images of a run share it.
 
     Args:
-        differences (`np.ndarray` of shape `(num_seeds, num_photographs)`): From [`Pairs.differences`].
+        differences (`np.ndarray` of shape `(num_seeds, num_images)`): From [`Pairs.differences`].
 
     Returns:
         `tuple[float, float, float]`: mean, lower and upper end; nan without any number.
@@ -85,10 +85,10 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
     if not np.isfinite(differences).any():
         return (np.nan,) * 3
     draw = np.random.default_rng(0)
-    num_seeds, num_photographs = differences.shape
+    num_seeds, num_images = differences.shape
     seeds = draw.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds, 1))
-    photographs = draw.integers(num_photographs, size=(NUM_RESAMPLES, 1, num_photographs))
-    resampled = differences[seeds, photographs].reshape(NUM_RESAMPLES, -1)
+    images = draw.integers(num_images, size=(NUM_RESAMPLES, 1, num_images))
+    resampled = differences[seeds, images].reshape(NUM_RESAMPLES, -1)
     resampled = resampled[np.isfinite(resampled).any(axis=1)]
     lower, upper = np.percentile(np.nanmean(resampled, axis=1), INTERVAL)
     return float(np.nanmean(differences)), float(lower), float(upper)
@@ -102,24 +102,24 @@ def paired_markdown(study: Study, rows: list[dict]) -> str:
     reference = next(iter(study.arms))
     parts = [
         f"# {study.name}: paired differences\n",
-        "Each photograph under each seed against itself, mean and 95 % interval of a bootstrap over seeds and "
-        f"photographs ({NUM_RESAMPLES:,} draws, of both independently). Metrics are those of single photographs, so "
+        "Each image under each seed against itself, mean and 95 % interval of a bootstrap over seeds and "
+        f"images ({NUM_RESAMPLES:,} draws, of both independently). Metrics are those of single images, so "
         "their means differ from the metrics over all pixels in `table.md`. With one seed the interval holds for "
-        "that training alone, and with three photographs it says little.\n",
+        "that training alone, and with three images it says little.\n",
     ]
     against = [(f"{study.arms[reference]['label']}, unpruned", lambda rate: (reference, 1.0))]
     if study.compare:
         other = study.compare[0]
         against.append((f"{study.arms[other]['label']}, at the same keep rate", lambda rate: (other, rate)))
     for evaluation in [name for name, settings in study.evaluations.items() if is_as_trained(settings)]:
-        where = "test photographs" if evaluation == AS_TRAINED else evaluation
+        where = "test images" if evaluation == AS_TRAINED else evaluation
         for metric, heading in COMPARED.items():
             pairs = Pairs(rows, metric)
             for label, other_at in against:
                 lines = _lines(study, pairs, evaluation, other_at)
                 if lines:
                     rates = map(rate_name, study.keep_rates)
-                    table = markdown_table([[f"{where}, less {label}", "seeds × photographs", *rates], *lines])
+                    table = markdown_table([[f"{where}, less {label}", "seeds × images", *rates], *lines])
                     parts.append(f"## {heading} against {label}, {where}\n\n{table}\n")
     return "\n".join(parts)
 

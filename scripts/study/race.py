@@ -1,7 +1,7 @@
 """
-The race of a study whose arms see photographs at several sizes: quality at one size over the time of a photograph.
+The race of a study whose arms see images at several sizes: quality at one size over the time of an image.
 
-Time is that of a tile, measured side by side (`cost.json`), times the tiles that a photograph takes at the arm's size.
+Time is that of a tile, measured side by side (`cost.json`), times the tiles that an image takes at the arm's size.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from ..common.atomic_files import replace_table
 from ..common.keep_rates import rate_name
 from ..reporting.style import DPI, card, legend_below, tidy
 from ..reporting.tables import format_cell, markdown_table
-from .cost import tiles_per_photograph
+from .cost import tiles_per_image
 from .definition import Study
-from .figures import arm_style, load_photographs
+from .figures import arm_style, load_images
 from .tables import summarise
 
 RACED = {"average_precision": "average precision", "cldice": "clDice"}
@@ -31,11 +31,11 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int])
         study (`Study`): The study.
         rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
         cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
-        tiles (`dict[str, int]`): Tiles of a photograph, by arm.
+        tiles (`dict[str, int]`): Tiles of an image, by arm.
     """
     raced = []
     for evaluation, settings in study.evaluations.items():
-        if "photograph_size" not in settings:
+        if "working_size" not in settings:
             continue
         for arm in study.arms:
             config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
@@ -51,8 +51,8 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int])
 
 def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
     """Write `race.csv`, `race.md` and `race.png`."""
-    photograph = load_photographs(study, runs_dir)[0]["image"]
-    raced = race_rows(study, rows, cost, tiles_per_photograph(study, runs_dir, photograph))
+    image = load_images(study, runs_dir)[0]["image"]
+    raced = race_rows(study, rows, cost, tiles_per_image(study, runs_dir, image))
     replace_table(output_dir / "race.csv", FIELDS, raced)
     (output_dir / "race.md").write_text(race_markdown(study, raced, cost["provenance"]["device"]))
     draw_race(study, raced, cost["provenance"]["device"], output_dir / "race.png")
@@ -61,7 +61,7 @@ def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict],
 def race_markdown(study: Study, raced: list[dict], device: str) -> str:
     """The rows of the first evaluation, the slowest first; in bold what no other is as fast as and more accurate."""
     rows = [row for row in raced if row["evaluation"] == raced[0]["evaluation"]]
-    lines = [["arm", "keep rate", "tiles", "seconds a photograph", "× first", *RACED.values()]]
+    lines = [["arm", "keep rate", "tiles", "seconds an image", "× first", *RACED.values()]]
     for row in sorted(rows, key=lambda row: -row["seconds"]):
         label, precision = study.arms[row["arm"]]["label"], row["average_precision"]
         beaten = any(other["seconds"] <= row["seconds"] and other["average_precision"] > precision for other in rows)
@@ -70,13 +70,13 @@ def race_markdown(study: Study, raced: list[dict], device: str) -> str:
         lines.append([label if beaten else f"**{label}**", row["keep_rate"], str(row["tiles"]), *times, *qualities])
     return (
         f"# {study.name}\n\nQuality {rows[0]['evaluation']}, whatever size an arm sees; time of all tiles of a "
-        f"photograph, on {device}. In bold: nothing else here is as fast and more accurate (average precision).\n\n"
+        f"image, on {device}. In bold: nothing else here is as fast and more accurate (average precision).\n\n"
         f"{markdown_table(lines)}\n"
     )
 
 
 def draw_race(study: Study, raced: list[dict], device: str, path: Path) -> None:
-    """Average precision and clDice over the seconds of a photograph: a line an arm, bars of one standard deviation."""
+    """Average precision and clDice over the seconds of an image: a line an arm, bars of one standard deviation."""
     figure = card(9.5, 4.8)
     first = raced[0]["evaluation"]
     for axis, (metric, name) in zip(figure.subplots(1, 2), RACED.items(), strict=True):
@@ -88,7 +88,7 @@ def draw_race(study: Study, raced: list[dict], device: str, path: Path) -> None:
             axis.plot(seconds, means, label=settings["label"], **style)
             spreads = np.nan_to_num([row[SPREADS[metric]] for row in line])
             axis.errorbar(seconds, means, spreads, fmt="none", ecolor=style["color"], alpha=0.6)
-        axis.set(xlabel=f"seconds a photograph\n{device}", ylabel=name)
+        axis.set(xlabel=f"seconds an image\n{device}", ylabel=name)
         axis.set_xlim(left=0)
         tidy(axis)
     handles, _ = figure.axes[0].get_legend_handles_labels()

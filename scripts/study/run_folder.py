@@ -11,7 +11,7 @@ from ..training.arguments import DataArguments, ModelArguments, TrainArguments, 
 class RunFolder:
     """
     Where a run keeps things: `recipe.yaml` (all that it was told), `train.log`, `training/` (what the training
-    writes), `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every photograph) and `drift.csv`.
+    writes), `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every image) and `drift.csv`.
 
     What was measured is a record of its own: without the weights it still counts, and need not be measured again.
     """
@@ -27,7 +27,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The averaged weights after the last step: no photograph is used to select among earlier ones."""
+        """The averaged weights after the last step: no image is used to select among earlier ones."""
         return self.training / "last"
 
     @property

@@ -63,7 +63,7 @@ def markdown(study: Study, rows: list[dict]) -> str:
     parts = [f"# {study.name}\n"]
     parts.append(
         f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of the test "
-        "photographs inside the field of view. "
+        "images inside the field of view. "
         "A keep rate holds for every stage. Changes are taken within each run, from its own weights unpruned.\n"
     )
     for evaluation in study.evaluations:

@@ -43,21 +43,21 @@ class DataArguments:
     vessel_labels: list[int] | None = field(
         default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
     )
-    photograph_size: int | None = field(
-        default=None, metadata={"help": "Side to which photographs are reduced; default: as they are."}
+    working_size: int | None = field(
+        default=None, metadata={"help": "Side to which images are reduced; default: as they are."}
     )
     tile_size: int | None = field(
-        default=None, metadata={"help": "Cut the photographs into tiles of this side, after splitting."}
+        default=None, metadata={"help": "Cut the images into tiles of this side, after splitting."}
     )
     random_crop: bool = field(
         default=False, metadata={"help": "Train on random crops as large as the model's input, not on whole pictures."}
     )
-    samples_per_photograph: int = field(default=1, metadata={"help": "How often an epoch visits each photograph."})
+    samples_per_image: int = field(default=1, metadata={"help": "How often an epoch visits each image."})
     synthetic_counts: list[int] = field(
-        default_factory=lambda: [64, 8, 16], metadata={"help": "Synthetic photographs: train, validation, test."}
+        default_factory=lambda: [64, 8, 16], metadata={"help": "Synthetic images: train, validation, test."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the training photographs while they download; Hub or Parquet."}
+        default=False, metadata={"help": "Read the training images while they download; Hub or Parquet."}
     )
 
 
@@ -144,7 +144,7 @@ TRAIN_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 # Flags by the least that they may be; None, where a flag may be None, stands for something else.
 LEAST = {
     1: (
-        "samples_per_photograph", "photograph_size", "tile_size", "num_train_epochs", "max_train_steps", "eval_steps",
+        "samples_per_image", "working_size", "tile_size", "num_train_epochs", "max_train_steps", "eval_steps",
         "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "checkpointing_steps",
         "checkpoints_total_limit",
     ),
@@ -271,7 +271,7 @@ def _check(
     if model.model_name_or_path and model.backbone_name_or_path:
         parser.error("give --model_name_or_path or --backbone_name_or_path, not both")
     if data.streaming and data.tile_size:
-        parser.error("--tile_size needs all photographs at once: give --random_crop with --streaming")
+        parser.error("--tile_size needs all images at once: give --random_crop with --streaming")
     if data.streaming and training.dataloader_num_workers > 1:
         parser.error(
             f"--dataloader_num_workers is {training.dataloader_num_workers}: one stream has one reader, 0 or 1"

@@ -14,7 +14,7 @@ from accelerate.utils import load
 from safetensors import SafetensorError
 
 from ..common.atomic_files import replace_text
-from ..common.data_overlap import write_training_photographs
+from ..common.data_overlap import write_training_images
 from .interruption import TrainingError, where_to_go_on
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def save_checkpoint(
     output_dir: Path,
     progress: dict,
     total_limit: int,
-    photographs: set[str] | None = None,
+    images: set[str] | None = None,
 ) -> None:
     """
     Save model, optimiser, schedule, average and random states as `checkpoints/step-<n>`: written beside and renamed.
@@ -37,7 +37,7 @@ def save_checkpoint(
         output_dir (`Path`): Folder of the run.
         progress (`dict`): Step and best validation so far.
         total_limit (`int`): How many checkpoints are kept; the oldest go.
-        photographs (`set[str]`, *optional*): Fingerprints of the photographs that the weights have learned from.
+        images (`set[str]`, *optional*): Fingerprints of the images that the weights have learned from.
 
     Raises:
         [`TrainingError`]: if the disk is full or cannot be written to; the states before are still there.
@@ -54,7 +54,7 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (unfinished / "progress.json").write_text(json.dumps(progress))
-            write_training_photographs(unfinished, photographs)
+            write_training_images(unfinished, images)
             seal(unfinished)
             finished = folder / f"step-{progress['step']:08d}"
             if finished.exists():

@@ -63,7 +63,7 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
     """
     Args:
         losses (`dict[int, torch.Tensor]`): Losses by step, `()` each.
-        names (`Callable[[int], list[str]]`): The photographs that a step learned from.
+        names (`Callable[[int], list[str]]`): The images that a step learned from.
         saved (`str`): Where the run can go on.
 
     Raises:
@@ -74,9 +74,9 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
     for step, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
         if value - value != 0:  # inf and nan
             raise TrainingError(
-                f"The loss of step {step} is {value}. Its photographs were {', '.join(names(step))}. Nothing was "
+                f"The loss of step {step} is {value}. Its images were {', '.join(names(step))}. Nothing was "
                 f"saved since. {saved} A run that goes on keeps its settings: if the same comes again, look at these "
-                "photographs, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
+                "images, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
                 "place of fp16."
             )
 

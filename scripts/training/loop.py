@@ -15,7 +15,7 @@ from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_text
-from ..common.data_overlap import fingerprints, write_training_photographs
+from ..common.data_overlap import fingerprints, write_training_images
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
@@ -24,18 +24,18 @@ from .optimization import make_average, make_optimizer
 from .run_record import check_data, describe_run, learned_from, settings_of, write_record
 from .schedule import begin_step
 from .setup import make_processor
-from .validation import PhotographMetrics, PhotographTiles, vessel_probability
+from .validation import ImageMetrics, ImageTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
     """
-    Train a model on photographs; everything goes to `output_dir`, and nothing before [`~TrainingRun.train`].
+    Train a model on images; everything goes to `output_dir`, and nothing before [`~TrainingRun.train`].
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): What is trained.
-        data (`dict`): Photographs by side, from [`~reg4pru.training.setup.load_data`].
+        data (`dict`): Images by side, from [`~reg4pru.training.setup.load_data`].
         model_arguments (`ModelArguments`): Where the model comes from; recorded.
         data_arguments (`DataArguments`): What it learns from.
         arguments (`TrainArguments`): How it learns.
@@ -84,7 +84,7 @@ class TrainingRun:
             * arguments.gradient_accumulation_steps
             * self.accelerator.num_processes
         )
-        per_epoch = count_rows(self.data["train"]) * self.data_arguments.samples_per_photograph
+        per_epoch = count_rows(self.data["train"]) * self.data_arguments.samples_per_image
         self.total_steps = arguments.max_train_steps or math.ceil(
             per_epoch * arguments.num_train_epochs / self.per_step
         )
@@ -129,7 +129,7 @@ class TrainingRun:
             sampler = None
         else:
             samples = SeededSamples(data["train"], transform, arguments.seed)
-            sampler = ResumableSampler(count_rows(data["train"]), data_arguments.samples_per_photograph, **stream)
+            sampler = ResumableSampler(count_rows(data["train"]), data_arguments.samples_per_image, **stream)
             self.order = sampler
         self.loader = self.accelerator.prepare(
             DataLoader(
@@ -143,7 +143,7 @@ class TrainingRun:
         )
         self.validation_loader = None
         if "validation" in data:
-            tiles = PhotographTiles(data["validation"], self.processor)
+            tiles = ImageTiles(data["validation"], self.processor)
             batch_size = arguments.per_device_train_batch_size
             self.validation_loader = self.accelerator.prepare(
                 DataLoader(tiles, batch_size=batch_size, collate_fn=collate)
@@ -242,7 +242,7 @@ class TrainingRun:
         self.unchecked = {}
 
     def _names(self, step: int) -> list[str]:
-        """The photographs of a step, of all processes."""
+        """The images of a step, of all processes."""
         positions = range((step - 1) * self.per_step, step * self.per_step)
         if self.data_arguments.streaming:
             return self.order.names(positions)
@@ -268,9 +268,9 @@ class TrainingRun:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """[`PhotographMetrics`] of the validation side, at the keep rates of the configuration."""
+        """[`ImageMetrics`] of the validation side, at the keep rates of the configuration."""
         model, accelerator = self.evaluated, self.accelerator
-        metrics = PhotographMetrics(model.config.semantic_loss_ignore_index)
+        metrics = ImageMetrics(model.config.semantic_loss_ignore_index)
         was_training = model.training
         model.eval()
         quiet = not accelerator.is_local_main_process
@@ -293,7 +293,7 @@ class TrainingRun:
         with writing(self.output_dir, f"The weights {name!r}", unfinished):
             evaluated.save_pretrained(unfinished)
             self.processor.save_pretrained(unfinished)
-            write_training_photographs(unfinished, self.trained_on)
+            write_training_images(unfinished, self.trained_on)
             replace_files(unfinished, self.output_dir / name)
 
     def _log(self, values: dict[str, float], step: int) -> None:

@@ -9,8 +9,8 @@ import datasets
 import torch
 
 from ..common.atomic_files import replace_text
-from ..common.data_overlap import FILE as PHOTOGRAPHS
-from ..common.data_overlap import describe_data, read_training_photographs
+from ..common.data_overlap import FILE as IMAGES
+from ..common.data_overlap import describe_data, read_training_images
 from ..common.provenance import provenance
 from .arguments import config_fields
 from .checkpoints import writing
@@ -55,12 +55,12 @@ def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None
 
     Raises:
         `ValueError`: naming every setting that differs; or if a run would start from the state of another one of which
-            nobody knows which photographs it has learned from.
+            nobody knows which images it has learned from.
     """
-    if not (goes_on or settings["streaming"]) and read_training_photographs(str(state)) is None:
+    if not (goes_on or settings["streaming"]) and read_training_images(str(state)) is None:
         raise ValueError(
-            f"--resume_from_checkpoint is {state}, which does not say which photographs it has learned from (no "
-            f"{PHOTOGRAPHS}): nobody could keep them out of a measurement later. Take a state that says so."
+            f"--resume_from_checkpoint is {state}, which does not say which images it has learned from (no "
+            f"{IMAGES}): nobody could keep them out of a measurement later. Take a state that says so."
         )
     if not (began / FILE).is_file():
         return
@@ -106,7 +106,7 @@ def write_record(output_dir: Path, record: dict) -> None:
 
 def learned_from(own: set[str] | None, start: str, revision: str | None, state: str | None) -> set[str] | None:
     """
-    Fingerprints of all photographs that the weights of a run learn from, or have before it.
+    Fingerprints of all images that the weights of a run learn from, or have before it.
 
     Args:
         own (`set[str]`, *optional*): Those of its data; `None` for a stream, of which nobody knows.
@@ -118,7 +118,7 @@ def learned_from(own: set[str] | None, start: str, revision: str | None, state: 
         return None
     for checkpoint, its_revision in ((start, revision), (state, None)):
         if checkpoint:
-            own = own | (read_training_photographs(checkpoint, its_revision) or set())
+            own = own | (read_training_images(checkpoint, its_revision) or set())
     return own
 
 

@@ -1,4 +1,4 @@
-"""The photographs of a training, by side, as its arguments want them."""
+"""The images of a training, by side, as its arguments want them."""
 
 import warnings
 
@@ -17,12 +17,12 @@ from .arguments import DataArguments, ModelArguments, config_fields
 
 def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """
-    Photographs by side (`train`, `validation`, `test`), those to train on in tiles where the recipe wants tiles. Under
-    `--streaming` the training side is a stream, and the photographs of the validation side are held in memory.
+    Images by side (`train`, `validation`, `test`), those to train on in tiles where the recipe wants tiles. Under
+    `--streaming` the training side is a stream, and the images of the validation side are held in memory.
 
     Args:
         arguments (`DataArguments`): Source, split, sizes.
-        seed (`int`): Of the split, and of synthetic photographs.
+        seed (`int`): Of the split, and of synthetic images.
 
     Raises:
         `ValueError`: if the source or the split does not exist, or there is nothing to train on.
@@ -31,7 +31,7 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
         arguments.dataset,
         split=arguments.split,
         seed=seed,
-        photograph_size=arguments.photograph_size,
+        working_size=arguments.working_size,
         condition_pattern=arguments.condition_pattern,
         vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision or None,
@@ -40,9 +40,7 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
         fingerprints=True,
     )
     if "train" not in sides:
-        raise ValueError(
-            f"The data set {arguments.dataset} has no training photographs under split {arguments.split!r}."
-        )
+        raise ValueError(f"The data set {arguments.dataset} has no training images under split {arguments.split!r}.")
     if not arguments.streaming:  # of a stream nothing is known ahead
         check_foreground((np.asarray(mask) for mask in sides["train"]["mask"]), f"{arguments.dataset}, side train")
     if arguments.streaming:
@@ -94,25 +92,25 @@ def make_processor(
     config: Reg4PruConfig, data: DataArguments, start: Reg4PruImageProcessor | None = None
 ) -> Reg4PruImageProcessor:
     """
-    The image processor of the trained model: tiles as large as its input, of photographs at the scale that it saw.
+    The image processor of the trained model: tiles as large as its input, of images at the scale that it saw.
 
     Args:
         config ([`Reg4PruConfig`]): Of the model.
-        data (`DataArguments`): Whole photographs are brought to the model's input; crops and tiles are cut from
-            photographs of `photograph_size`, or as they are.
+        data (`DataArguments`): Whole images are brought to the model's input; crops and tiles are cut from
+            images of `working_size`, or as they are.
         start ([`Reg4PruImageProcessor`], *optional*): Of the checkpoint that training begins with, for its colours.
     """
     height, width = config.input_size
     if data.tile_size not in (None, height):
         raise ValueError(
             f"tile_size is {data.tile_size}, but the model's input (image_size) has {height} pixels: tiles are not "
-            "resized, so both must be the same. Set photograph_size to see the photographs at another scale."
+            "resized, so both must be the same. Set working_size to see the images at another scale."
         )
     whole = not (data.random_crop or data.tile_size)
     colours = {} if start is None else {"image_mean": start.image_mean, "image_std": start.image_std}
     return Reg4PruImageProcessor(
         size={"height": height, "width": width},
-        working_size=max(height, width) if whole else data.photograph_size,
+        working_size=max(height, width) if whole else data.working_size,
         num_labels=config.num_labels,
         **colours,
     )

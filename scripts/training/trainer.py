@@ -15,7 +15,7 @@ from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 
-from ..common.data_overlap import write_training_photographs
+from ..common.data_overlap import write_training_images
 from .arguments import DataArguments, FinetuneArguments, PruningScheduleArguments
 from .checkpoints import SEAL, check_steps_left, discard, newest_whole, seal, writing
 from .distillation import distilled_loss
@@ -23,7 +23,7 @@ from .interruption import StopRequest, check_finite, where_to_go_on
 from .loop import collate
 from .optimization import make_average, make_optimizer
 from .schedule import begin_step
-from .validation import PhotographTiles, StreamingMetrics, vessel_probability
+from .validation import ImageTiles, StreamingMetrics, vessel_probability
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ class KeepStates(TrainerCallback):
 
     Args:
         total_limit (`int`, *optional*): How many are kept; all by default.
-        photographs (`set[str]`, *optional*): Fingerprints of the photographs that the model is trained on.
+        images (`set[str]`, *optional*): Fingerprints of the images that the model is trained on.
     """
 
-    def __init__(self, total_limit: int | None, photographs: set[str] | None):
-        self.total_limit, self.photographs = total_limit, photographs
+    def __init__(self, total_limit: int | None, images: set[str] | None):
+        self.total_limit, self.images = total_limit, images
 
     def on_save(self, args, state, control, **kwargs) -> None:
         PartialState().wait_for_everyone()
@@ -130,7 +130,7 @@ class KeepStates(TrainerCallback):
         output_dir = Path(args.output_dir)
         folder = output_dir / f"checkpoint-{state.global_step}"
         with writing(output_dir, f"The full state of step {state.global_step}", folder, sealed_states):
-            write_training_photographs(folder, self.photographs)
+            write_training_images(folder, self.images)
             seal(folder)
         for old in sealed_states(output_dir)[: -self.total_limit] if self.total_limit else ():
             discard(old)
@@ -281,10 +281,8 @@ def make_trainer(
     normalisation = {"image_mean": processor.image_mean, "image_std": processor.image_std}
     crop = size if data_arguments.random_crop else None
     transform = TrainTransform(size, crop_size=crop, **normalisation)
-    samples = EpochSamples(
-        SeededSamples(data["train"], transform, training.seed), data_arguments.samples_per_photograph
-    )
-    validation = PhotographTiles(data["validation"], processor) if "validation" in data else None
+    samples = EpochSamples(SeededSamples(data["train"], transform, training.seed), data_arguments.samples_per_image)
+    validation = ImageTiles(data["validation"], processor) if "validation" in data else None
     optimizers = make_optimizer(
         model,
         arguments,

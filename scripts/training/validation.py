@@ -1,4 +1,4 @@
-"""Metrics of whole photographs while training: one ruler for `reg4pru train` and for `Trainer`."""
+"""Metrics of whole images while training: one ruler for `reg4pru train` and for `Trainer`."""
 
 import numpy as np
 import torch
@@ -9,41 +9,41 @@ from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, B
 from transformers import EvalPrediction
 
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.image_tiles import PhotographBlender, TiledPhotograph, cut_tile
+from modeling_reg4pru.image_tiles import TileBlender, TiledImage, cut_tile
 from modeling_reg4pru.label_maps import IGNORE_INDEX, resize_label_map
 
 # `label_names` of `TrainingArguments`: what `Trainer` hands on to the two functions below beside the logits.
 LABEL_NAMES = ["labels", "patch_offsets"]
 
 
-class PhotographTiles(torch.utils.data.Dataset):
+class ImageTiles(torch.utils.data.Dataset):
     """
-    The tiles of photographs as the image processor cuts them everywhere else, one photograph after another.
+    The tiles of images as the image processor cuts them everywhere else, one image after another.
 
     Args:
-        rows (`Dataset`): Photographs as [`~datasets_fives.load_vessels`] gives them.
+        rows (`Dataset`): Images as [`~datasets_fives.load_vessels`] gives them.
         processor ([`Reg4PruImageProcessor`]): Of the model.
 
     Returns:
-        `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the photograph,
+        `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image,
         and `patch_offsets` `(8,)`.
     """
 
     def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor):
         self.rows, self.processor = rows, processor
         self.places = [
-            (photograph, tile)
-            for photograph, image in enumerate(rows["image"])  # the masks are not decoded for this
-            for tile in range(len(processor.cut_photograph(image)))
+            (row, tile)
+            for row, image in enumerate(rows["image"])  # the masks are not decoded for this
+            for tile in range(len(processor.cut_image(image)))
         ]
-        self._opened: tuple[int, TiledPhotograph, np.ndarray] | None = None
+        self._opened: tuple[int, TiledImage, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        photograph, tile = self.places[index]
-        tiles, labels = self._open(photograph)
+        image, tile = self.places[index]
+        tiles, labels = self._open(image)
         offsets = tiles.patch_offsets[tile]
         _, top, left, size, *_ = offsets.tolist()
         return {
@@ -52,13 +52,13 @@ class PhotographTiles(torch.utils.data.Dataset):
             "patch_offsets": offsets,
         }
 
-    def _open(self, photograph: int) -> tuple[TiledPhotograph, np.ndarray]:
-        """The last photograph is kept: tiles are asked for in their order."""
-        if self._opened is None or self._opened[0] != photograph:
-            row = self.rows[photograph]
-            tiles = self.processor.cut_photograph(row["image"])
+    def _open(self, image: int) -> tuple[TiledImage, np.ndarray]:
+        """The last image is kept: tiles are asked for in their order."""
+        if self._opened is None or self._opened[0] != image:
+            row = self.rows[image]
+            tiles = self.processor.cut_image(row["image"])
             labels = resize_label_map(np.asarray(row["mask"]), *tiles.patch_offsets[0, 4:6].tolist(), num_labels=2)
-            self._opened = photograph, tiles, labels
+            self._opened = image, tiles, labels
         return self._opened[1:]
 
 
@@ -95,10 +95,10 @@ class PixelMetrics(MetricCollection):
         )
 
 
-class PhotographMetrics:
+class ImageMetrics:
     """
-    [`PixelMetrics`] of photographs at their working size, whose tiles come in batches, in the order of
-    [`PhotographTiles`], and are blended as they are in every prediction.
+    [`PixelMetrics`] of images at their working size, whose tiles come in batches, in the order of
+    [`ImageTiles`], and are blended as they are in every prediction.
 
     Args:
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that do not count.
@@ -106,7 +106,7 @@ class PhotographMetrics:
 
     def __init__(self, ignore_index: int = IGNORE_INDEX):
         self.metrics, self.ignore_index = PixelMetrics(ignore_index), ignore_index
-        self._blender: PhotographBlender | None = None
+        self._blender: TileBlender | None = None
 
     def update(self, probability: torch.Tensor, labels: torch.Tensor, patch_offsets: torch.Tensor) -> None:
         """
@@ -119,9 +119,9 @@ class PhotographMetrics:
         """
         self.metrics.to(probability.device)
         for tile, label_map, row in zip(probability, labels.cpu(), patch_offsets.cpu(), strict=True):
-            if not row[1:3].any():  # the first tile of a photograph lies at (0, 0)
-                self._end_photograph()
-                self._blender = PhotographBlender(row[None])
+            if not row[1:3].any():  # the first tile of an image lies at (0, 0)
+                self._end_image()
+                self._blender = TileBlender(row[None])
                 self._labels = torch.full(self._blender.frame_size, self.ignore_index)
             frame, inside = self._blender.place(row)
             self._blender.add(row, tile[None])
@@ -129,12 +129,12 @@ class PhotographMetrics:
 
     def compute(self) -> dict[str, float]:
         """`ap`, `dice` and `iou` of all that was added; then it begins anew."""
-        self._end_photograph()
+        self._end_image()
         results = {name: value.item() for name, value in self.metrics.compute().items()}
         self.metrics.reset()
         return results
 
-    def _end_photograph(self) -> None:
+    def _end_image(self) -> None:
         if self._blender is not None:
             blended = self._blender.result(self._blender.frame_size)[0]
             device = self.metrics["ap"].device
@@ -145,11 +145,11 @@ class PhotographMetrics:
 class StreamingMetrics:
     """
     `compute_metrics` of `Trainer` with `batch_eval_metrics=True` and `label_names=LABEL_NAMES`:
-    [`PhotographMetrics`] of [`PhotographTiles`].
+    [`ImageMetrics`] of [`ImageTiles`].
     """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX):
-        self.metrics = PhotographMetrics(ignore_index)
+        self.metrics = ImageMetrics(ignore_index)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         probability, (labels, patch_offsets) = prediction

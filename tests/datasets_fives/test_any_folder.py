@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets_fives.images import read_photograph
+from datasets_fives.images import read_image
 from datasets_fives.masks import read_mask
 from datasets_fives.sources.image_folders import list_pairs
 
@@ -52,7 +52,7 @@ def write(path: Path, kind: str, pixels: np.ndarray, outside: Path) -> None:
 
 def check_folder(entries: list[tuple[str, str]]) -> int:
     """How many pairs were found and read; each is one that was written as such."""
-    photograph = np.full((6, 8, 3), 90, np.uint8)
+    image = np.full((6, 8, 3), 90, np.uint8)
     mask = np.eye(6, 8, dtype=np.uint8) * 255
     with tempfile.TemporaryDirectory() as folder:
         root, outside = Path(folder) / "data", Path(folder) / "outside"
@@ -61,7 +61,7 @@ def check_folder(entries: list[tuple[str, str]]) -> int:
         readable = set()
         for name, kind in entries:
             try:
-                write(root / "images" / f"{name}.png", kind, photograph, outside)
+                write(root / "images" / f"{name}.png", kind, image, outside)
                 write(root / "masks" / f"{name}.png", "picture", mask, outside)
             except (OSError, ValueError):  # a name that this file system does not have, or has already
                 return 0
@@ -77,12 +77,12 @@ def check_folder(entries: list[tuple[str, str]]) -> int:
             assert Path(pair.image_path).stem == Path(pair.mask_path).stem
             assert read_mask(pair.mask_path).sum() == 6
             try:
-                found = np.asarray(read_photograph(pair.image_path))
+                found = np.asarray(read_image(pair.image_path))
             except ValueError as error:
                 said = str(error)
             else:
                 said = ""
-                np.testing.assert_array_equal(found, photograph)
+                np.testing.assert_array_equal(found, image)
             assert bool(said) == (Path(pair.image_path).stem not in readable)
             count += not said
         return count

@@ -34,8 +34,8 @@ def load(monkeypatch, tmp_path):
     forget()
 
 
-def photographs() -> dict[str, list]:
-    """Three photographs of two sizes."""
+def images() -> dict[str, list]:
+    """Three images of two sizes."""
     rng = np.random.default_rng(0)
     columns = {"names": ["1_A", "2_A", "1_G"], "conditions": ["A", "A", "G"], "predictions": [], "references": []}
     for shape in ((24, 32), (24, 32), (40, 16)):
@@ -51,8 +51,8 @@ def photographs() -> dict[str, list]:
 def direct(columns: dict[str, list], **settings) -> dict:
     metrics = VesselMetrics(**settings)
     keys = ("names", "conditions", "predictions", "references", "fields_of_view", "groups")
-    for photograph in zip(*(columns[key] for key in keys), strict=True):
-        metrics.update(*photograph)
+    for image in zip(*(columns[key] for key in keys), strict=True):
+        metrics.update(*image)
     return metrics.compute()
 
 
@@ -62,7 +62,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 
 def test_compute_add_and_add_batch_equal_vessel_metrics(load):
-    module, columns = load(), photographs()
+    module, columns = load(), images()
     assert_same(module.compute(**columns), direct(columns))
 
     module.add_batch(**{key: column[:2] for key, column in columns.items()})
@@ -76,7 +76,7 @@ def test_compute_add_and_add_batch_equal_vessel_metrics(load):
 
 def test_plain_evaluate_use(load):
     """Only predictions and references, as arrays or as lists, in batches and in one call."""
-    module, columns = load(), photographs()
+    module, columns = load(), images()
     reference = direct(
         {
             **columns,
@@ -96,14 +96,14 @@ def test_plain_evaluate_use(load):
 
 
 def test_settings_reach_the_metrics(load):
-    module, columns = load(threshold=0.3, boundary_width=2), photographs()
+    module, columns = load(threshold=0.3, boundary_width=2), images()
     result = module.compute(**columns)
     assert_same(result, direct(columns, threshold=0.3, boundary_width=2))
     assert result["pooled"]["dice"] != direct(columns)["pooled"]["dice"]
 
 
 def test_bad_calls_are_refused_and_add_nothing(load):
-    module, columns = load(), photographs()
+    module, columns = load(), images()
     with pytest.raises(ValueError, match="No image was measured"):
         module.compute()
     with pytest.raises(ValueError, match="references are missing"):

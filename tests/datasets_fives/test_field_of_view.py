@@ -15,7 +15,7 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> n
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
-def photograph(inside: np.ndarray, seed: int = 0) -> np.ndarray:
+def draw_field(inside: np.ndarray, seed: int = 0) -> np.ndarray:
     """An orange field with uneven light and noise on a sensor that is not quite black."""
     rng = np.random.default_rng(seed)
     light = np.linspace(0.35, 1.0, inside.shape[1])[None, :, None]
@@ -30,7 +30,7 @@ def agreement(found: np.ndarray, true: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [128, 700, 2048])
 def test_disc_is_found_without_the_characters_in_the_corner(size):
     true = disc(size, size, 0.5 * size, 0.49 * size, 0.47 * size)
-    image = photograph(true)
+    image = draw_field(true)
     image[size // 64 : size // 16, size // 64 : size // 12] = 255
     found = field_of_view(image)
     assert found.dtype == bool
@@ -42,7 +42,7 @@ def test_disc_is_found_without_the_characters_in_the_corner(size):
 
 def test_notch_at_the_rim_is_outside():
     true = disc(512, 512, 255, 255, 230)
-    image = photograph(true)
+    image = draw_field(true)
     image[240:270, 480:505] = (170, 85, 40)
     found = field_of_view(image)
     assert not found[240:270, 490:].any()
@@ -51,20 +51,20 @@ def test_notch_at_the_rim_is_outside():
 
 def test_tile_with_one_dark_corner():
     true = disc(400, 400, 399, 399, 380)
-    assert agreement(field_of_view(photograph(true)), true) > 0.99
+    assert agreement(field_of_view(draw_field(true)), true) > 0.99
 
 
 def test_disc_that_the_camera_cuts_at_top_and_bottom():
     rows = np.arange(400)[:, None]
     true = disc(400, 400, 200, 200, 190) & (rows > 80) & (rows < 320)
-    found = field_of_view(photograph(true))
+    found = field_of_view(draw_field(true))
     assert agreement(found, true) > 0.98
     assert not found[:70].any()
 
 
 def test_disc_that_is_wider_than_the_image_is_high():
     true = disc(300, 500, 150, 250, 240)
-    assert agreement(field_of_view(photograph(true)), true) > 0.99
+    assert agreement(field_of_view(draw_field(true)), true) > 0.99
 
 
 def test_image_without_dark_border_is_all_field():
@@ -75,12 +75,12 @@ def test_image_without_dark_border_is_all_field():
 
 
 def test_speck_is_no_field():
-    image = photograph(disc(256, 256, 128, 128, 20))
+    image = draw_field(disc(256, 256, 128, 128, 20))
     assert field_of_view(image).all()
 
 
 def test_same_result_every_time():
-    image = photograph(disc(256, 256, 128, 120, 110))
+    image = draw_field(disc(256, 256, 128, 120, 110))
     np.testing.assert_array_equal(field_of_view(image), field_of_view(image))
 
 
@@ -92,8 +92,8 @@ def test_other_arrays_are_refused(shape, dtype):
         field_of_view(np.zeros(shape, dtype=dtype))
 
 
-@pytest.mark.skipif("FIVES_DIR" not in os.environ, reason="FIVES_DIR, the folder of the FIVES photographs, is not set")
-def test_real_photographs():
+@pytest.mark.skipif("FIVES_DIR" not in os.environ, reason="FIVES_DIR, the folder of the FIVES images, is not set")
+def test_real_images():
     paths = sorted(Path(os.environ["FIVES_DIR"]).glob("*/Original/*.png"))[:4]
     assert paths
     for path in paths:

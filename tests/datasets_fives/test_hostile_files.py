@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import modeling_reg4pru.image_reading as of_the_model
-from datasets_fives.images import read_photograph
+from datasets_fives.images import read_image
 from datasets_fives.masks import read_mask
 from modeling_reg4pru.label_maps import read_label_map
 
@@ -67,7 +67,7 @@ def damaged(draw) -> bytes:
 
 
 def model_reads(content: bytes) -> np.ndarray:
-    return of_the_model.read_photograph(of_the_model._decode(BytesIO(content), "a file"))
+    return of_the_model.read_image(of_the_model._decode(BytesIO(content), "a file"))
 
 
 def model_reads_mask(content: bytes) -> np.ndarray:
@@ -87,12 +87,12 @@ def check_file(content: bytes) -> None:
     start = time.process_time()
     with warnings.catch_warnings(), patch.object(Image, "MAX_IMAGE_PIXELS", 4_000_000):
         warnings.simplefilter("ignore")  # Pillow's own remarks on the damage
-        photograph, of_model = answer(read_photograph, content), answer(model_reads, content)
+        image, of_model = answer(read_image, content), answer(model_reads, content)
         mask, map_of_model = answer(read_mask, content), answer(model_reads_mask, content)
     assert time.process_time() - start < SECONDS
-    assert (photograph is None) == (of_model is None)
-    if photograph is not None:
-        np.testing.assert_array_equal(photograph, of_model)  # both packages see the same photograph
+    assert (image is None) == (of_model is None)
+    if image is not None:
+        np.testing.assert_array_equal(image, of_model)  # both packages see the same image
     assert (mask is None) == (map_of_model is None)
     if mask is not None:
         assert set(np.unique(mask)) <= {0, 1, 255}
@@ -103,7 +103,7 @@ def test_whole_pictures_are_read_alike():
     assert len(WHOLE) > 15
     for content in WHOLE:
         check_file(content)
-        assert answer(read_photograph, content) is not None
+        assert answer(read_image, content) is not None
 
 
 @settings(max_examples=100, derandomize=True, deadline=None, database=None)
@@ -128,7 +128,7 @@ def test_pictures_that_claim_to_be_huge(side):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
     with pytest.raises(ValueError, match=r"cannot be read"):
-        read_photograph(b"\x89PNG\r\n\x1a\n" + header + body)
+        read_image(b"\x89PNG\r\n\x1a\n" + header + body)
 
 
 def test_text_that_unpacks_to_megabytes():
@@ -137,4 +137,4 @@ def test_text_that_unpacks_to_megabytes():
     whole = buffer.getvalue()
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000)))
     with pytest.raises(ValueError, match="cannot be read"):
-        read_photograph(whole[:33] + bomb + whole[33:])
+        read_image(whole[:33] + bomb + whole[33:])

@@ -12,13 +12,13 @@ from datasets_fives import FEATURES, SAMPLE_SPLIT, load_fives
 from datasets_fives.masks import binary_mask, resize_mask
 
 FIVES_DIR = os.environ.get("FIVES_DIR")
-needs_fives = pytest.mark.skipif(not FIVES_DIR, reason="FIVES_DIR is not set: no real photographs to read")
+needs_fives = pytest.mark.skipif(not FIVES_DIR, reason="FIVES_DIR is not set: no real images to read")
 
 
 def write_pair(
     root: Path, name: str, seed: int = 0, mask: np.ndarray | None = None, size: int = 32, mode: str = "RGB"
 ):
-    """Write one photograph and its mask, {0, 255} in RGB as in the published archive."""
+    """Write one image and its mask, {0, 255} in RGB as in the published archive."""
     published, stem = name.split("/")
     rng = np.random.default_rng(seed)
     for kind in ("Original", "Ground truth"):
@@ -79,23 +79,23 @@ def test_masks_shrink_by_area():
     np.testing.assert_array_equal(resize_mask(mask, 2), [[1, 0], [0, 0]])
 
 
-def test_resized_photographs_are_cached(folder, tmp_path):
-    data = load(folder, tmp_path, photograph_size=16)
+def test_resized_images_are_cached(folder, tmp_path):
+    data = load(folder, tmp_path, working_size=16)
     assert data["train"][0]["image"].size == data["train"][0]["mask"].size == (16, 16)
     assert set(np.unique(np.asarray(data["train"][0]["mask"]))) <= {0, 1}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
-    again = load(folder, tmp_path, photograph_size=16)
+    again = load(folder, tmp_path, working_size=16)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")} == before
     assert again["train"].to_dict() == data["train"].to_dict()
     write_pair(folder, "test/1_A", seed=99)
-    changed = load(folder, tmp_path, photograph_size=16)
+    changed = load(folder, tmp_path, working_size=16)
     assert changed["test"][0]["image"].tobytes() != data["test"][0]["image"].tobytes()
 
 
-def test_only_test_photographs_have_no_official_split(tmp_path):
+def test_only_test_images_have_no_official_split(tmp_path):
     for n in range(1, 11):
         write_pair(tmp_path / "fives", f"test/{n}_A", n)
-    with pytest.raises(ValueError, match=r'no "train" photographs.*split="resplit".*mapping'):
+    with pytest.raises(ValueError, match=r'no "train" images.*split="resplit".*mapping'):
         load(tmp_path / "fives", tmp_path)
     assert not (tmp_path / "cache").exists()  # refused before anything was decoded
     data = load(tmp_path / "fives", tmp_path, split="resplit")
@@ -115,11 +115,11 @@ def test_all_problems_of_a_folder_are_in_one_message(folder, tmp_path):
         load(folder, tmp_path)
     message = str(caught.value)
     for part in (
-        "train/1_A: photograph without mask",
-        "test/1_A: mask without photograph",
+        "train/1_A: image without mask",
+        "test/1_A: mask without image",
         "eye.png: the name is not <number>_<A|D|G|N>.png",
-        "train/2_D: photograph is 32x32 but mask is 8x8",
-        "train/10_G: photograph cannot be read (truncated",
+        "train/2_D: image is 32x32 but mask is 8x8",
+        "train/10_G: image cannot be read (truncated",
         "train/11_N: mask cannot be read",
     ):
         assert part in message
@@ -129,8 +129,8 @@ def test_all_problems_of_a_folder_are_in_one_message(folder, tmp_path):
 def test_masks_that_are_no_masks_are_refused(folder, tmp_path):
     grey = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
     write_pair(folder, "train/2_D", 1, mask=grey)
-    photograph = np.random.default_rng(0).integers(0, 2, (32, 32, 3), np.uint8) * np.uint8(255)
-    Image.fromarray(photograph).save(folder / "test" / "Ground truth" / "1_A.png")
+    image = np.random.default_rng(0).integers(0, 2, (32, 32, 3), np.uint8) * np.uint8(255)
+    Image.fromarray(image).save(folder / "test" / "Ground truth" / "1_A.png")
     with pytest.raises(ValueError, match=r"2 problems.*train/2_D: mask is not binary.*test/1_A: mask is not binary"):
         load(folder, tmp_path)
 
@@ -147,7 +147,7 @@ def test_damage_inside_a_file_is_found(folder, tmp_path):
 
 def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
     (tmp_path / "fives" / "train" / "Original").mkdir(parents=True)
-    with pytest.raises(ValueError, match="No photographs in"):
+    with pytest.raises(ValueError, match="No images in"):
         load(tmp_path / "fives", tmp_path)
     (tmp_path / "nothing").mkdir()
     for source in (tmp_path / "nothing", "no such thing", "/no/such/folder"):
@@ -158,7 +158,7 @@ def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"photograph_size": 0}, "photograph_size must be at least 16, got 0"),
+        ({"working_size": 0}, "working_size must be at least 16, got 0"),
         ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
         ({"split": "random"}, "'random'"),
         ({"synthetic_counts": (0, 1, 1)}, r"synthetic_counts.*\(0, 1, 1\)"),
@@ -171,7 +171,7 @@ def test_wrong_arguments_are_refused(kwargs, message, tmp_path):
 
 @pytest.fixture
 def stored(tmp_path):
-    return load("synthetic", tmp_path, photograph_size=32, synthetic_counts=(6, 0, 3))
+    return load("synthetic", tmp_path, working_size=32, synthetic_counts=(6, 0, 3))
 
 
 def save_parquet(data: DatasetDict, root: Path) -> Path:
@@ -192,14 +192,14 @@ def test_saved_and_parquet_data_sets_load_like_their_origin(stored, tmp_path):
             for one, other in zip(data[side], stored[side], strict=True):
                 assert one["image"].tobytes() == other["image"].tobytes()
                 assert one["mask"].tobytes() == other["mask"].tobytes()
-        assert load(source, tmp_path, photograph_size=16)["train"][0]["mask"].size == (16, 16)
+        assert load(source, tmp_path, working_size=16)["train"][0]["mask"].size == (16, 16)
     assert not list((tmp_path / "saved").rglob("cache*"))  # nothing was written into the user's folder
 
 
 def test_streaming_gives_the_same_rows_as_loading(stored, tmp_path):
     (tmp_path / "parquet" / "data").mkdir(parents=True)
     for source in (save_parquet(stored, tmp_path / "parquet"), "synthetic"):
-        kwargs = {"split": "resplit", "photograph_size": 32, "synthetic_counts": (6, 0, 3)}
+        kwargs = {"split": "resplit", "working_size": 32, "synthetic_counts": (6, 0, 3)}
         streamed = load(source, tmp_path, streaming=True, **kwargs)
         loaded = load(source, tmp_path, **kwargs)
         assert isinstance(streamed, IterableDatasetDict)
@@ -222,7 +222,7 @@ def test_stored_data_sets_of_another_form_are_refused(tmp_path):
 
 @needs_fives
 def test_the_sample_of_fives_loads_whole(tmp_path):
-    data = load(FIVES_DIR, tmp_path, split="sample", photograph_size=64)
+    data = load(FIVES_DIR, tmp_path, split="sample", working_size=64)
     assert {side: len(rows) for side, rows in data.items()} == {"train": 11, "test": 3}
     assert data["test"]["name"][:] == SAMPLE_SPLIT["test"]
     for rows in data.values():
@@ -240,9 +240,9 @@ def test_the_sample_of_fives_loads_whole(tmp_path):
 @needs_fives
 def test_the_twins_of_fives_never_part(tmp_path):
     for seed in range(4):
-        data = load(FIVES_DIR, tmp_path, split="resplit", seed=seed, photograph_size=64)
+        data = load(FIVES_DIR, tmp_path, split="resplit", seed=seed, working_size=64)
         sides = [side for side, rows in data.items() for name in rows["name"] if name in ("test/22_A", "test/23_A")]
         assert len(sides) == 2
         assert len(set(sides)) == 1
     with pytest.raises(ValueError, match=r"twins.*test/22_A \(train\) and test/23_A \(test\)"):
-        load(FIVES_DIR, tmp_path, split={"train": ["test/22_A"], "test": ["test/23_A"]}, photograph_size=64)
+        load(FIVES_DIR, tmp_path, split={"train": ["test/22_A"], "test": ["test/23_A"]}, working_size=64)

@@ -93,7 +93,7 @@ def test_areas_of_grey_are_no_edges():
     np.testing.assert_array_equal(binary_mask(Image.fromarray(pixels), [127, 255]), (pixels > 0).astype(np.uint8))
 
 
-def test_grey_photographs_and_coloured_maps_are_refused():
+def test_grey_images_and_coloured_maps_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="neither near 0 nor near 255"):
         binary_mask(Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)))

@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_images():
     assert kept < 2 * 8 * metrics.num_bins + 200_000
 
 
-@pytest.mark.skipif("FIVES_DIR" not in os.environ, reason="FIVES_DIR, the folder of the FIVES photographs, is not set")
+@pytest.mark.skipif("FIVES_DIR" not in os.environ, reason="FIVES_DIR, the folder of the FIVES images, is not set")
 def test_a_real_mask_is_measured_as_scikit_learn_does():
     path = sorted(Path(os.environ["FIVES_DIR"]).glob("*/Ground truth/*.png"))[0]
     mask = np.asarray(Image.open(path).convert("L")) > 127

@@ -85,7 +85,7 @@ def archive(tmp_path):
     return tmp_path / "fives"
 
 
-def test_graded_photographs_have_three_more_columns(archive, tmp_path, caplog):
+def test_graded_images_have_three_more_columns(archive, tmp_path, caplog):
     graded = {"Train": [("A", 1, 1, 0, 1), ("D", 2, 0, 1, 1)], "Test": [("A", 1, 1, 1, 1)]}
     write_workbook(archive / "Quality Assessment.xlsx", graded)
     data = load_fives(archive, validation_fraction=0, cache_dir=tmp_path / "cache")
@@ -96,5 +96,5 @@ def test_graded_photographs_have_three_more_columns(archive, tmp_path, caplog):
     write_workbook(archive / "Quality Assessment.xlsx", {"Train": graded["Train"], "Test": []})
     with caplog.at_level(logging.WARNING):
         data = load_fives(archive, validation_fraction=0, cache_dir=tmp_path / "cache")
-    assert "grades not all photographs, and is left out: test/1_A" in caplog.text
+    assert "grades not all images, and is left out: test/1_A" in caplog.text
     assert list(data["train"].features) == ["image", "mask", "name", "condition"]

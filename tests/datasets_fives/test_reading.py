@@ -1,4 +1,4 @@
-"""One way to read: every mode of photograph, upright; what is no picture ends in our own error."""
+"""One way to read: every mode of image, upright; what is no picture ends in our own error."""
 
 import os
 from io import BytesIO
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_fives.images import as_rgb, open_image, read_photograph, resize_image, scaled_size
+from datasets_fives.images import as_rgb, open_image, read_image, resize_image, scaled_size
 from datasets_fives.masks import cut_box, read_mask, resize_mask
 
 ORIENTATION = 0x0112
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **kwargs) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "BMP", "WEBP"])
 def test_colour_comes_out_as_it_went_in(kind):
-    read = read_photograph(encoded(Image.fromarray(picture()), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    read = read_image(encoded(Image.fromarray(picture()), kind, **({"lossless": True} if kind == "WEBP" else {})))
     assert read.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(read), picture())
 
@@ -37,19 +37,19 @@ def test_colour_comes_out_as_it_went_in(kind):
 def test_other_modes_become_what_they_show(mode):
     grey = Image.fromarray(picture()[..., 0])
     shown = grey.convert("1") if mode == "1" else grey
-    read = read_photograph(encoded(grey.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
+    read = read_image(encoded(grey.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(shown.convert("RGB")))
 
 
 def test_a_gif_is_read_through_its_palette():
-    read = np.asarray(read_photograph(encoded(Image.fromarray(picture()).quantize(256), "GIF")))
+    read = np.asarray(read_image(encoded(Image.fromarray(picture()).quantize(256), "GIF")))
     assert np.abs(read.astype(int) - picture()).mean() < 8
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(kind):
     grey = picture()[..., 0]
-    read = read_photograph(encoded(Image.fromarray(grey.astype(np.uint16) * 257), kind))
+    read = read_image(encoded(Image.fromarray(grey.astype(np.uint16) * 257), kind))
     np.testing.assert_array_equal(np.asarray(read), np.repeat(grey[..., None], 3, axis=-1))
     wide = Image.fromarray(grey.astype(np.int32) * 257)  # how older versions of Pillow open 16 bits
     np.testing.assert_array_equal(np.asarray(as_rgb(wide))[..., 0], grey)
@@ -62,19 +62,19 @@ def test_values_without_a_known_white_are_refused():
     with pytest.raises(ValueError, match=r"16 bits but no value above 1976.*white is 65535"):
         as_rgb(Image.fromarray(grey.astype(np.uint16) * 8))  # 11 bits
     for pixels in (grey.astype(np.float32), np.full((4, 4), np.nan, np.float32), grey.astype(np.int32) - 300):
-        with pytest.raises(ValueError, match=r"photograph has values from .*, allowed in mode [IF]: 0 to (1|65535)"):
+        with pytest.raises(ValueError, match=r"image has values from .*, allowed in mode [IF]: 0 to (1|65535)"):
             as_rgb(Image.fromarray(pixels))
     assert not np.asarray(as_rgb(Image.fromarray(np.zeros((4, 4), np.uint16)))).any()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photograph_and_mask_are_turned_alike(orientation):
+def test_image_and_mask_are_turned_alike(orientation):
     back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
     mask = np.zeros((24, 36), np.uint8)
     mask[2:5, 3:30] = mask[2:20, 3:6] = 255  # no symmetry
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    for shown, read in ((picture(), read_photograph), (mask, read_mask)):
+    for shown, read in ((picture(), read_image), (mask, read_mask)):
         upright = Image.fromarray(shown)
         stored = upright if back is None else upright.transpose(Image.Transpose(back))
         found = np.asarray(read(encoded(stored, "PNG", exif=exif)))
@@ -84,28 +84,28 @@ def test_photograph_and_mask_are_turned_alike(orientation):
 def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path):
     for name in ("photo.gif", "with space, 'quotes' and \"more\".jpg", "Auge_眼底.tif", "no_ending"):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(picture())))
-        np.testing.assert_array_equal(np.asarray(read_photograph(tmp_path / name)), picture())
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name)), picture())
 
 
 def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
     whole = encoded(Image.fromarray(picture()))
     for content in (b"", b"text", whole[: len(whole) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         with pytest.raises(ValueError, match="cannot be read"):
-            read_photograph(content)
+            read_image(content)
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     (tmp_path / "link.png").symlink_to(tmp_path / "missing.png")
     for path in (tmp_path / "missing.png", tmp_path / "pipe.png", tmp_path / "link.png", tmp_path, "/dev/zero"):
         with pytest.raises(ValueError, match=r"cannot be read \(no such file"):
-            read_photograph(path)
+            read_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 36 - 1)
     with (
         pytest.warns(Image.DecompressionBombWarning),
         pytest.raises(ValueError, match="36x24 pixels are more than 863"),
     ):
-        read_photograph(whole)
+        read_image(whole)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"cannot be read.*decompression bomb"):
-        read_photograph(whole)
+        read_image(whole)
 
 
 def test_the_first_page_counts():

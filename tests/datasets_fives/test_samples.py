@@ -44,11 +44,11 @@ def test_the_order_differs_by_epoch_and_seed_and_not_by_the_global_generator():
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Loads 3 + 1 + 1 synthetic photographs of 64 pixels for a model with an input of 32."""
+    """Loads 3 + 1 + 1 synthetic images of 64 pixels for a model with an input of 32."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def load_sides(**more):
-        return load_data(DataArguments(photograph_size=64, synthetic_counts=[3, 1, 1], **more), seed=0)
+        return load_data(DataArguments(working_size=64, synthetic_counts=[3, 1, 1], **more), seed=0)
 
     return load_sides
 
@@ -75,7 +75,7 @@ def sizes(sides):
     return {side: (len(rows), rows[0]["image"].size) for side, rows in sides.items()}
 
 
-def test_photographs_stay_whole_unless_the_recipe_wants_tiles(load):
+def test_images_stay_whole_unless_the_recipe_wants_tiles(load):
     assert sizes(load()) == {"train": (3, (64, 64)), "validation": (1, (64, 64)), "test": (1, (64, 64))}
 
 

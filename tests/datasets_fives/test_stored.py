@@ -13,7 +13,7 @@ from datasets_fives import FEATURES, load_fives, load_vessels
 
 
 def pictures(count: int, seed: int = 0, values: tuple[int, ...] = (0, 255)) -> tuple[list, list]:
-    """Photographs and masks; each is another."""
+    """Images and masks; each is another."""
     rng = np.random.default_rng(seed)
     images = [PIL.fromarray(rng.integers(0, 255, (32, 48, 3), np.uint8)) for _ in range(count)]
     masks = [PIL.fromarray(rng.choice(np.array(values, np.uint8), (32, 48))) for _ in range(count)]
@@ -61,7 +61,7 @@ def test_fives_as_it_lies_on_the_hub_is_fives(kind, tmp_path):
 
 def test_a_stream_of_it_gives_the_same(tmp_path):
     root, _ = as_on_the_hub(tmp_path, "parquet")
-    kwargs = {"split": "resplit", "photograph_size": 24, "cache_dir": tmp_path / "cache"}
+    kwargs = {"split": "resplit", "working_size": 24, "cache_dir": tmp_path / "cache"}
     loaded, streamed = load_fives(root, **kwargs), load_fives(root, streaming=True, **kwargs)
     assert list(loaded) == list(streamed)
     for side in loaded:
@@ -172,5 +172,5 @@ def test_broken_and_missing_pictures_are_listed_by_name(tmp_path):
     }
     rows = Dataset.from_dict(table, Features({"image": Image(), "mask": Image(), "name": Value("string")}))
     rows.save_to_disk(tmp_path / "d")  # a single data set: it trains
-    with pytest.raises(ValueError, match=r"2 problems.*a: photograph cannot be read.*b: image is missing"):
+    with pytest.raises(ValueError, match=r"2 problems.*a: image cannot be read.*b: image is missing"):
         load_vessels(tmp_path / "d", cache_dir=tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""The synthetic photographs: repeatable, cached, of the right kind, and no easier than they should be."""
+"""The synthetic images: repeatable, cached, of the right kind, and no easier than they should be."""
 
 import multiprocessing
 import time
@@ -9,20 +9,20 @@ from scipy import ndimage
 
 from datasets_fives import load_fives
 from datasets_fives.sources import synthetic as module
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 
 
 def draw(size, index=0, seed=0):
-    return draw_photograph(size, "ADGN"[index % 4], np.random.SeedSequence((seed, index)))
+    return draw_image(size, "ADGN"[index % 4], np.random.SeedSequence((seed, index)))
 
 
 def load(tmp_path, **kwargs):
-    kwargs = {"photograph_size": 48, "synthetic_counts": (4, 2, 2)} | kwargs
+    kwargs = {"working_size": 48, "synthetic_counts": (4, 2, 2)} | kwargs
     return load_fives("synthetic", cache_dir=tmp_path, **kwargs)
 
 
 @pytest.mark.parametrize("size", [64, 100, 300])
-def test_photograph_and_mask_have_the_size_asked_for(size):
+def test_image_and_mask_have_the_size_asked_for(size):
     image, mask = draw(size)
     assert image.shape == (size, size, 3)
     assert image.dtype == mask.dtype == np.uint8
@@ -30,7 +30,7 @@ def test_photograph_and_mask_have_the_size_asked_for(size):
     assert set(np.unique(mask)) == {0, 1}
 
 
-def test_the_seed_decides_the_photograph():
+def test_the_seed_decides_the_image():
     image, mask = draw(64, 1)
     again, same = draw(64, 1)
     np.testing.assert_array_equal(image, again)
@@ -80,7 +80,7 @@ def test_nothing_but_black_lies_outside_the_field_of_view():
 def test_the_cup_is_large_in_glaucoma():
     def bright(condition):
         seeds = [np.random.SeedSequence((7, i)) for i in range(6)]
-        return np.mean([(draw_photograph(128, condition, s)[0][..., 2] > 110).sum() for s in seeds])
+        return np.mean([(draw_image(128, condition, s)[0][..., 2] > 110).sum() for s in seeds])
 
     assert bright("G") > 1.5 * bright("N")
 
@@ -101,12 +101,12 @@ def test_the_second_load_draws_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(module, "draw_photograph", fail)
+    monkeypatch.setattr(module, "draw_image", fail)
     assert load(tmp_path)["test"][1]["image"].tobytes() == first["test"][1]["image"].tobytes()
 
 
 def test_an_interrupted_load_leaves_nothing_half_made(tmp_path, monkeypatch):
-    original, drawn = module.draw_photograph, []
+    original, drawn = module.draw_image, []
 
     def interrupt(*args):
         drawn.append(args)
@@ -114,7 +114,7 @@ def test_an_interrupted_load_leaves_nothing_half_made(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(module, "draw_photograph", interrupt)
+    monkeypatch.setattr(module, "draw_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path)
     assert not list(tmp_path.rglob("*.arrow"))
@@ -137,5 +137,5 @@ def test_drawing_is_not_felt():
     start = time.process_time()
     for index in range(16):
         draw(128, index)
-    # 256 photographs of 128 pixels in about ten seconds of one core; three times that only on a crowded machine.
+    # 256 images of 128 pixels in about ten seconds of one core; three times that only on a crowded machine.
     assert (time.process_time() - start) / 16 < 0.12

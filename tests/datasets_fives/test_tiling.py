@@ -9,10 +9,10 @@ from datasets_fives.training_samples import cut_into_tiles
 
 @pytest.fixture
 def rows(tmp_path):
-    return load_fives("synthetic", photograph_size=64, synthetic_counts=(3, 0, 1), cache_dir=tmp_path)["train"]
+    return load_fives("synthetic", working_size=64, synthetic_counts=(3, 0, 1), cache_dir=tmp_path)["train"]
 
 
-def test_quadrants_put_together_are_the_photograph(rows):
+def test_quadrants_put_together_are_the_image(rows):
     tiles = cut_into_tiles(rows, 32)
     assert len(tiles) == 12
     assert tiles.features == rows.features

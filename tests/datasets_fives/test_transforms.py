@@ -14,7 +14,7 @@ PLAIN = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 
 @pytest.fixture
 def batch():
-    """Two photographs which show their own mask, so that whatever parts the two is seen."""
+    """Two images which show their own mask, so that whatever parts the two is seen."""
     masks = [np.zeros((96, 96), np.uint8) for _ in range(2)]
     masks[0][10:40, 20:70], masks[1][50:90, 5:30] = 1, 1
     return {
@@ -41,7 +41,7 @@ def test_shapes_types_and_binary_labels(batch, size, crop_size):
             assert set(labels.unique().tolist()) <= {0, 1}
 
 
-def test_photograph_and_mask_move_together(batch, monkeypatch):
+def test_image_and_mask_move_together(batch, monkeypatch):
     monkeypatch.setattr(module, "augment_colours", lambda pixels: pixels)
     torch.manual_seed(1)
     transform = TrainTransform(80, crop_size=64, **PLAIN)
@@ -126,7 +126,7 @@ def test_evaluation_changes_nothing(batch):
 
 
 def test_with_transform_feeds_a_data_loader_that_a_seed_repeats(tmp_path):
-    data = load_fives("synthetic", photograph_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
+    data = load_fives("synthetic", working_size=48, synthetic_counts=(6, 0, 1), cache_dir=tmp_path)
     rows = data["train"].with_transform(TrainTransform(32, crop_size=40))
 
     def run():
@@ -160,7 +160,7 @@ def test_evaluation_fits_any_aspect_into_the_square(shape):
     scale = 64 / max(shape)
     assert abs(rows.max() - rows.min() + 1 - 10 * scale) <= 1
     assert abs(columns.max() - columns.min() + 1 - 8 * scale) <= 1
-    # Beyond the edge the photograph goes on as in a mirror.
+    # Beyond the edge the image goes on as in a mirror.
     if height < 64:
         assert torch.equal(pixels[:, height], pixels[:, height - 2])
     assert EvalTransform(**PLAIN)(batch)["labels"][0].shape == shape
@@ -219,7 +219,7 @@ def test_wrong_sizes_are_refused(batch):
         TrainTransform(8, crop_size=-3)
     with pytest.raises(ValueError, match="one value for each of red, green and blue"):
         EvalTransform(image_mean=(0.5,))
-    with pytest.raises(ValueError, match="crop_size is 97, but the photograph has only 96x96"):
+    with pytest.raises(ValueError, match="crop_size is 97, but the image has only 96x96"):
         TrainTransform(32, crop_size=97)(batch)
     batch["mask"][0] = batch["mask"][0].resize((50, 96))
     for transform in (TrainTransform(32), EvalTransform()):

@@ -1,4 +1,4 @@
-"""Your own photographs: which folder is what, which names belong together, and what is said of the rest."""
+"""Your own images: which folder is what, which names belong together, and what is said of the rest."""
 
 import logging
 import os
@@ -13,17 +13,17 @@ from datasets_fives import load_vessels
 from datasets_fives.sources.image_folders import is_two_folders, list_pairs
 
 HRF_DIR = os.environ.get("HRF_DIR")
-needs_hrf = pytest.mark.skipif(not HRF_DIR, reason="HRF_DIR is not set: no photographs of HRF to read")
+needs_hrf = pytest.mark.skipif(not HRF_DIR, reason="HRF_DIR is not set: no images of HRF to read")
 
 
 def write(folder: Path, *names: str, kind: str = "mask", size: tuple[int, int] = (48, 32)) -> Path:
-    """Write photographs, masks or fields of view of these names; each is another."""
+    """Write images, masks or fields of view of these names; each is another."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         rng = np.random.default_rng(list(name.split(".")[0].encode()))
         height, width = size[::-1]
         pixels = {
-            "photograph": rng.integers(0, 255, (height, width, 3), np.uint8),
+            "image": rng.integers(0, 255, (height, width, 3), np.uint8),
             "mask": rng.integers(0, 2, (height, width), np.uint8) * np.uint8(255),
             "field": np.full((height, width), 255, np.uint8),
         }[kind]
@@ -32,7 +32,7 @@ def write(folder: Path, *names: str, kind: str = "mask", size: tuple[int, int] =
 
 
 @pytest.mark.parametrize(
-    ("photographs", "masks"),
+    ("images", "masks"),
     [
         (("01_dr.JPG", "02_h.jpg", "03_g.jpg"), ("01_dr.tif", "02_h.tif", "03_g.tif")),
         (("Image_01L.jpg", "Image_01R.jpg"), ("Image_01L_1stHO.png", "Image_01R_1stHO.png")),
@@ -42,41 +42,41 @@ def write(folder: Path, *names: str, kind: str = "mask", size: tuple[int, int] =
         (("Auge_ä.png",), ("AUGE_Ä.png",)),
     ],
 )
-def test_names_are_paired_by_what_they_share(photographs, masks, tmp_path):
-    write(tmp_path / "images", *photographs, kind="photograph")
+def test_names_are_paired_by_what_they_share(images, masks, tmp_path):
+    write(tmp_path / "images", *images, kind="image")
     write(tmp_path / "manual1", *reversed(masks))
     pairs = list_pairs(tmp_path)
     assert [(Path(p.image_path).name, Path(p.mask_path).name) for p in pairs] == list(
-        zip(sorted(photographs), sorted(masks), strict=True)
+        zip(sorted(images), sorted(masks), strict=True)
     )
-    assert [p.name for p in pairs] == [Path(name).stem for name in sorted(photographs)]
+    assert [p.name for p in pairs] == [Path(name).stem for name in sorted(images)]
 
 
 def test_what_has_no_counterpart_is_left_out_aloud(tmp_path, caplog):
-    write(tmp_path / "images", "1.png", "2.png", "3.png", kind="photograph")
+    write(tmp_path / "images", "1.png", "2.png", "3.png", kind="image")
     write(tmp_path / "masks", "1.png", "3.png", "4.png")
     with caplog.at_level(logging.WARNING):
         assert [p.name for p in list_pairs(tmp_path)] == ["1", "3"]
-    assert "2 (photograph), 4 (mask)" in caplog.text
+    assert "2 (image), 4 (mask)" in caplog.text
 
 
 def test_pairs_that_are_not_clear_are_refused(tmp_path):
-    write(tmp_path / "images", "Image_01L.jpg", "Image_01R.jpg", kind="photograph")
+    write(tmp_path / "images", "Image_01L.jpg", "Image_01R.jpg", kind="image")
     write(tmp_path / "masks", "Image_01L_1stHO.png", "Image_01L_2ndHO.png", "Image_01R_1stHO.png")
     with pytest.raises(ValueError, match=r"Image_01L: 2 masks \(Image_01L_1stHO, Image_01L_2ndHO\)"):
         list_pairs(tmp_path)
-    chosen = {"photographs": tmp_path / "images", "masks": f"{tmp_path}/masks/*_1stHO.png"}
+    chosen = {"images": tmp_path / "images", "masks": f"{tmp_path}/masks/*_1stHO.png"}
     assert [Path(p.mask_path).name for p in list_pairs(chosen)] == ["Image_01L_1stHO.png", "Image_01R_1stHO.png"]
     write(tmp_path / "other", "x.png", "y.png")
-    with pytest.raises(ValueError, match=r"No photograph of .* has a mask: nothing is shared by .* Image_01L and x"):
-        list_pairs({"photographs": tmp_path / "images", "masks": tmp_path / "other"})
-    write(tmp_path / "twice", "1.png", "1.jpg", kind="photograph")
+    with pytest.raises(ValueError, match=r"No image of .* has a mask: nothing is shared by .* Image_01L and x"):
+        list_pairs({"images": tmp_path / "images", "masks": tmp_path / "other"})
+    write(tmp_path / "twice", "1.png", "1.jpg", kind="image")
     with pytest.raises(ValueError, match=r"holds 1.jpg and 1.png: which one"):
-        list_pairs({"photographs": tmp_path / "twice", "masks": tmp_path / "masks"})
+        list_pairs({"images": tmp_path / "twice", "masks": tmp_path / "masks"})
 
 
 def test_a_folder_called_mask_is_the_field_of_view_beside_vessels(tmp_path):
-    write(tmp_path / "images", "1_a.png", "2_b.png", kind="photograph")
+    write(tmp_path / "images", "1_a.png", "2_b.png", kind="image")
     write(tmp_path / "mask", "1_a_mask.png", "2_b_mask.png")
     assert [p.field_of_view_path for p in list_pairs(tmp_path)] == [None, None]
     write(tmp_path / "1st_manual", "1_a.png", "2_b.png")
@@ -93,7 +93,7 @@ def test_a_folder_called_mask_is_the_field_of_view_beside_vessels(tmp_path):
 
 def test_folders_of_sides_are_the_official_split(tmp_path):
     for side, numbers in (("training", (21, 22, 23)), ("test", (1, 2))):
-        write(tmp_path / side / "images", *(f"{n:02}_{side}.tif" for n in numbers), kind="photograph")
+        write(tmp_path / side / "images", *(f"{n:02}_{side}.tif" for n in numbers), kind="image")
         write(tmp_path / side / "1st_manual", *(f"{n:02}_manual1.gif" for n in numbers))
         write(tmp_path / side / "mask", *(f"{n:02}_{side}_mask.gif" for n in numbers), kind="field")
     data = load_vessels(tmp_path, validation_fraction=0.3, cache_dir=tmp_path / "cache")
@@ -109,16 +109,16 @@ def test_folders_of_sides_are_the_official_split(tmp_path):
 
 def test_a_mapping_or_its_file_says_everything(tmp_path):
     names = [f"left{n}-{'xy'[n % 2]}.png" for n in range(10)]
-    write(tmp_path / "a", *names, kind="photograph")
+    write(tmp_path / "a", *names, kind="image")
     write(tmp_path / "b", *names)
     split = {"train": [Path(name).stem for name in names[:6]], "test": [Path(name).stem for name in names[7:]]}
-    mapping = {"photographs": "a", "masks": "b", "condition_pattern": "-(.)$", "split": split}
+    mapping = {"images": "a", "masks": "b", "condition_pattern": "-(.)$", "split": split}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mapping))
     kwargs = {"validation_fraction": 0, "cache_dir": tmp_path / "cache"}
     data = load_vessels(str(tmp_path / "mine.yaml"), **kwargs)
     assert {side: rows["name"][:] for side, rows in data.items()} == split
     assert data["train"].features["condition"].names == ["x", "y"]
-    absolute = {"photographs": tmp_path / "a", "masks": tmp_path / "b"}
+    absolute = {"images": tmp_path / "a", "masks": tmp_path / "b"}
     resplit = load_vessels(absolute, split="resplit", condition_pattern="([xy])", **kwargs)
     assert {side: len(rows) for side, rows in resplit.items()} == {"train": 7, "validation": 1, "test": 2}
     with pytest.raises(ValueError, match=r"condition_pattern '\(z\)' does not fit 10 of 10 names, first left0-x"):
@@ -126,9 +126,9 @@ def test_a_mapping_or_its_file_says_everything(tmp_path):
     for pattern, message in (("(", "no regular expression"), ("x", "one group"), ("(x)(y)", "one group")):
         with pytest.raises(ValueError, match=message):
             load_vessels(absolute, condition_pattern=pattern, **kwargs)
-    with pytest.raises(ValueError, match=r'no "train" photographs.*split="resplit"'):
+    with pytest.raises(ValueError, match=r'no "train" images.*split="resplit"'):
         load_vessels(absolute, **kwargs)
-    for wrong, message in (({"photographs": "a"}, "missing masks"), ({**mapping, "mask": "b"}, "unknown mask"),
+    for wrong, message in (({"images": "a"}, "missing masks"), ({**mapping, "mask": "b"}, "unknown mask"),
                            ({**mapping, "split": {"train": ["nobody"]}}, "not there: nobody"),
                            ({**mapping, "masks": "c"}, "is no folder")):  # fmt: skip
         (tmp_path / "wrong.json").write_text(yaml.safe_dump(wrong))
@@ -140,11 +140,11 @@ def test_a_mapping_or_its_file_says_everything(tmp_path):
 
 
 def test_pictures_that_do_not_fit_are_all_listed(tmp_path):
-    write(tmp_path / "images", "1.png", "2.png", "3.png", kind="photograph")
+    write(tmp_path / "images", "1.png", "2.png", "3.png", kind="image")
     write(tmp_path / "masks", "1.png")
     write(tmp_path / "masks", "2.png", size=(32, 48))
     (tmp_path / "masks" / "3.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"2 problems.*2: photograph is 48x32 but mask is 32x48 \(.*3: mask cannot"):
+    with pytest.raises(ValueError, match=r"2 problems.*2: image is 48x32 but mask is 32x48 \(.*3: mask cannot"):
         load_vessels(tmp_path, split={"train": ["1", "2", "3"]}, cache_dir=tmp_path / "cache")
     (tmp_path / "masks" / "3.png").unlink()
     (tmp_path / "masks" / "3.png").symlink_to("/nowhere.png")
@@ -153,7 +153,7 @@ def test_pictures_that_do_not_fit_are_all_listed(tmp_path):
 
 
 def test_a_data_set_whose_masks_are_all_empty_is_refused(tmp_path):
-    write(tmp_path / "images", "1.png", "2.png", kind="photograph")
+    write(tmp_path / "images", "1.png", "2.png", kind="image")
     for name in ("1.png", "2.png"):
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(np.zeros((32, 48), np.uint8)).save(tmp_path / "masks" / name)
@@ -169,8 +169,8 @@ def test_other_folders_are_not_taken_for_two(tmp_path):
 
 @pytest.mark.slow
 @needs_hrf
-def test_hrf_is_one_folder_and_no_photograph_is_stretched(tmp_path):
-    data = load_vessels(HRF_DIR, photograph_size=252, cache_dir=tmp_path, validation_fraction=0.2)
+def test_hrf_is_one_folder_and_no_image_is_stretched(tmp_path):
+    data = load_vessels(HRF_DIR, working_size=252, cache_dir=tmp_path, validation_fraction=0.2)
     assert {side: len(rows) for side, rows in data.items()} == {"train": 12, "validation": 3, "test": 27}
     assert data["train"].features["condition"].names == ["dr", "g", "h"]
     first_five = {f"{n:02}_{c}" for n in range(1, 6) for c in ("dr", "g", "h")}

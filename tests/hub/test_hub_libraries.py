@@ -22,7 +22,7 @@ def build(seed):
     make = lambda n: Dataset.from_list(list(rows(n, seed)), features=features)
     return DatasetDict(train=make(3), test=make(2))
 build(0).push_to_hub("tester/eyes", private=True)
-build(1).push_to_hub("tester/eyes", private=True, commit_message="new photographs")
+build(1).push_to_hub("tester/eyes", private=True, commit_message="new images")
 """
     )
     repo = hub.repo("tester/eyes", "dataset")

@@ -20,8 +20,8 @@ def test_a_model_from_the_hub_knows_its_speed(hub, run_client, tiny_model, tmp_p
     speed = {
         "provenance": {"date": "2026-11-22T10:00:00+00:00"},
         "machine": describe_machine("cpu", torch.float32),
-        "image_size": [64, 64], "batch_size": 1, "tiles_per_photograph": 9.0, "num_layers": 6,
-        "data": {"photographs": {"validation": 3}}, "weights": fingerprint_weights(checkpoint),
+        "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
+        "data": {"images": {"validation": 3}}, "weights": fingerprint_weights(checkpoint),
         "candidates": [{
             "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "active", "milliseconds": 61.25,
             "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": 0.5, "on_front": True,

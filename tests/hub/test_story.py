@@ -1,4 +1,4 @@
-"""The whole way: photographs up, a checkpoint trained and up, and a stranger who uses, fine-tunes and pushes it."""
+"""The whole way: images up, a checkpoint trained and up, and a stranger who uses, fine-tunes and pushes it."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(1800)]
 
-# 9 photographs of 64 pixels in the published layout; 1_A and 2_A are the same eye.
-MAKE_PHOTOGRAPHS = """
+# 9 images of 64 pixels in the published layout; 1_A and 2_A are the same eye.
+MAKE_IMAGES = """
 import numpy as np
 from pathlib import Path
 from PIL import Image
@@ -48,10 +48,10 @@ from reg4pru.hub import prepare, push
 from reg4pru.inference import evaluate
 from reg4pru.training import train
 from reg4pru.inference.loading import load_checkpoint
-from modeling_reg4pru.tiled_inference import predict_photograph
-{MAKE_PHOTOGRAPHS}
+from modeling_reg4pru.tiled_inference import predict_image
+{MAKE_IMAGES}
 prepare.main(["--fives_dir", "fives", "--output_dir", "prepared", "--push_to_hub", "--hub_dataset_id",
-              "tester/fives", "--hub_private_repo", "--photographs_per_shard", "4"])
+              "tester/fives", "--hub_private_repo", "--images_per_shard", "4"])
 data_commit = HfApi().dataset_info("tester/fives").sha
 json.dump({RECIPE!r}, open("recipe.yaml", "w"))
 train.main(["recipe.yaml", "--dataset_revision", data_commit, "--output_dir", "run", "--push_to_hub",
@@ -67,14 +67,14 @@ HfApi().upload_folder(repo_id="tester/vessel_metrics", repo_type="space", folder
 # What a stranger must find again.
 model, processor = load_checkpoint("run/best")
 rows = load_fives("tester/fives", revision=data_commit)["test"]
-rows[0]["image"].save("photograph.png")
+rows[0]["image"].save("image.png")
 pixels = processor(rows[0]["image"], return_tensors="pt").pixel_values
 with torch.no_grad():
     logits = {{rate: model(pixels, keep_rates=rate).logits for rate in (0.7, 0.5, 1.0)}}
 columns = dict(
     names=[row["name"] for row in rows],
     conditions=[rows.features["condition"].int2str(row["condition"]) for row in rows],
-    predictions=[predict_photograph(model, processor, row["image"], 0.5).probabilities[1].numpy() for row in rows],
+    predictions=[predict_image(model, processor, row["image"], 0.5).probabilities[1].numpy() for row in rows],
     references=[np.asarray(row["mask"]) for row in rows],
     fields_of_view=[field_of_view(np.asarray(row["image"])) for row in rows],
 )
@@ -109,7 +109,7 @@ faster, outputs, dense = (scope[name].token_counts for name in ("faster", "outpu
 assert faster.max() == dense.max()
 assert faster.sum() < outputs.sum() < dense.sum()
 
-masks = pipeline("image-segmentation", model="tester/vessels", trust_remote_code=True)("photograph.png")
+masks = pipeline("image-segmentation", model="tester/vessels", trust_remote_code=True)("image.png")
 found = {entry["label"]: np.asarray(entry["mask"]) > 0 for entry in masks}
 for label, name in enumerate(("background", "vessel")):
     assert np.array_equal(found.get(name, np.zeros((64, 64), bool)), scope["mask"].numpy() == label)
@@ -121,7 +121,7 @@ finetune = finetune.replace("max_steps=100", "max_steps=2")
 scope = {}
 exec(finetune, scope)
 scope["trainer"].model.eval().push_to_hub("tester/vessels", commit_message="fine-tuned by a stranger")
-pixels = scope["processor"](__import__("PIL.Image").Image.open("photograph.png"), return_tensors="pt").pixel_values
+pixels = scope["processor"](__import__("PIL.Image").Image.open("image.png"), return_tensors="pt").pixel_values
 def predict(name, **kwargs):
     with torch.no_grad():
         return AutoModelForSemanticSegmentation.from_pretrained(name, **remote, **kwargs).eval()(pixels).logits
@@ -141,7 +141,7 @@ model = AutoModelForSemanticSegmentation.from_pretrained("tester/vessels", **kwa
 assert "transformers_modules" in type(model).__module__
 pipe = pipeline("image-segmentation", model="tester/vessels", **kwargs)
 from PIL import Image
-pixels = pipe.image_processor(Image.open("photograph.png"), return_tensors="pt").pixel_values
+pixels = pipe.image_processor(Image.open("image.png"), return_tensors="pt").pixel_values
 with torch.no_grad():
     assert torch.equal(model.eval()(pixels).logits, expected[0.7])
     assert torch.equal(pipe.model(pixels).logits, expected[0.7])
@@ -157,7 +157,7 @@ model = AutoModelForSemanticSegmentation.from_pretrained("tester/vessels", revis
 assert type(model) is modeling_reg4pru.Reg4PruForSemanticSegmentation, "no remote code"
 processor = AutoImageProcessor.from_pretrained("tester/vessels", revision=sys.argv[1])
 with torch.no_grad():
-    logits = model(**processor(Image.open("photograph.png"), return_tensors="pt")).logits
+    logits = model(**processor(Image.open("image.png"), return_tensors="pt")).logits
 assert torch.equal(logits, torch.load("expected.pt", weights_only=False)["logits"][0.7])
 
 from reg4pru.training import finetune
@@ -167,7 +167,7 @@ finetune.main(["--model_name_or_path", "tester/vessels", "--model_revision", sys
 """
 
 
-def test_from_photographs_to_a_strangers_fine_tuned_model(hub, run_client, tmp_path):
+def test_from_images_to_a_strangers_fine_tuned_model(hub, run_client, tmp_path):
     work = tmp_path / "work"
     run_client(OWNER, home=tmp_path / "owner", cwd=work, block_modules=(), timeout=900)
 

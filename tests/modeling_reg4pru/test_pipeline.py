@@ -45,15 +45,15 @@ def no_questions(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == []
 
 
-def photograph_of(height: int, width: int, seed: int = 0) -> Image.Image:
+def image_of(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def expected(checkpoint: Path, photograph: Image.Image) -> np.ndarray:
+def expected(checkpoint: Path, image: Image.Image) -> np.ndarray:
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
     with torch.no_grad():
-        outputs = model(**processor(photograph, return_tensors="pt"))
+        outputs = model(**processor(image, return_tensors="pt"))
     return processor.post_process_semantic_segmentation(outputs)[0].numpy()
 
 
@@ -65,22 +65,22 @@ def vessels(results: list[dict]) -> np.ndarray:
 
 
 def test_the_same_as_processor_model_and_post_processing(checkpoint, no_questions):
-    photograph = photograph_of(120, 90)
+    image = image_of(120, 90)
     segmenter = pipeline("image-segmentation", model=str(checkpoint), device="cpu")
     assert type(segmenter) is Reg4PruImageSegmentationPipeline
-    wanted = expected(checkpoint, photograph)
+    wanted = expected(checkpoint, image)
     assert wanted.shape == (120, 90)
     assert 0 < wanted.mean() < 1
-    assert np.array_equal(vessels(segmenter(photograph)), wanted == 1)
+    assert np.array_equal(vessels(segmenter(image)), wanted == 1)
 
 
 def test_lists_batches_and_generators(checkpoint, no_questions):
-    photographs = [photograph_of(120, 90, 0), photograph_of(30, 200, 1), photograph_of(64, 64, 2)]
-    wanted = [expected(checkpoint, photograph) == 1 for photograph in photographs]
+    images = [image_of(120, 90, 0), image_of(30, 200, 1), image_of(64, 64, 2)]
+    wanted = [expected(checkpoint, image) == 1 for image in images]
     segmenter = pipeline("image-segmentation", model=str(checkpoint), device="cpu")
     for batch_size in (1, 2, 3):
-        found = segmenter(photographs, batch_size=batch_size)
-        streamed = list(segmenter((photograph for photograph in photographs), batch_size=batch_size))
+        found = segmenter(images, batch_size=batch_size)
+        streamed = list(segmenter((image for image in images), batch_size=batch_size))
         for results, again, mask in zip(found, streamed, wanted, strict=True):
             assert np.array_equal(vessels(results), mask)
             assert np.array_equal(vessels(again), mask)
@@ -90,14 +90,14 @@ def test_paths_base64_orientation_and_sixteen_bits(checkpoint, tmp_path, no_ques
     segmenter = pipeline("image-segmentation", model=str(checkpoint), device="cpu")
     exif = Image.Exif()
     exif[0x0112] = 6
-    photograph_of(90, 120).save(tmp_path / "turned.png", exif=exif)
-    upright = Image.fromarray(np.rot90(np.asarray(photograph_of(90, 120)), -1))
+    image_of(90, 120).save(tmp_path / "turned.png", exif=exif)
+    upright = Image.fromarray(np.rot90(np.asarray(image_of(90, 120)), -1))
     found = vessels(segmenter(str(tmp_path / "turned.png")))
     assert np.array_equal(found, vessels(segmenter(tmp_path / "turned.png")))
     assert found.shape == (120, 90)
     assert np.array_equal(found, expected(checkpoint, upright) == 1)
 
-    grey = photograph_of(80, 80).convert("L")
+    grey = image_of(80, 80).convert("L")
     sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     buffer = BytesIO()
     sixteen.save(buffer, format="PNG")
@@ -107,9 +107,9 @@ def test_paths_base64_orientation_and_sixteen_bits(checkpoint, tmp_path, no_ques
 
 def test_only_semantic_segmentation(checkpoint):
     segmenter = pipeline("image-segmentation", model=str(checkpoint), device="cpu")
-    assert len(segmenter(photograph_of(64, 64), subtask="semantic")) == 2
+    assert len(segmenter(image_of(64, 64), subtask="semantic")) == 2
     with pytest.raises(ValueError, match="`subtask` is 'panoptic'"):
-        segmenter(photograph_of(64, 64), subtask="panoptic")
+        segmenter(image_of(64, 64), subtask="panoptic")
 
 
 def test_a_pipeline_can_be_saved_and_loaded(checkpoint, tmp_path):
@@ -117,8 +117,8 @@ def test_a_pipeline_can_be_saved_and_loaded(checkpoint, tmp_path):
     assert "custom_pipelines" in repr(segmenter.model.config)
     segmenter.save_pretrained(tmp_path / "again")
     again = pipeline("image-segmentation", model=str(tmp_path / "again"), device="cpu")
-    photograph = photograph_of(64, 64)
-    assert np.array_equal(vessels(again(photograph)), vessels(segmenter(photograph)))
+    image = image_of(64, 64)
+    assert np.array_equal(vessels(again(image)), vessels(segmenter(image)))
 
 
 @pytest.mark.skipif(
@@ -133,4 +133,4 @@ def test_models_of_others_keep_the_pipeline_of_transformers(tmp_path):
     SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     segmenter = pipeline("image-segmentation", model=str(tmp_path), device="cpu")
     assert type(segmenter) is ImageSegmentationPipeline
-    assert segmenter(photograph_of(30, 40))[0]["mask"].size == (40, 30)
+    assert segmenter(image_of(30, 40))[0]["mask"].size == (40, 30)

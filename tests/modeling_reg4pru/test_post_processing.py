@@ -1,4 +1,4 @@
-"""From logits back to maps of the photographs' own size."""
+"""From logits back to maps of the images' own size."""
 
 import re
 
@@ -16,7 +16,7 @@ def make_processor(tile: int = 64, **fields) -> Reg4PruImageProcessor:
     return Reg4PruImageProcessor(size={"height": tile, "width": tile}, **fields)
 
 
-def make_photograph(height: int, width: int) -> Image.Image:
+def make_image(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -30,7 +30,7 @@ def outputs_of(labels: torch.Tensor, patch_offsets: torch.Tensor) -> Reg4PruSema
 
 def test_maps_have_the_size_that_is_asked_for():
     processor = make_processor(tile_overlap=0)
-    offsets = processor([make_photograph(64, 128), make_photograph(32, 64)], return_tensors="pt")["patch_offsets"]
+    offsets = processor([make_image(64, 128), make_image(32, 64)], return_tensors="pt")["patch_offsets"]
     labels = torch.zeros(3, 16, 16)
     labels[1] = 1
     outputs = outputs_of(labels, offsets)
@@ -45,10 +45,10 @@ def test_maps_have_the_size_that_is_asked_for():
         processor.post_process_semantic_segmentation(outputs_of(labels[:1], offsets[1:2]))
 
 
-def test_without_offsets_every_input_is_a_photograph_of_one_tile():
+def test_without_offsets_every_input_is_a_image_of_one_tile():
     processor = make_processor(working_size=64)
     labels = torch.zeros(2, 16, 16)
-    labels[:, :8] = 1  # the upper half of the tile, which is all of a photograph of half its height
+    labels[:, :8] = 1  # the upper half of the tile, which is all of an image of half its height
     outputs = outputs_of(labels, None)
     small = processor.post_process_semantic_segmentation(outputs)
     assert torch.equal(torch.stack(small), labels.long())

@@ -1,4 +1,4 @@
-"""From photographs of any size to tiles, and from logits back to maps."""
+"""From images of any size to tiles, and from logits back to maps."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ def make_processor(tile: int = 64, **fields) -> Reg4PruImageProcessor:
     return Reg4PruImageProcessor(size={"height": tile, "width": tile}, **fields)
 
 
-def make_photograph(height: int, width: int) -> Image.Image:
+def make_image(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -43,10 +43,10 @@ def test_defaults_are_those_of_the_model():
     assert list(processor.image_std) == IMAGENET_DEFAULT_STD
 
 
-def test_a_photograph_is_scaled_cut_and_normalised():
-    photograph = make_photograph(100, 150)
-    batch = make_processor(working_size=120, tile_overlap=8)(photograph, return_tensors="pt")
-    frame = normalised(photograph.resize((120, 80), Image.Resampling.BILINEAR))
+def test_a_image_is_scaled_cut_and_normalised():
+    image = make_image(100, 150)
+    batch = make_processor(working_size=120, tile_overlap=8)(image, return_tensors="pt")
+    frame = normalised(image.resize((120, 80), Image.Resampling.BILINEAR))
     assert batch["pixel_values"].dtype == torch.float32
     assert batch["patch_offsets"].tolist() == [
         [0, top, left, 64, 80, 120, 100, 150] for top in (0, 16) for left in (0, 56)
@@ -72,57 +72,57 @@ def test_a_photograph_is_scaled_cut_and_normalised():
     ],
 )
 def test_any_size_and_shape(size, fields, frame, num_tiles):
-    batch = make_processor(**fields)(make_photograph(*size), return_tensors="pt")
+    batch = make_processor(**fields)(make_image(*size), return_tensors="pt")
     assert batch["pixel_values"].shape == (num_tiles, 3, 64, 64)
     assert batch["patch_offsets"].shape == (num_tiles, 8)
     assert batch["patch_offsets"].dtype == torch.int64
     assert {tuple(row[4:]) for row in batch["patch_offsets"].tolist()} == {(*frame, *size)}
 
 
-def test_a_small_photograph_goes_on_with_its_mirror_image():
-    photograph = make_photograph(40, 50)
-    values = make_processor()(photograph, return_tensors="pt")["pixel_values"][0]
-    mirrored = np.pad(normalised(photograph), ((0, 0), (0, 24), (0, 14)), mode="reflect")
+def test_a_small_image_goes_on_with_its_mirror_image():
+    image = make_image(40, 50)
+    values = make_processor()(image, return_tensors="pt")["pixel_values"][0]
+    mirrored = np.pad(normalised(image), ((0, 0), (0, 24), (0, 14)), mode="reflect")
     np.testing.assert_allclose(values, mirrored, atol=1e-5)
 
 
 def test_rescaling_and_normalising_can_be_switched_off():
-    photograph = make_photograph(64, 64)
-    pixels = np.asarray(photograph).transpose(2, 0, 1)
-    raw = make_processor(do_rescale=False, do_normalize=False)(photograph)["pixel_values"][0]
+    image = make_image(64, 64)
+    pixels = np.asarray(image).transpose(2, 0, 1)
+    raw = make_processor(do_rescale=False, do_normalize=False)(image)["pixel_values"][0]
     np.testing.assert_array_equal(raw, pixels)
-    only_scaled = make_processor()(photograph, do_normalize=False)["pixel_values"][0]
+    only_scaled = make_processor()(image, do_normalize=False)["pixel_values"][0]
     np.testing.assert_allclose(only_scaled, pixels / 255, atol=1e-6)
-    own = make_processor(image_mean=[0.5, 0.4, 0.3], image_std=[0.1, 0.2, 0.3])(photograph)["pixel_values"][0]
+    own = make_processor(image_mean=[0.5, 0.4, 0.3], image_std=[0.1, 0.2, 0.3])(image)["pixel_values"][0]
     wanted = (pixels / 255 - np.reshape([0.5, 0.4, 0.3], (3, 1, 1))) / np.reshape([0.1, 0.2, 0.3], (3, 1, 1))
     np.testing.assert_allclose(own, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda array: Image.fromarray(array[..., 0])])
 def test_pixels_from_0_to_1_can_stay_as_they_are(kind):
-    photograph = kind((np.asarray(make_photograph(64, 64)) / 255).astype(np.float32))
-    wanted = make_processor()(photograph)["pixel_values"]
+    image = kind((np.asarray(make_image(64, 64)) / 255).astype(np.float32))
+    wanted = make_processor()(image)["pixel_values"]
     assert np.abs(wanted).max() < 5
-    np.testing.assert_allclose(make_processor()(photograph, do_rescale=False)["pixel_values"], wanted, atol=1e-5)
+    np.testing.assert_allclose(make_processor()(image, do_rescale=False)["pixel_values"], wanted, atol=1e-5)
 
 
 def test_tiles_share_a_quarter_of_the_size_that_they_have(tmp_path):
     make_processor(64, working_size=120).save_pretrained(tmp_path)
-    photograph = make_photograph(90, 120)
+    image = make_image(90, 120)
     for size in (16, 32):
-        wanted = make_processor(size, working_size=120, tile_overlap=size // 4)(photograph)["patch_offsets"]
+        wanted = make_processor(size, working_size=120, tile_overlap=size // 4)(image)["patch_offsets"]
         loaded = Reg4PruImageProcessor.from_pretrained(tmp_path, size=size)
-        np.testing.assert_array_equal(loaded(photograph)["patch_offsets"], wanted)
-        np.testing.assert_array_equal(loaded(photograph, tile_overlap=None)["patch_offsets"], wanted)
+        np.testing.assert_array_equal(loaded(image)["patch_offsets"], wanted)
+        np.testing.assert_array_equal(loaded(image, tile_overlap=None)["patch_offsets"], wanted)
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(90, 130)], [(40, 30), (100, 64), (64, 200)]])
 @pytest.mark.parametrize("as_array", [False, True])
 def test_labels_go_along_and_come_back(sizes, as_array):
     processor = make_processor(tile_overlap=16, num_labels=2)
-    masks = [(np.asarray(make_photograph(*size))[..., 0] > 127).astype(np.uint8) * np.uint8(255) for size in sizes]
+    masks = [(np.asarray(make_image(*size))[..., 0] > 127).astype(np.uint8) * np.uint8(255) for size in sizes]
     maps = masks if as_array else [Image.fromarray(mask) for mask in masks]
-    batch = processor([make_photograph(*size) for size in sizes], segmentation_maps=maps, return_tensors="pt")
+    batch = processor([make_image(*size) for size in sizes], segmentation_maps=maps, return_tensors="pt")
     labels, offsets = batch["labels"], batch["patch_offsets"]
     assert labels.dtype == torch.int64
     assert labels.shape == (len(batch["pixel_values"]), 64, 64)
@@ -140,49 +140,47 @@ def test_labels_go_along_and_come_back(sizes, as_array):
 @pytest.mark.parametrize("shape", [(80, 100), (80, 100, 3), (3, 80, 100), (1, 80, 100)])
 def test_a_single_mask_in_any_layout(shape):
     mask = np.zeros(shape, np.uint8)
-    batch = make_processor(num_labels=2)(make_photograph(80, 100), segmentation_maps=mask, return_tensors="pt")
+    batch = make_processor(num_labels=2)(make_image(80, 100), segmentation_maps=mask, return_tensors="pt")
     assert batch["labels"].shape == (len(batch["pixel_values"]), 64, 64)
-    several = make_processor(num_labels=2)(
-        [make_photograph(8, 9)] * 3, segmentation_maps=np.zeros((3, 8, 9), np.uint8)
-    )
+    several = make_processor(num_labels=2)([make_image(8, 9)] * 3, segmentation_maps=np.zeros((3, 8, 9), np.uint8))
     assert len(several["labels"]) == 3
 
 
 def test_labels_are_scaled_by_the_rule_of_their_kind():
-    photograph = make_photograph(128, 128)
+    image = make_image(128, 128)
     mask = np.random.default_rng(1).integers(0, 2, (128, 128)).astype(np.uint8)
     share = mask.reshape(64, 2, 64, 2).mean(axis=(1, 3))
-    binary = make_processor(working_size=64, num_labels=2)(photograph, segmentation_maps=mask)["labels"][0]
+    binary = make_processor(working_size=64, num_labels=2)(image, segmentation_maps=mask)["labels"][0]
     np.testing.assert_array_equal(binary, share >= 0.5)  # 127.5 of 255 is rounded up
-    several = make_processor(working_size=64, num_labels=3)(photograph, segmentation_maps=mask * 2)["labels"][0]
+    several = make_processor(working_size=64, num_labels=3)(image, segmentation_maps=mask * 2)["labels"][0]
     np.testing.assert_array_equal(several, mask[1::2, 1::2] * 2)
 
 
 def test_masks_that_do_not_belong_are_refused():
     processor = make_processor(num_labels=2)
     with pytest.raises(ValueError, match="Got 1 images but 2 segmentation maps"):
-        processor([make_photograph(8, 9)], segmentation_maps=[np.zeros((8, 9), np.uint8)] * 2)
+        processor([make_image(8, 9)], segmentation_maps=[np.zeros((8, 9), np.uint8)] * 2)
     with pytest.raises(ValueError, match=r"80x100 pixels .* but its label map 100x80"):
-        processor(make_photograph(80, 100), segmentation_maps=np.zeros((100, 80), np.uint8))
+        processor(make_image(80, 100), segmentation_maps=np.zeros((100, 80), np.uint8))
     with pytest.raises(ValueError, match="values 0, 2"):
-        processor(make_photograph(8, 9), segmentation_maps=np.full((8, 9), 2, np.uint8) * (np.arange(9) > 3))
+        processor(make_image(8, 9), segmentation_maps=np.full((8, 9), 2, np.uint8) * (np.arange(9) > 3))
     with pytest.raises(ValueError, match="no images"):
         processor([])
     with pytest.raises(ValueError, match="type dict"):
         processor([{}])
 
 
-def test_photograph_and_mask_are_turned_together(tmp_path):
+def test_image_and_mask_are_turned_together(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    photograph, mask = make_photograph(40, 60), np.zeros((40, 60), np.uint8)
+    image, mask = make_image(40, 60), np.zeros((40, 60), np.uint8)
     mask[:10, :30] = 255
-    photograph.save(tmp_path / "photograph.png", exif=exif)
+    image.save(tmp_path / "image.png", exif=exif)
     Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif)
-    paths = [str(tmp_path / f"{name}.png") for name in ("photograph", "mask")]
+    paths = [str(tmp_path / f"{name}.png") for name in ("image", "mask")]
     batch = make_processor(num_labels=2)(paths[0], segmentation_maps=paths[1], return_tensors="pt")
     assert batch["patch_offsets"][0, 6:].tolist() == [60, 40]
-    turned = np.rot90(np.asarray(photograph), -1)
+    turned = np.rot90(np.asarray(image), -1)
     np.testing.assert_allclose(batch["pixel_values"][0, :, :60, :40], normalised(turned), atol=1e-5)
     np.testing.assert_array_equal(batch["labels"][0, :60, :40], np.rot90(mask, -1) // 255)
 
@@ -202,12 +200,12 @@ def test_scales_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Reg4PruImageProcessor(**fields)
     with pytest.raises(ValueError, match=message):
-        Reg4PruImageProcessor()(make_photograph(8, 8), **fields)
+        Reg4PruImageProcessor()(make_image(8, 8), **fields)
 
 
-def test_a_photograph_that_must_not_be_cut_has_to_fit():
+def test_a_image_that_must_not_be_cut_has_to_fit():
     with pytest.raises(ValueError, match=r"65x10 pixels .* does not fit a tile of 64"):
-        make_processor(do_split_image=False, do_resize=False)(make_photograph(65, 10))
+        make_processor(do_split_image=False, do_resize=False)(make_image(65, 10))
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
@@ -216,16 +214,16 @@ def test_the_model_takes_what_the_processor_makes(num_labels, tiny_model):
         make_processor(num_labels=num_labels),
         tiny_model(num_labels=num_labels, num_queries=num_labels - 1),
     )
-    photographs = [make_photograph(90, 130), make_photograph(20, 30)]
-    labels = [np.asarray(one)[..., 0] // 200 for one in photographs]
-    batch = processor(photographs, segmentation_maps=labels, return_tensors="pt")
+    images = [make_image(90, 130), make_image(20, 30)]
+    labels = [np.asarray(one)[..., 0] // 200 for one in images]
+    batch = processor(images, segmentation_maps=labels, return_tensors="pt")
     outputs = model(**batch)
     assert outputs.loss.isfinite()
     assert torch.equal(outputs.patch_offsets, batch["patch_offsets"])
     maps = processor.post_process_semantic_segmentation(outputs)
     scores = processor.post_process_probabilities(outputs)
-    for one, score, photograph in zip(maps, scores, photographs, strict=True):
-        assert one.shape == photograph.size[::-1]
+    for one, score, image in zip(maps, scores, images, strict=True):
+        assert one.shape == image.size[::-1]
         assert one.dtype == torch.int64
         assert score.shape == (num_labels, *one.shape)
         assert torch.equal(one, score.argmax(0))
@@ -248,11 +246,11 @@ def test_saving_and_loading(fields, tmp_path, tiny_model, caplog):
     with caplog.at_level(logging.WARNING):
         loaded = [one.from_pretrained(tmp_path) for one in (Reg4PruImageProcessor, AutoImageProcessor)]
     assert not caplog.records
-    photograph = make_photograph(90, 120)
+    image = make_image(90, 120)
     for one in loaded:
         assert type(one) is Reg4PruImageProcessor
         assert one.to_dict() == processor.to_dict()
-        wanted, values = (each(photograph, return_tensors="pt")["pixel_values"] for each in (processor, one))
+        wanted, values = (each(image, return_tensors="pt")["pixel_values"] for each in (processor, one))
         assert torch.equal(wanted, values)
 
 
@@ -279,11 +277,11 @@ def test_fields_that_the_example_scripts_of_transformers_read(tmp_path):
     assert "shortest_edge" not in processor.size
     assert (processor.size["height"], processor.size["width"]) == (64, 64)
     assert processor.do_reduce_labels is True
-    labels = processor(make_photograph(64, 64), segmentation_maps=np.eye(64, dtype=np.uint8))["labels"][0]
+    labels = processor(make_image(64, 64), segmentation_maps=np.eye(64, dtype=np.uint8))["labels"][0]
     np.testing.assert_array_equal(labels, np.where(np.eye(64), 0, 255))
 
 
-def test_a_real_photograph(fives_dir):
+def test_a_real_image(fives_dir):
     path = sorted(fives_dir.glob("*/Original/*.png"))[0]
     processor = make_processor(128, working_size=256, num_labels=2)
     mask = path.parent.parent / "Ground truth" / path.name

@@ -1,4 +1,4 @@
-"""Photographs of any size through the model: seams, stages, memory, and the same result as the steps one by one."""
+"""Images of any size through the model: seams, stages, memory, and the same result as the steps one by one."""
 
 import tracemalloc
 from pathlib import Path
@@ -14,8 +14,8 @@ from modeling_reg4pru import (
     Reg4PruForSemanticSegmentation,
     Reg4PruImageProcessor,
     Reg4PruSemanticSegmenterOutput,
-    predict_photograph,
-    predict_photographs,
+    predict_image,
+    predict_images,
 )
 from modeling_reg4pru.tiled_inference import pruning_stages
 
@@ -49,20 +49,20 @@ def make_processor(tile: int = 64, **fields) -> Reg4PruImageProcessor:
     return Reg4PruImageProcessor(size={"height": tile, "width": tile}, **fields)
 
 
-def smooth_photograph(height: int, width: int, seed: int = 0) -> Image.Image:
+def smooth_image(height: int, width: int, seed: int = 0) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize(("height", "width"), [(152, 168), (150, 170)])
 @pytest.mark.parametrize("working_size", [None, 136])
-def test_tiles_give_what_the_whole_photograph_gives(tiny_config, height, width, working_size):
-    model, photograph = LocalModel(tiny_config()).eval(), smooth_photograph(height, width)
+def test_tiles_give_what_the_whole_image_gives(tiny_config, height, width, working_size):
+    model, image = LocalModel(tiny_config()).eval(), smooth_image(height, width)
     one_tile = make_processor(176, working_size=working_size)
     many_tiles = make_processor(64, working_size=working_size, tile_overlap=32)
 
-    whole = predict_photograph(model, one_tile, photograph, output_stages=True)
-    tiled = predict_photograph(model, many_tiles, photograph, output_stages=True)
+    whole = predict_image(model, one_tile, image, output_stages=True)
+    tiled = predict_image(model, many_tiles, image, output_stages=True)
 
     assert whole.num_tiles == 1 < tiled.num_tiles
     assert whole.probabilities.shape == tiled.probabilities.shape == (2, height, width)
@@ -77,13 +77,10 @@ def test_tiles_give_what_the_whole_photograph_gives(tiny_config, height, width, 
 
 
 def test_overlap_leaves_no_seams(tiny_config):
-    model, photograph = TileModel(tiny_config()).eval(), smooth_photograph(192, 192)
+    model, image = TileModel(tiny_config()).eval(), smooth_image(192, 192)
 
     seams = [
-        predict_photograph(model, make_processor(tile_overlap=overlap), photograph)
-        .probabilities.diff(dim=-1)
-        .abs()
-        .max()
+        predict_image(model, make_processor(tile_overlap=overlap), image).probabilities.diff(dim=-1).abs().max()
         for overlap in (0, 32)
     ]
 
@@ -96,12 +93,12 @@ def test_overlap_leaves_no_seams(tiny_config):
 @pytest.mark.parametrize("do_split_image", [True, False])
 def test_the_same_as_processor_model_and_post_processing(tiny_model, size, num_labels, do_split_image):
     model = tiny_model(num_labels=num_labels, num_queries=num_labels - 1)
-    processor, photograph = make_processor(do_split_image=do_split_image), smooth_photograph(*size)
+    processor, image = make_processor(do_split_image=do_split_image), smooth_image(*size)
 
-    prediction = predict_photograph(model, processor, photograph, batch_size=64)
+    prediction = predict_image(model, processor, image, batch_size=64)
 
     with torch.no_grad():
-        outputs = model(**processor(photograph, return_tensors="pt"))
+        outputs = model(**processor(image, return_tensors="pt"))
     assert torch.equal(prediction.probabilities, processor.post_process_probabilities(outputs)[0])
     assert torch.equal(prediction.segmentation, processor.post_process_semantic_segmentation(outputs)[0])
     assert prediction.num_tokens == prediction.num_tiles * sum(int(count) for count in outputs.token_counts)
@@ -109,13 +106,13 @@ def test_the_same_as_processor_model_and_post_processing(tiny_model, size, num_l
 
 def test_batches_and_training_mode_change_nothing(tiny_model):
     model, processor = tiny_model(), make_processor()
-    photographs = [smooth_photograph(100, 130, 0), smooth_photograph(30, 40, 1), smooth_photograph(64, 200, 2)]
-    single = [predict_photograph(model, processor, one, 0.5, batch_size=1, output_stages=True) for one in photographs]
+    images = [smooth_image(100, 130, 0), smooth_image(30, 40, 1), smooth_image(64, 200, 2)]
+    single = [predict_image(model, processor, one, 0.5, batch_size=1, output_stages=True) for one in images]
     model.train()
     model.layers[0].eval()  # frozen
 
     for batch_size in (3, 64):
-        together = predict_photographs(model, processor, photographs, 0.5, batch_size=batch_size, output_stages=True)
+        together = predict_images(model, processor, images, 0.5, batch_size=batch_size, output_stages=True)
         for found, wanted in zip(together, single, strict=True):
             torch.testing.assert_close(found.probabilities, wanted.probabilities, rtol=0, atol=1e-5)
             assert torch.equal(found.stages, wanted.stages)
@@ -126,13 +123,13 @@ def test_batches_and_training_mode_change_nothing(tiny_model):
 
 
 def test_unpruned_is_dense_and_prunes_nothing(tiny_model):
-    model, processor, photograph = tiny_model(), make_processor(), smooth_photograph(100, 100)
+    model, processor, image = tiny_model(), make_processor(), smooth_image(100, 100)
     dense = tiny_model(pruning_layers=[], keep_rates=[])
     dense.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("selectors.")})
 
-    unpruned = predict_photograph(model, processor, photograph, 1.0, output_stages=True)
-    expected = predict_photograph(dense, processor, photograph, output_stages=True)
-    pruned = predict_photograph(model, processor, photograph, 0.3)
+    unpruned = predict_image(model, processor, image, 1.0, output_stages=True)
+    expected = predict_image(dense, processor, image, output_stages=True)
+    pruned = predict_image(model, processor, image, 0.3)
 
     assert torch.equal(unpruned.probabilities, expected.probabilities)
     assert (unpruned.stages == 3).all()
@@ -157,26 +154,26 @@ def test_pruning_stage_is_the_last_departure():
 
 
 def test_stage_counts_follow_the_keep_masks(tiny_model):
-    model, processor, photograph = tiny_model(), make_processor(), smooth_photograph(64, 64)
+    model, processor, image = tiny_model(), make_processor(), smooth_image(64, 64)
 
-    stages = predict_photograph(model, processor, photograph, 0.5, output_stages=True).stages
+    stages = predict_image(model, processor, image, 0.5, output_stages=True).stages
 
     with torch.no_grad():
-        pixel_values = processor(photograph, return_tensors="pt")["pixel_values"]
+        pixel_values = processor(image, return_tensors="pt")["pixel_values"]
         keep_masks = model(pixel_values, keep_rates=0.5, output_keep_masks=True).keep_masks
     pruned = [int((~kept).sum()) for kept in keep_masks[0]]
     assert [int((stages <= stage).sum()) // 64 for stage in range(3)] == pruned  # a token has 8 x 8 pixels
 
 
-def test_memory_does_not_grow_with_photographs_or_tiles(tiny_config):
-    """Of one float32 tile, 64 x 64 x 3, there may be a handful; of photographs, one and its maps."""
+def test_memory_does_not_grow_with_images_or_tiles(tiny_config):
+    """Of one float32 tile, 64 x 64 x 3, there may be a handful; of images, one and its maps."""
     model, processor = LocalModel(tiny_config()).eval(), make_processor(tile_overlap=0)
-    photograph = np.zeros((64 * 16, 64 * 16, 3), np.uint8)
+    image = np.zeros((64 * 16, 64 * 16, 3), np.uint8)
     tiles_in_bytes = 256 * 3 * 64 * 64 * 4
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        for _ in predict_photographs(model, processor, (photograph for _ in range(count)), batch_size=4):
+        for _ in predict_images(model, processor, (image for _ in range(count)), batch_size=4):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -191,41 +188,41 @@ def test_memory_does_not_grow_with_photographs_or_tiles(tiny_config):
 def test_what_does_not_fit_is_refused_at_once(tiny_model):
     model = tiny_model()
     with pytest.raises(ValueError, match="`batch_size` is 0"):
-        predict_photographs(model, make_processor(), [], batch_size=0)
+        predict_images(model, make_processor(), [], batch_size=0)
     with pytest.raises(ValueError, match=r"EomtImageProcessorPil.*use a Reg4PruImageProcessor"):
-        predict_photographs(model, EomtImageProcessorPil(do_split_image=True), [])
+        predict_images(model, EomtImageProcessorPil(do_split_image=True), [])
     with pytest.raises(ValueError, match=r"1\.5"):
-        predict_photograph(model, make_processor(), smooth_photograph(64, 64), 1.5)
-    assert list(predict_photographs(model, make_processor(), [])) == []
+        predict_image(model, make_processor(), smooth_image(64, 64), 1.5)
+    assert list(predict_images(model, make_processor(), [])) == []
 
 
 def test_fields_set_later_count_here_as_in_the_processor(tiny_model):
     """Scripts assign `size` as the plain dictionary that is in `preprocessor_config.json`."""
-    photograph, processor, model = smooth_photograph(70, 90), make_processor(), tiny_model()
+    image, processor, model = smooth_image(70, 90), make_processor(), tiny_model()
     processor.size = {"height": 32, "width": 32}
     processor.tile_overlap = 8
     with torch.no_grad():
-        outputs = model(**processor(photograph, return_tensors="pt"))
-    prediction = predict_photograph(model, processor, photograph, batch_size=len(outputs.logits))
+        outputs = model(**processor(image, return_tensors="pt"))
+    prediction = predict_image(model, processor, image, batch_size=len(outputs.logits))
     assert prediction.num_tiles == len(outputs.logits) == 12
     (wanted,) = processor.post_process_probabilities(outputs)
     assert torch.equal(prediction.probabilities, wanted)
     processor.tile_overlap = 32
     with pytest.raises(ValueError, match="`tile_overlap` is 32"):
-        predict_photograph(model, processor, photograph)
+        predict_image(model, processor, image)
     with pytest.raises(TypeError, match="working_siz"):
-        processor.cut_photograph(photograph, working_siz=32)
+        processor.cut_image(image, working_siz=32)
 
 
 def test_paths_of_both_kinds(tiny_model, tmp_path):
-    photograph, processor, model = smooth_photograph(70, 90), make_processor(num_labels=2), tiny_model()
+    image, processor, model = smooth_image(70, 90), make_processor(num_labels=2), tiny_model()
     path = tmp_path / "the left eye.png"
-    photograph.save(path)
-    wanted = predict_photograph(model, processor, photograph).probabilities
+    image.save(path)
+    wanted = predict_image(model, processor, image).probabilities
     for source in (path, str(path)):
-        assert torch.equal(predict_photograph(model, processor, source).probabilities, wanted)
+        assert torch.equal(predict_image(model, processor, source).probabilities, wanted)
     mask = tmp_path / "mask.png"
-    Image.fromarray((np.asarray(photograph)[..., 0] > 127).astype(np.uint8) * 255).save(mask)
+    Image.fromarray((np.asarray(image)[..., 0] > 127).astype(np.uint8) * 255).save(mask)
     by_path, by_name = (
         processor(kind(path), segmentation_maps=kind(mask), return_tensors="pt") for kind in (Path, str)
     )
@@ -233,12 +230,12 @@ def test_paths_of_both_kinds(tiny_model, tmp_path):
     assert torch.equal(by_path["labels"], by_name["labels"])
     assert set(by_path["labels"].unique().tolist()) >= {0, 1}
     with pytest.raises(ValueError, match=r"There is no image at .*no such file\.png"):
-        predict_photograph(model, processor, tmp_path / "no such file.png")
+        predict_image(model, processor, tmp_path / "no such file.png")
 
 
 def test_bfloat16_stays_close(tiny_model):
-    photograph, processor = smooth_photograph(64, 64), make_processor()
-    whole = predict_photograph(tiny_model(), processor, photograph, 1.0).probabilities
-    half = predict_photograph(tiny_model().to(torch.bfloat16), processor, photograph, 1.0).probabilities
+    image, processor = smooth_image(64, 64), make_processor()
+    whole = predict_image(tiny_model(), processor, image, 1.0).probabilities
+    half = predict_image(tiny_model().to(torch.bfloat16), processor, image, 1.0).probabilities
     assert half.dtype == torch.float32
     assert 0 < (half - whole).abs().max() < 0.1

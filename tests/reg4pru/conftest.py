@@ -1,4 +1,4 @@
-"""What the tests of the commands share: the commands as a user starts them, a checkpoint, photographs."""
+"""What the tests of the commands share: the commands as a user starts them, a checkpoint, images."""
 
 import os
 import subprocess
@@ -40,11 +40,9 @@ def save_checkpoint(tmp_path) -> Callable[[Reg4PruForSemanticSegmentation], Path
 
 
 @pytest.fixture
-def photographs(tmp_path) -> datasets.Dataset:
-    """Two synthetic photographs of 128 pixels a side, twice the input of the tiny model."""
-    sides = load_fives(
-        "synthetic", photograph_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "photographs"
-    )
+def images(tmp_path) -> datasets.Dataset:
+    """Two synthetic images of 128 pixels a side, twice the input of the tiny model."""
+    sides = load_fives("synthetic", working_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "images")
     return sides["test"]
 
 
@@ -59,7 +57,7 @@ def speed() -> dict:
     return {
         "provenance": {"date": "2026-11-22T10:00:00+00:00"},
         "machine": {"device": "Slow & Steady", "dtype": "float32", "num_threads": 2},
-        "image_size": [64, 64], "batch_size": 1, "tiles_per_photograph": 9.0, "num_layers": 6,
-        "data": {"photographs": {"validation": 3}},
+        "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
+        "data": {"images": {"validation": 3}},
         "candidates": [best, fastest, best | {"milliseconds": 80.0, "on_front": False}],
     }  # fmt: skip

@@ -13,7 +13,7 @@ COMMANDS = {
     "train": (train.main, [GIVEN, "{model}", "--dataset", "synthetic", "--output_dir", "{out}"]),
     "finetune": (finetune.main, [GIVEN, "{model}", "--dataset", "synthetic", "--output_dir", "{out}"]),
     "evaluate": (evaluate.main, [GIVEN, "{model}", "--dataset", "synthetic", "--output_dir", "{out}"]),
-    "predict": (predict.main, [GIVEN, "{model}", "--images", "{photograph}", "--output_dir", "{out}"]),
+    "predict": (predict.main, [GIVEN, "{model}", "--images", "{image}", "--output_dir", "{out}"]),
     "export": (export.main, [GIVEN, "{model}", "--output", "{out}/model.onnx"]),
 }
 
@@ -27,8 +27,8 @@ def test_a_bare_backbone_is_refused(family, command, tmp_path, capsys):
     else:
         ViTModel(ViTConfig(**SIZES, patch_size=8, image_size=64)).save_pretrained(backbone)
     Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=64).save_pretrained(backbone)
-    Image.new("RGB", (64, 64)).save(tmp_path / "photograph.png")
-    places = {"model": backbone, "out": tmp_path / "out", "photograph": tmp_path / "photograph.png"}
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    places = {"model": backbone, "out": tmp_path / "out", "image": tmp_path / "image.png"}
     main, flags = COMMANDS[command]
     with pytest.raises((ValueError, SystemExit)) as refusal:
         main([flag.format_map(places) for flag in flags])

@@ -1,4 +1,4 @@
-"""The same photograph gives the same mask by predict, evaluate, pipeline, Trainer and remote code."""
+"""The same image gives the same mask by predict, evaluate, pipeline, Trainer and remote code."""
 
 import csv
 import subprocess
@@ -14,18 +14,18 @@ from transformers import TrainingArguments, pipeline
 
 from datasets_fives import load_vessels
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.image_tiles import resize_map
 from reg4pru import evaluate, finetune, predict, train
 from reg4pru.training import validation
 from reg4pru.training.arguments import DataArguments
 
-# What training saw: crops or tiles of photographs at 128 px, or whole photographs, at the model's 64 px.
+# What training saw: crops or tiles of images at 128 px, or whole images, at the model's 64 px.
 SCALES = {
-    "crops": ("--photograph_size", "128", "--random_crop", "true"),
-    "tiles": ("--photograph_size", "128", "--tile_size", "64"),
-    "whole": ("--photograph_size", "64"),
+    "crops": ("--working_size", "128", "--random_crop", "true"),
+    "tiles": ("--working_size", "128", "--tile_size", "64"),
+    "whole": ("--working_size", "64"),
 }
 NAMES = ("1_N", "2_D", "3_A", "4_G", "5_N")
 REMOTE = """
@@ -40,7 +40,7 @@ torch.set_num_threads(1)
 from PIL import Image
 from transformers import AutoModelForSemanticSegmentation, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-folder, photograph, *masks = sys.argv[1:]
+folder, image, *masks = sys.argv[1:]
 for mask in masks:
     scale, expected = mask.split("=")
     checkpoint = f"{folder}/{scale}/last"
@@ -48,11 +48,11 @@ for mask in masks:
     processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=True)
     model = AutoModelForSemanticSegmentation.from_pretrained(checkpoint, trust_remote_code=True).eval()
     with torch.no_grad():
-        outputs = model(**processor(Image.open(photograph), return_tensors="pt"))
+        outputs = model(**processor(Image.open(image), return_tensors="pt"))
     (found,) = processor.post_process_semantic_segmentation(outputs)
     assert np.array_equal(found.numpy() == 1, expected), f"{scale}: model and processor"
     segmenter = pipeline("image-segmentation", model=checkpoint, trust_remote_code=True, device="cpu")
-    found = {result["label"]: result["mask"] for result in segmenter(photograph)}
+    found = {result["label"]: result["mask"] for result in segmenter(image)}
     assert np.array_equal(np.asarray(found["vessel"]) == 255, expected), f"{scale}: pipeline"
 """
 
@@ -66,12 +66,12 @@ def _cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Photographs of 160 x 200 pixels, and a checkpoint trained on them at each scale."""
+    """Images of 160 x 200 pixels, and a checkpoint trained on them at each scale."""
     folder = tmp_path_factory.mktemp("one_path")
     for kind in ("images", "masks"):
         (folder / "data" / kind).mkdir(parents=True)
     for index, name in enumerate(NAMES):
-        image, mask = draw_photograph(200, name[-1], np.random.SeedSequence(index))
+        image, mask = draw_image(200, name[-1], np.random.SeedSequence(index))
         Image.fromarray(image[20:180]).save(folder / "data" / "images" / f"{name}.png")
         Image.fromarray(mask[20:180] * np.uint8(255)).save(folder / "data" / "masks" / f"{name}.png")
     (folder / "split.yaml").write_text("train: [1_N, 2_D]\nvalidation: [3_A, 4_G]\ntest: [5_N]\n")
@@ -95,7 +95,7 @@ def mask_of(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def predicted(folder) -> dict[str, dict[str, np.ndarray]]:
-    """The masks that `reg4pru predict` writes, by scale and photograph."""
+    """The masks that `reg4pru predict` writes, by scale and image."""
     masks = {}
     for scale in SCALES:
         model, output = folder / scale / "last", folder / f"predicted_{scale}"
@@ -127,7 +127,7 @@ def test_pipeline_and_evaluation_give_what_predict_gives(folder, predicted, scal
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypatch, tmp_path):
-    """Equal to the pixel at the working size; at the photographs' own, where predict enlarges, nearly."""
+    """Equal to the pixel at the working size; at the images' own, where predict enlarges, nearly."""
     seen = []
     update = validation.PixelMetrics.update
 
@@ -139,7 +139,7 @@ def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypat
     model = Reg4PruForSemanticSegmentation.from_pretrained(folder / scale / "last")
     processor = Reg4PruImageProcessor.from_pretrained(folder / scale / "last")
     source = DataArguments(dataset=str(folder / "data"), split=str(folder / "split.yaml"))
-    sides = load_vessels(source.dataset, split=source.split, photograph_size=processor.working_size)
+    sides = load_vessels(source.dataset, split=source.split, working_size=processor.working_size)
     training = TrainingArguments(
         tmp_path, max_steps=1, per_device_eval_batch_size=3, use_cpu=True, report_to="none",
         remove_unused_columns=False, batch_eval_metrics=True, label_names=validation.LABEL_NAMES,
@@ -149,9 +149,9 @@ def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypat
     assert len(seen) == 2
     for (probability, labels), row in zip(seen, sides["validation"], strict=True):
         assert max(probability.shape) == processor.working_size
-        row["image"].save(tmp_path / "photograph.png")
+        row["image"].save(tmp_path / "image.png")
         segmenter = pipeline("image-segmentation", model=str(folder / scale / "last"), device="cpu")
-        results = {entry["label"]: entry["mask"] for entry in segmenter(str(tmp_path / "photograph.png"))}
+        results = {entry["label"]: entry["mask"] for entry in segmenter(str(tmp_path / "image.png"))}
         assert np.array_equal(np.asarray(results["vessel"]) == 255, probability.numpy() > 0.5)
         assert np.array_equal(labels.numpy(), np.asarray(row["mask"]))
         own_size = resize_map(probability[None], (160, 200))[0] > 0.5
@@ -162,10 +162,10 @@ def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypat
 
 def test_remote_code_gives_what_the_package_gives(folder, predicted, tmp_path):
     masks = [f"{scale}={folder / f'predicted_{scale}' / '5_N_mask.png'}" for scale in SCALES]
-    photograph = folder / "data/images/5_N.png"
+    image = folder / "data/images/5_N.png"
     environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(folder), str(photograph), *masks],
+        [sys.executable, "-c", REMOTE, str(folder), str(image), *masks],
         env=environment, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import modeling_reg4pru
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_photograph
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_image
 
 from ..modeling_reg4pru.test_backbone_families import FAMILIES, HEAD
 from ..modeling_reg4pru.test_backbone_families import build as build_backbone
@@ -202,25 +202,25 @@ for family, logits in expected.items():
 def test_the_pipeline_needs_no_package(saved, tmp_path):
     """It is that of the checkpoint, asks nothing, reports nothing, and segments tiles as the package does."""
     pixels = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     model = Reg4PruForSemanticSegmentation.from_pretrained(saved)
-    prediction = predict_photograph(model, Reg4PruImageProcessor.from_pretrained(saved), pixels)
+    prediction = predict_image(model, Reg4PruImageProcessor.from_pretrained(saved), pixels)
     assert prediction.num_tiles > 1
     torch.save(prediction.segmentation, tmp_path / "expected.pt")
     code = """
 import numpy as np
 from transformers import pipeline
-folder, photograph, expected = sys.argv[1:]
+folder, image, expected = sys.argv[1:]
 segmenter = pipeline("image-segmentation", model=folder, trust_remote_code=True, device="cpu")
 assert type(segmenter).__module__.startswith("transformers_modules."), type(segmenter)
-for results in segmenter([photograph] * 3, batch_size=2):
+for results in segmenter([image] * 3, batch_size=2):
     masks = {result["label"]: np.asarray(result["mask"]) == 255 for result in results}
     assert np.array_equal(masks["LABEL_1"], torch.load(expected).numpy() == 1)
 repr(segmenter.model.config)
 segmenter.save_pretrained("again")
-pipeline("image-segmentation", model="again", trust_remote_code=True, device="cpu")(photograph)
+pipeline("image-segmentation", model="again", trust_remote_code=True, device="cpu")(image)
 """
-    done = run_without_the_package(code, saved, tmp_path / "photograph.png", tmp_path / "expected.pt", folder=tmp_path)
+    done = run_without_the_package(code, saved, tmp_path / "image.png", tmp_path / "expected.pt", folder=tmp_path)
     assert "not supported" not in done.stderr
     assert "[y/N]" not in done.stdout
 

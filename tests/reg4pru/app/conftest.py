@@ -1,4 +1,4 @@
-"""A served app with a tiny checkpoint, a headless Chromium, and what `reg4pru predict` says of the photographs."""
+"""A served app with a tiny checkpoint, a headless Chromium, and what `reg4pru predict` says of the images."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from reg4pru import predict
 
@@ -25,10 +25,10 @@ KEEP_RATES = (0.5, 0.3)
 
 
 class Served(NamedTuple):
-    """Where the app is, and the folders of its photographs and of what `predict` wrote for them."""
+    """Where the app is, and the folders of its images and of what `predict` wrote for them."""
 
     address: str
-    photographs: Path
+    images: Path
     predicted: Path
     log: Path
 
@@ -37,16 +37,16 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> Path:
-    """Two photographs, one of them also turned by its EXIF tag, and in 16 bits."""
-    folder = tmp_path_factory.mktemp("photographs")
-    images = [Image.fromarray(draw_photograph(128, "N", np.random.SeedSequence((5, index)))[0]) for index in range(2)]
-    images[0].save(folder / "first.png")
-    images[1].save(folder / "second.png")
+def images(tmp_path_factory) -> Path:
+    """Two images, one of them also turned by its EXIF tag, and in 16 bits."""
+    folder = tmp_path_factory.mktemp("images")
+    drawn = [Image.fromarray(draw_image(128, "N", np.random.SeedSequence((5, index)))[0]) for index in range(2)]
+    drawn[0].save(folder / "first.png")
+    drawn[1].save(folder / "second.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    images[0].crop((0, 0, 128, 96)).save(folder / "turned.jpg", exif=exif, quality=95)
-    green = np.asarray(images[0])[..., 1].astype(np.uint16) * 257
+    drawn[0].crop((0, 0, 128, 96)).save(folder / "turned.jpg", exif=exif, quality=95)
+    green = np.asarray(drawn[0])[..., 1].astype(np.uint16) * 257
     Image.fromarray(green).save(folder / "deep.png")
     return folder
 
@@ -65,10 +65,10 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(checkpoint, photographs, tmp_path_factory) -> Iterator[Served]:
+def served(checkpoint, images, tmp_path_factory) -> Iterator[Served]:
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'reg4pru[app]'")
     scratch = tmp_path_factory.mktemp("served")
-    where = ["--model_name_or_path", str(checkpoint), "--images", str(photographs), "--output_dir"]
+    where = ["--model_name_or_path", str(checkpoint), "--images", str(images), "--output_dir"]
     predict.main([*where, str(scratch / "out"), "--keep_rates", *map(str, KEEP_RATES)])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ def served(checkpoint, photographs, tmp_path_factory) -> Iterator[Served]:
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_until_it_answers(server, address, log)
-        yield Served(address, photographs, scratch / "out", log)
+        yield Served(address, images, scratch / "out", log)
     finally:
         server.terminate()  # a process that was started in the background ignores Ctrl-C
         try:
@@ -133,7 +133,7 @@ class Visitor:
             self.outside.append(request.url)
 
     def upload(self, path: Path) -> None:
-        self.page.locator("#photograph input[type=file]").set_input_files(path)
+        self.page.locator("#image input[type=file]").set_input_files(path)
 
     def set_keep_rate(self, rate: float) -> None:
         field = self.page.locator("#keep-rate input[type=number]")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 def test_upload_slider_pictures_table_and_curve(visitor, served):
     me = visitor()
-    me.upload(served.photographs / "first.png")
+    me.upload(served.images / "first.png")
     me.sees("keep rate 0.5")
     me.page.wait_for_selector("#files a[href$='first_mask.png']")
     before = me.picture("#stages")
@@ -52,7 +52,7 @@ def test_upload_slider_pictures_table_and_curve(visitor, served):
 def test_16_bits_and_exif(visitor, served):
     for file in ("deep.png", "turned.jpg"):
         me, name = visitor(), file.split(".")[0]
-        me.upload(served.photographs / file)
+        me.upload(served.images / file)
         me.page.wait_for_selector(f"#files a[href$='{name}_mask.png']")
         np.testing.assert_array_equal(me.download(f"{name}_mask.png"), served.expected(name, "mask", 0.5))
     assert me.download("turned_mask.png").shape == (128, 96)
@@ -80,8 +80,8 @@ def test_what_is_refused(visitor, served, tmp_path, name, message):
 def test_two_visitors_at_once_get_their_own(visitor, served):
     here, there = visitor(), visitor()
     there.set_keep_rate(0.3)
-    here.upload(served.photographs / "first.png")
-    there.upload(served.photographs / "second.png")
+    here.upload(served.images / "first.png")
+    there.upload(served.images / "second.png")
     here.sees("keep rate 0.5")
     there.sees("keep rate 0.3")
     for one, name, rate in ((here, "first", 0.5), (there, "second", 0.3)):
@@ -93,7 +93,7 @@ def test_two_visitors_at_once_get_their_own(visitor, served):
 def test_the_tool_answers_an_mcp_client(served):
     mcp = pytest.importorskip("mcp")
     streams = pytest.importorskip("mcp.client.streamable_http")
-    photograph = base64.b64encode((served.photographs / "first.png").read_bytes()).decode()
+    image = base64.b64encode((served.images / "first.png").read_bytes()).decode()
 
     async def ask():
         async with (
@@ -103,15 +103,15 @@ def test_the_tool_answers_an_mcp_client(served):
             await session.initialize()
             tools = (await session.list_tools()).tools
             name = next(tool.name for tool in tools if tool.name.endswith("segment"))
-            good = await session.call_tool(name, {"photograph": photograph, "keep_rate": 0.3})
-            bad = await session.call_tool(name, {"photograph": "bm8gcGljdHVyZQ==", "keep_rate": 0.3})
+            good = await session.call_tool(name, {"image": image, "keep_rate": 0.3})
+            bad = await session.call_tool(name, {"image": "bm8gcGljdHVyZQ==", "keep_rate": 0.3})
             return tools, good, bad
 
     with ThreadPoolExecutor(1) as elsewhere:  # the browser's tests may have an event loop in this thread
         tools, good, bad = elsewhere.submit(asyncio.run, ask()).result(timeout=120)
     assert len(tools) == 1
     assert "Find the vessels" in tools[0].description
-    assert {"photograph", "keep_rate"} <= set(tools[0].inputSchema["properties"])
+    assert {"image", "keep_rate"} <= set(tools[0].inputSchema["properties"])
     answer = json.loads(good.content[0].text)
     mask = np.asarray(Image.open(BytesIO(base64.b64decode(answer["mask"]))))
     np.testing.assert_array_equal(mask, served.expected("first", "mask", 0.3))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru.app.comparison import Comparer
 from reg4pru.app.html_tables import measured_row, speed_table
-from reg4pru.app.uploads import decode_base64, open_photograph, open_truth
+from reg4pru.app.uploads import decode_base64, open_truth, open_upload
 from reg4pru.maintenance import gallery
 
 
@@ -23,8 +23,8 @@ def comparer(tiny_model):
 
 
 @pytest.fixture
-def photograph():
-    pixels, mask = draw_photograph(96, "N", np.random.SeedSequence(3))
+def image_and_mask():
+    pixels, mask = draw_image(96, "N", np.random.SeedSequence(3))
     return Image.fromarray(pixels), mask > 0
 
 
@@ -34,8 +34,8 @@ def as_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_settings_hold_for_one_call_only(comparer, photograph):
-    image, _ = photograph
+def test_settings_hold_for_one_call_only(comparer, image_and_mask):
+    image, _ = image_and_mask
     config = comparer.model.config
     before = config.reactivation_layer, config.selection_pool
     opened = comparer.open("eye", image)
@@ -46,12 +46,12 @@ def test_settings_hold_for_one_call_only(comparer, photograph):
         comparer.predict(opened.pixels, 0.5, reactivation_layer=1)
     assert (config.reactivation_layer, config.selection_pool) == before
     again = comparer.predict(opened.pixels, 0.5)
-    expected = predict_photograph(comparer.model, comparer.processor, image, 0.5)
+    expected = predict_image(comparer.model, comparer.processor, image, 0.5)
     np.testing.assert_allclose(again.probability, expected.probabilities[1].numpy(), atol=1e-5)
 
 
-def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, photograph):
-    image, mask = photograph
+def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, image_and_mask):
+    image, mask = image_and_mask
     opened = comparer.open("eye", image)
     row = measured_row(opened, opened.dense, [1.0] * 3)
     assert (row["dice"], row["speed_up"], row["tokens"], row["keep_rate"]) == (1.0, 1.0, 100.0, "1.0")
@@ -74,15 +74,15 @@ def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, photo
 )
 def test_what_is_refused(content, message):
     with pytest.raises(ValueError, match=message) as refused:
-        open_photograph(content)
+        open_upload(content)
     assert "0x" not in str(refused.value)
 
 
-def test_masks_and_texts_that_do_not_fit(photograph):
-    _, mask = photograph
+def test_masks_and_texts_that_do_not_fit(image_and_mask):
+    _, mask = image_and_mask
     content = as_png(Image.fromarray(mask))
     np.testing.assert_array_equal(open_truth(content, (96, 96)), mask)
-    with pytest.raises(ValueError, match="96 × 96 pixels, the photograph 64 × 32"):
+    with pytest.raises(ValueError, match="96 × 96 pixels, the image 64 × 32"):
         open_truth(content, (32, 64))
     assert decode_base64("data:image/png;base64," + base64.b64encode(content).decode()) == content
     with pytest.raises(ValueError, match="no base64"):

@@ -82,7 +82,7 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
     model = tiny_model()
     folder = tmp_path / "out"
     arguments = [
-        *("--model_name_or_path", save_checkpoint(model), "--synthetic_counts", 1, 0, 2, "--photograph_size", 64),
+        *("--model_name_or_path", save_checkpoint(model), "--synthetic_counts", 1, 0, 2, "--working_size", 64),
         *("--engines", "float32", "bfloat16", "--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001),
         *("--device", "cpu", "--output_dir", folder),
     ]
@@ -109,13 +109,13 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_an_engine_stands_in_for_the_model(tiny_model, photographs):
+def test_an_engine_stands_in_for_the_model(tiny_model, images):
     from modeling_reg4pru import Reg4PruImageProcessor
 
     model = variant(tiny_model(), keep_rates=0.5)
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
     stand_in = engines.EngineModel(Logits(model), CPU)
-    image = photographs[0]["image"]
+    image = images[0]["image"]
     wanted = predictor(model, processor, None)(image, 0)
     assert (predictor(stand_in, processor, None)(image, 0) == wanted).all()
 

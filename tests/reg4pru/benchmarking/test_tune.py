@@ -11,7 +11,7 @@ from reg4pru import tune
 from reg4pru.benchmarking import quality
 from reg4pru.common.weight_fingerprints import fingerprint_weights
 
-PHOTOGRAPHS = ("--synthetic_counts", 1, 2, 0, "--photograph_size", 64)
+IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 64)
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
 
 
@@ -44,14 +44,14 @@ def checkpoint(tiny_model, save_checkpoint):
 
 
 def test_end_to_end(checkpoint, run_command, run_tune, refused):
-    finished = run_command("tune", "--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    finished = run_command("tune", "--model_name_or_path", checkpoint, *IMAGES, *FEW)
     assert finished.returncode == 0, finished.stderr
     speed = json.loads((checkpoint / "speed.json").read_text(), parse_constant=pytest.fail)
     assert (checkpoint / "speed.md").read_text().strip() == finished.stdout.strip()
     assert (checkpoint / "speed.png").stat().st_size > 10_000
     assert not (checkpoint / "speed.json.unfinished").exists()
     assert speed["machine"]["num_threads"] == 1
-    assert speed["data"]["photographs"] == {"validation": 2}
+    assert speed["data"]["images"] == {"validation": 2}
     assert speed["provenance"]["command"].startswith("reg4pru tune")
 
     rows = speed["candidates"]
@@ -67,7 +67,7 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
             for other in front
         )
 
-    said = refused("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    said = refused("--model_name_or_path", checkpoint, *IMAGES, *FEW)
     assert "speed.json, speed.md, speed.png: choose from it with --budget_ms" in said
 
     before = json.loads((checkpoint / "config.json").read_text())
@@ -99,7 +99,7 @@ def test_times_of_other_weights_are_refused(save_checkpoint, speed, tiny_model, 
 
 
 def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch):
-    arguments = ("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *FEW)
+    arguments = ("--model_name_or_path", checkpoint, *IMAGES, *FEW)
     measure, calls = quality.measure, []
 
     def measure_three(*given, **settings):
@@ -114,7 +114,7 @@ def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch
     unfinished = json.loads((checkpoint / "speed.json.unfinished").read_text())
     assert len(unfinished["qualities"]) == 3
     assert not (checkpoint / "speed.json").exists()
-    assert "holds a tuning of other weights, photographs" in refused(*arguments, "--limit", 1)
+    assert "holds a tuning of other weights, images" in refused(*arguments, "--limit", 1)
 
     run_tune(*arguments)
     rows = json.loads((checkpoint / "speed.json").read_text())["candidates"]
@@ -139,10 +139,10 @@ def test_what_was_interrupted_goes_on(checkpoint, run_tune, refused, monkeypatch
 )
 def test_bad_arguments(checkpoint, refused, monkeypatch, arguments, message):
     monkeypatch.setattr(quality, "measure", lambda *_, **__: pytest.fail("work has begun"))
-    assert message in refused("--model_name_or_path", checkpoint, *PHOTOGRAPHS, *arguments)
+    assert message in refused("--model_name_or_path", checkpoint, *IMAGES, *arguments)
 
 
 def test_no_folder_and_no_stages(tiny_model, save_checkpoint, refused):
     assert "hf download" in refused("--model_name_or_path", "user/name")
     dense = save_checkpoint(tiny_model(pruning_layers=[]))
-    assert "no pruning stages" in refused("--model_name_or_path", dense, *PHOTOGRAPHS)
+    assert "no pruning stages" in refused("--model_name_or_path", dense, *IMAGES)

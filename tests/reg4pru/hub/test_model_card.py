@@ -105,7 +105,7 @@ def test_what_was_not_measured_is_said(checkpoint, tmp_path):
     assert "This checkpoint was not measured." in card
     assert "The speed of this checkpoint was not measured." in card
     assert "How it was trained was not recorded." in card
-    assert "The photographs that it was trained on were not recorded." in card
+    assert "The images that it was trained on were not recorded." in card
     assert "FIVES" not in card
     assert "CC BY" not in card
     assert "model-index" not in card
@@ -116,8 +116,8 @@ CLINIC = ["patient-7", "patient-9"]
 LIKE_FIVES = ["test/1_A", "test/2_D"]
 FROM_A_COPY = r"FIVES .*licence \[CC BY 4.0\].* read from a local copy"
 FROM_THE_HUB = r"FIVES .*licence \[CC BY 4.0\].* read from \[`user/eyes`\]"
-THE_USERS = ("Photographs of the user's own. .* licence, was not", "photographs of the user's own")
-ON_THE_HUB = (r"Photographs of \[`user/eyes`\]\(https://huggingface.co/datasets/user/eyes\)", "user/eyes")
+THE_USERS = ("Images of the user's own. .* licence, was not", "images of the user's own")
+ON_THE_HUB = (r"Images of \[`user/eyes`\]\(https://huggingface.co/datasets/user/eyes\)", "user/eyes")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_only_what_is_fives_is_called_so(checkpoint, tmp_path, monkeypatch, sour
     train["arguments"] |= {"dataset": source, "dataset_revision": None}
     train["train_names"] = [f"{name}#{tile}-0" for name in names for tile in range(3)]
     metrics["settings"] |= {"dataset": source, "dataset_revision": None}
-    metrics["photographs"] = dict.fromkeys(names, "fingerprint")
+    metrics["images"] = dict.fromkeys(names, "fingerprint")
     card = render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics)
     text = str(card)
     assert re.search(rf"## Data\n\n{data}.* Training saw 2 of them", text)
@@ -151,14 +151,14 @@ def test_only_what_is_fives_is_called_so(checkpoint, tmp_path, monkeypatch, sour
 def test_what_was_measured_elsewhere_is_not_called_what_was_trained_on(checkpoint, tmp_path):
     train, metrics = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train_results", "metrics"))
     metrics["settings"]["dataset"] = "/data/our_clinic"
-    metrics["photographs"] = dict.fromkeys(CLINIC, "fingerprint")
+    metrics["images"] = dict.fromkeys(CLINIC, "fingerprint")
     text = str(render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics))
-    assert "the test side of photographs of the user's own, inside" in text
+    assert "the test side of images of the user's own, inside" in text
     assert "## Data\n\nFIVES (Jin et al." in text
     metrics["settings"]["dataset"] = "synthetic"
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     staged = stage(checkpoint, tmp_path, metrics=str(tmp_path / "metrics.json"), hub_dataset_id="user/fives")
-    assert "the test side of synthetic photographs, inside" in (staged / "README.md").read_text(encoding="utf-8")
+    assert "the test side of synthetic images, inside" in (staged / "README.md").read_text(encoding="utf-8")
     assert not (staged / ".eval_results").exists(), "these are no results on user/fives"
 
 

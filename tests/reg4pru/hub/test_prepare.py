@@ -1,10 +1,10 @@
 """The published archive as Parquet: rows, card, and what is refused."""
 
 import numpy as np
+import PIL.Image
 import pytest
 from datasets import Image, load_dataset
 from huggingface_hub import metadata_load
-from PIL import Image as Photograph
 
 from datasets_fives import load_fives
 from reg4pru import prepare as prepare_fives
@@ -17,7 +17,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fives(tmp_path):
-    """Six photographs with the defects that the card has to tell of."""
+    """Six images with the defects that the card has to tell of."""
     rng = np.random.default_rng(0)
     for split, names in {"train": ["1_A", "2_A", "3_D", "122_G"], "test": ["1_A", "2_N"]}.items():
         for kind in ("Original", "Ground truth"):
@@ -37,14 +37,14 @@ def fives(tmp_path):
             if (split, name) == ("test", "2_N"):
                 colours = [np.where(mask == 255, 254, 3).astype(np.uint8)] * 3
             photo = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
-            Photograph.fromarray(photo).save(tmp_path / "fives" / split / "Original" / f"{name}.png")
-            Photograph.fromarray(np.dstack(colours)).save(tmp_path / "fives" / split / "Ground truth" / f"{name}.png")
+            PIL.Image.fromarray(photo).save(tmp_path / "fives" / split / "Original" / f"{name}.png")
+            PIL.Image.fromarray(np.dstack(colours)).save(tmp_path / "fives" / split / "Ground truth" / f"{name}.png")
     (tmp_path / "fives" / "train" / "Original" / "Thumbs.db").write_bytes(b"stray")
     return tmp_path / "fives"
 
 
 def test_rows_are_those_of_the_archive(fives, tmp_path):
-    prepare_fives.prepare(fives, tmp_path / "out", "user/fives", photographs_per_shard=3)
+    prepare_fives.prepare(fives, tmp_path / "out", "user/fives", images_per_shard=3)
     assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == [
         "test-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet",
     ]  # fmt: skip
@@ -59,9 +59,9 @@ def test_rows_are_those_of_the_archive(fives, tmp_path):
             assert raw["image"]["path"] == f"{name}.png", "no path of the machine that prepared it"
             assert raw["mask"]["bytes"].startswith(b"\x89PNG")
             assert (row["mask"].mode, row["image"].mode) == ("L", "RGB")
-            published = np.asarray(Photograph.open(fives / split / "Ground truth" / f"{name}.png").convert("L"))
+            published = np.asarray(PIL.Image.open(fives / split / "Ground truth" / f"{name}.png").convert("L"))
             assert np.array_equal(np.asarray(row["mask"]), published > 127)
-    # load_fives takes validation out of train, and leaves photographs with twins on one side.
+    # load_fives takes validation out of train, and leaves images with twins on one side.
     ours = load_fives(tmp_path / "out", validation_fraction=0.3)
     assert sum(len(side) for side in ours.values()) == 6
     sides = {name: side for side, part in ours.items() for name in part["name"]}
@@ -92,7 +92,7 @@ def test_the_card_is_computed(fives, tmp_path):
     vessel = [np.mean(np.asarray(row["mask"])) for row in load_dataset(str(tmp_path / "out"), split="train")]
     assert f"| train | 4 | 2 | 1 | 1 | 0 | {100 * np.mean(vessel):.1f} % |" in card
     assert "| test | 2 | 1 | 0 | 0 | 1 |" in card
-    assert "6 colour fundus photographs" in card
+    assert "6 colour fundus images" in card
     assert 'load_dataset("me/eyes", split="train")' in card
     assert "  - train/1_A, train/2_A\n" in card
     assert "alpha channel, which was dropped: train/3_D." in card
@@ -120,12 +120,12 @@ def test_a_broken_archive_writes_nothing(fives, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         prepare_fives.main(["--fives_dir", str(fives), "--output_dir", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    assert "train/3_D: photograph without mask" in capsys.readouterr().err
+    assert "train/3_D: image without mask" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     for arguments, message in (
         (["--fives_dir", str(fives)], "give --output_dir, --push_to_hub or both"),
         (["--fives_dir", str(fives), "--push_to_hub"], "--push_to_hub needs --hub_dataset_id"),
-        (["--fives_dir", str(fives), "--output_dir", "x", "--photographs_per_shard", "0"], "must be at least 1"),
+        (["--fives_dir", str(fives), "--output_dir", "x", "--images_per_shard", "0"], "must be at least 1"),
     ):
         with pytest.raises(SystemExit):
             prepare_fives.main(arguments)

@@ -15,16 +15,16 @@ from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics.accumulator import METRICS, VesselMetrics
 from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import evaluate
-from reg4pru.common.data_overlap import fingerprints, read_training_photographs, write_training_photographs
+from reg4pru.common.data_overlap import fingerprints, read_training_images, write_training_images
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
-from reg4pru.inference.evaluation_data import load_photographs
+from reg4pru.inference.evaluation_data import load_images
 from reg4pru.inference.predictors import predictors
 
 
-def measured_at(model, processor, photographs, keep_rates, seed=0, **settings):
-    return measure(predictors(model, processor, keep_rates, seed=seed), photographs, **settings)
+def measured_at(model, processor, images, keep_rates, seed=0, **settings):
+    return measure(predictors(model, processor, keep_rates, seed=seed), images, **settings)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def fails(monkeypatch, capsys, tmp_path):
 
 def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):
     arguments = (
-        *("--model_name_or_path", save_checkpoint(tiny_model()), "--photograph_size", 128, "--limit", 2),
+        *("--model_name_or_path", save_checkpoint(tiny_model()), "--working_size", 128, "--limit", 2),
         *("--synthetic_counts", 1, 0, 3, "--keep_rates", 1.0, 0.5, "--output_dir", tmp_path / "out"),
     )
 
@@ -87,47 +87,45 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):
 
 
 @pytest.mark.parametrize("inside_field_of_view", [True, False])
-def test_equals_the_metrics_of_the_prediction(tiny_model, processor, photographs, inside_field_of_view):
+def test_equals_the_metrics_of_the_prediction(tiny_model, processor, images, inside_field_of_view):
     model = tiny_model()
 
-    measured = measured_at(
-        model, processor, photographs, [0.5], inside_field_of_view=inside_field_of_view, threshold=0.4
-    )
+    measured = measured_at(model, processor, images, [0.5], inside_field_of_view=inside_field_of_view, threshold=0.4)
 
     expected = VesselMetrics(threshold=0.4)
-    for row in photographs:
+    for row in images:
         inside = field_of_view(np.asarray(row["image"])) if inside_field_of_view else None
-        probability = predict_photograph(model, processor, row["image"], 0.5).probabilities[1].numpy()
+        probability = predict_image(model, processor, row["image"], 0.5).probabilities[1].numpy()
         expected.update(row["name"], "ADGN"[row["condition"]], probability, np.asarray(row["mask"]), inside)
     assert measured["0.5"].rows == expected.rows
     assert measured["0.5"].compute() == expected.compute()
 
 
-def test_field_of_view_matters(tiny_model, processor, photographs):
+def test_field_of_view_matters(tiny_model, processor, images):
     model = tiny_model()
-    inside = measured_at(model, processor, photographs, [1.0])
-    whole = measured_at(model, processor, photographs, [1.0], inside_field_of_view=False)
+    inside = measured_at(model, processor, images, [1.0])
+    whole = measured_at(model, processor, images, [1.0], inside_field_of_view=False)
 
     # There are no vessels outside, so the frame can only add false alarms.
     assert inside["1.0"].compute()["pooled"]["precision"] > whole["1.0"].compute()["pooled"]["precision"]
 
 
-def test_keep_rate_one_is_the_dense_model(tiny_model, processor, photographs):
+def test_keep_rate_one_is_the_dense_model(tiny_model, processor, images):
     model = tiny_model()
     dense = tiny_model(pruning_layers=[], keep_rates=[])
     dense.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("selectors.")})
 
-    unpruned, expected = (measured_at(m, processor, photographs, [1.0]) for m in (model, dense))
+    unpruned, expected = (measured_at(m, processor, images, [1.0]) for m in (model, dense))
 
     assert unpruned["1.0"].rows == expected["1.0"].rows
 
 
-def test_random_selection_does_not_depend_on_what_else_is_measured(tiny_model, processor, photographs):
+def test_random_selection_does_not_depend_on_what_else_is_measured(tiny_model, processor, images):
     model = tiny_model(selector="random", train_pruning="none")
 
-    alone = measured_at(model, processor, photographs, [0.5])
-    among = measured_at(model, processor, photographs, [0.7, 0.5])
-    other = measured_at(model, processor, photographs, [0.5], seed=9)
+    alone = measured_at(model, processor, images, [0.5])
+    among = measured_at(model, processor, images, [0.7, 0.5])
+    other = measured_at(model, processor, images, [0.5], seed=9)
 
     assert alone["0.5"].rows == among["0.5"].rows
     assert alone["0.5"].rows != other["0.5"].rows
@@ -143,7 +141,7 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
     monkeypatch.setattr(evaluate, "predictors", stop)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     arguments = (
-        f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --photograph_size 64"
+        f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --working_size 64"
     )
     arguments += " --synthetic_counts 1 0 1 --selection_pool all --selector random"
     monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *arguments.split()])
@@ -164,9 +162,9 @@ def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_pat
             output_dir="unused",
             dataset=str(fives_dir),
             split=wanted,
-            photograph_size=64,
+            working_size=64,
         )
-        names[wanted] = load_photographs(arguments, "test")["name"][:]
+        names[wanted] = load_images(arguments, "test")["name"][:]
 
     assert names == {"sample": SAMPLE_SPLIT["test"], str(split): ["test/39_A"]}
 
@@ -191,7 +189,7 @@ def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_pat
 )
 def test_errors_before_any_work(tiny_model, save_checkpoint, fails, tmp_path, arguments, message):
     folder = save_checkpoint(tiny_model())
-    common = ["--model_name_or_path", folder, "--output_dir", tmp_path / "out", "--photograph_size", 64]
+    common = ["--model_name_or_path", folder, "--output_dir", tmp_path / "out", "--working_size", 64]
 
     said = fails(*common, "--synthetic_counts", 1, 0, 1, *arguments)
 
@@ -199,16 +197,16 @@ def test_errors_before_any_work(tiny_model, save_checkpoint, fails, tmp_path, ar
     assert not (tmp_path / "out").exists()
 
 
-def test_photographs_of_the_training_are_refused(tiny_model, save_checkpoint, fails, tmp_path, monkeypatch, caplog):
+def test_images_of_the_training_are_refused(tiny_model, save_checkpoint, fails, tmp_path, monkeypatch, caplog):
     """Whatever their size, their name and the side that they are on here."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     checkpoint = save_checkpoint(tiny_model())
-    trained = load_vessels("synthetic", photograph_size=96, synthetic_counts=(4, 0, 2), fingerprints=True)["train"]
-    write_training_photographs(checkpoint, fingerprints(trained))
-    common = ["--model_name_or_path", checkpoint, "--photograph_size", 64, "--output_dir"]
+    trained = load_vessels("synthetic", working_size=96, synthetic_counts=(4, 0, 2), fingerprints=True)["train"]
+    write_training_images(checkpoint, fingerprints(trained))
+    common = ["--model_name_or_path", checkpoint, "--working_size", 64, "--output_dir"]
 
     said = fails(*common, tmp_path / "out", "--synthetic_counts", 3, 0, 3)
-    assert "was trained on 1 of the 3 photographs to measure: synthetic/4_N. Give the split, seed and side" in said
+    assert "was trained on 1 of the 3 images to measure: synthetic/4_N. Give the split, seed and side" in said
     assert not (tmp_path / "out").exists()
 
     monkeypatch.undo()
@@ -216,27 +214,27 @@ def test_photographs_of_the_training_are_refused(tiny_model, save_checkpoint, fa
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     evaluate.main([*map(str, common), "4", "0", "2"])
     assert json.loads((tmp_path / "out/metrics.json").read_text())["trained_on"] == []
-    evaluate.main([*map(str, common), "3", "0", "3", "--allow_training_photographs", "--overwrite_output_dir"])
+    evaluate.main([*map(str, common), "3", "0", "3", "--allow_training_images", "--overwrite_output_dir"])
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     assert content["trained_on"] == ["synthetic/4_N"]
-    assert set(content["photographs"]) == {"synthetic/4_N", "synthetic/5_A", "synthetic/6_D"}
-    assert content["data"]["photographs"] == {"test": 3}
+    assert set(content["images"]) == {"synthetic/4_N", "synthetic/5_A", "synthetic/6_D"}
+    assert content["data"]["images"] == {"test": 3}
 
     pushed = {
         "model_name_or_path": str(checkpoint),
         "hub_model_id": "me/tiny",
         "metrics": str(tmp_path / "out/metrics.json"),
     }
-    with pytest.raises(ValueError, match="was trained on 1 of the 3 photographs"):
+    with pytest.raises(ValueError, match="was trained on 1 of the 3 images"):
         stage_checkpoint(PushArguments(**pushed), tmp_path / "staged")
-    stage_checkpoint(PushArguments(**pushed, allow_training_photographs=True), tmp_path / "staged")
+    stage_checkpoint(PushArguments(**pushed, allow_training_images=True), tmp_path / "staged")
     assert "**1 of them were trained on.**" in (tmp_path / "staged/README.md").read_text()
-    assert read_training_photographs(str(tmp_path / "staged")) == fingerprints(trained)
+    assert read_training_images(str(tmp_path / "staged")) == fingerprints(trained)
 
 
-def test_no_photographs_is_an_error(tiny_model, processor, photographs):
-    with pytest.raises(ValueError, match="no photographs"):
-        measured_at(tiny_model(), processor, photographs.select([]), [0.5])
+def test_no_images_is_an_error(tiny_model, processor, images):
+    with pytest.raises(ValueError, match="no images"):
+        measured_at(tiny_model(), processor, images.select([]), [0.5])
 
 
 def test_undefined_metrics_become_null(tmp_path):

@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru.inference import loading
 
 
-def test_random_selection_follows_the_seed(tiny_model, photographs, save_checkpoint):
+def test_random_selection_follows_the_seed(tiny_model, images, save_checkpoint):
     model, processor = loading.load_checkpoint(str(save_checkpoint(tiny_model())), device="cpu")
-    photograph = photographs[0]["image"]
-    learned = predict_photograph(model, processor, photograph, 0.5, output_stages=True).stages
+    image = images[0]["image"]
+    learned = predict_image(model, processor, image, 0.5, output_stages=True).stages
     loading.select_at_random(model)
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(predict_photograph(model, processor, photograph, 0.5, output_stages=True).stages)
+        drawn.append(predict_image(model, processor, image, 0.5, output_stages=True).stages)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], learned)

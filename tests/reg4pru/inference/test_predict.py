@@ -11,17 +11,17 @@ from PIL import Image
 
 from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.tiled_inference import predict_photograph
+from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import predict
 
 
 @pytest.fixture
-def folder(photographs, tmp_path):
-    """Two photographs as PNG and JPEG, and a stray file, as in the published archive."""
+def folder(images, tmp_path):
+    """Two images as PNG and JPEG, and a stray file, as in the published archive."""
     folder = tmp_path / "images"
     folder.mkdir()
-    photographs[0]["image"].save(folder / "first.png")
-    photographs[1]["image"].crop((0, 0, 100, 90)).save(folder / "second.JPG", format="JPEG")
+    images[0]["image"].save(folder / "first.png")
+    images[1]["image"].crop((0, 0, 100, 90)).save(folder / "second.JPG", format="JPEG")
     (folder / "Thumbs.db").write_bytes(b"\0\1")
     return folder
 
@@ -32,7 +32,7 @@ def fails(monkeypatch, capsys, tmp_path):
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["reg4pru predict", *map(str, arguments)])
-        monkeypatch.setattr(predict, "predict_photograph", lambda *_, **__: pytest.fail("work has begun"))
+        monkeypatch.setattr(predict, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
         with pytest.raises(SystemExit) as stopped:
             predict.main()
         assert stopped.value.code == 2
@@ -56,20 +56,20 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
     )
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None)
     for file in ("first.png", "second.JPG"):
-        photograph = Image.open(folder / file)
+        image = Image.open(folder / file)
         name = file.split(".")[0]
         probability = np.asarray(Image.open(out / f"{name}_probability_0.5.png"))
         mask = np.asarray(Image.open(out / f"{name}_mask_0.5.png"))
         overlay = np.asarray(Image.open(out / f"{name}_overlay_0.5.png"))
 
-        expected = predict_photograph(model, processor, photograph, 0.5).probabilities[1].numpy()
+        expected = predict_image(model, processor, image, 0.5).probabilities[1].numpy()
         assert probability.dtype == np.uint16
         np.testing.assert_allclose(probability / 65535, expected, atol=1e-4)
         assert set(np.unique(mask)) == {0, 255}
         clear = np.abs(expected - 0.3) > 1e-4
         np.testing.assert_array_equal(mask[clear] == 255, expected[clear] > 0.3)
-        inside = field_of_view(np.asarray(photograph))
-        changed = (overlay != np.asarray(photograph)).any(axis=-1)
+        inside = field_of_view(np.asarray(image))
+        changed = (overlay != np.asarray(image)).any(axis=-1)
         np.testing.assert_array_equal(changed[inside], mask[inside] == 255)
         assert (overlay[~inside] == 255).all()
 
@@ -128,9 +128,9 @@ def test_fast_computes_in_bfloat16_where_the_machine_can(
 
     def noting(model, *arguments, **settings):
         used.append(model.dtype)
-        return predict_photograph(model, *arguments, **settings)
+        return predict_image(model, *arguments, **settings)
 
-    monkeypatch.setattr(predict, "predict_photograph", noting)
+    monkeypatch.setattr(predict, "predict_image", noting)
     arguments = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png", "--fast"]
     assert predict.main([*map(str, arguments), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert used == [torch.bfloat16 if abilities else torch.float32]
@@ -174,16 +174,16 @@ def test_what_cannot_be_read_is_named_at_the_end(tiny_model, save_checkpoint, ru
     assert not any("unfinished" in name for name in written)
 
 
-def test_folders_without_photographs_or_with_one_name_twice(fails, folder, tmp_path):
+def test_folders_without_images_or_with_one_name_twice(fails, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (32, 32)).save(folder / "first.tif")
     common = ("--model_name_or_path", "unused", "--output_dir", tmp_path / "out", "--images")
 
-    assert "no folder or pattern with photographs" in fails(*common, tmp_path / "empty")
+    assert "no folder or pattern with images" in fails(*common, tmp_path / "empty")
     assert "first.png" in fails(*common, folder)
 
 
-def test_results_never_land_among_the_photographs(fails, folder):
+def test_results_never_land_among_the_images(fails, folder):
     common = ("--model_name_or_path", "unused", "--output_dir", folder, "--overwrite", "--images")
 
-    assert "folder of the photographs" in fails(*common, folder)
+    assert "folder of the images" in fails(*common, folder)

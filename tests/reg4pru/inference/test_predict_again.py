@@ -17,12 +17,12 @@ from reg4pru import predict
 
 
 @pytest.fixture
-def folder(photographs, tmp_path):
-    """Two photographs, and another one in a folder below with the name of the first."""
+def folder(images, tmp_path):
+    """Two images, and another one in a folder below with the name of the first."""
     (tmp_path / "images" / "other").mkdir(parents=True)
     for index, name in enumerate(("p0", "p1")):
-        photographs[index]["image"].save(tmp_path / "images" / f"{name}.png")
-    photographs[1]["image"].crop((0, 0, 100, 90)).save(tmp_path / "images" / "other" / "p0.png")
+        images[index]["image"].save(tmp_path / "images" / f"{name}.png")
+    images[1]["image"].crop((0, 0, 100, 90)).save(tmp_path / "images" / "other" / "p0.png")
     return tmp_path / "images"
 
 
@@ -55,7 +55,7 @@ def refused(run, out, capsys, monkeypatch):
     def refused(images, *more: object, **kwargs) -> str:
         before = contents(out)
         with monkeypatch.context() as patched:
-            patched.setattr(predict, "predict_photograph", lambda *_, **__: pytest.fail("work has begun"))
+            patched.setattr(predict, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
             with pytest.raises(SystemExit) as stopped:
                 run(images, *more, **kwargs)
         assert stopped.value.code == 2
@@ -113,7 +113,7 @@ def test_what_somebody_added_to_the_data_set_is_kept(run, refused, folder, out):
     assert "notes.txt is of no data set of this command" in refused(folder / "p1.png", "--parquet")
 
 
-def test_a_namesake_takes_no_pictures_of_another_photograph(run, refused, folder, out):
+def test_a_namesake_takes_no_pictures_of_another_image(run, refused, folder, out):
     run(folder / "p0.png", "--keep_rates", 1.0)
     other = folder / "other" / "p0.png"
     run(other, "--keep_rates", 0.5)
@@ -178,7 +178,7 @@ def test_another_data_set_is_refused(run, refused, checkpoint, folder, out, tmp_
     assert f"--dataset is not given, and was {tmp_path / 'one'}" in refused(folder)
 
 
-def test_overwrite_leaves_the_rows_of_other_photographs(run, folder, out):
+def test_overwrite_leaves_the_rows_of_other_images(run, folder, out):
     run(folder, "--keep_rates", 1.0, 0.5)
     before, stamp = contents(out), (out / "p1_mask_1.0.png").stat().st_mtime_ns
     run(folder / "p1.png", "--keep_rates", 1.0, "--overwrite")
@@ -196,7 +196,7 @@ def test_overwrite_leaves_no_picture_of_the_earlier_prediction(run, folder, out)
 
 def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, folder, out, monkeypatch):
     run(folder)
-    calls, predicted = [], predict.predict_photograph
+    calls, predicted = [], predict.predict_image
 
     def killed_at_the_second(*arguments, **kwargs):
         calls.append(arguments)
@@ -204,7 +204,7 @@ def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, fol
             raise KeyboardInterrupt
         return predicted(*arguments, **kwargs)
 
-    monkeypatch.setattr(predict, "predict_photograph", killed_at_the_second)
+    monkeypatch.setattr(predict, "predict_image", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "--overwrite", "--threshold", 0.3)
     assert table(out) == [("p0.png", "checkpoint")]
@@ -249,7 +249,7 @@ def test_a_copy_of_the_table_is_neither_read_nor_removed(run, folder, out):
     assert (out / "predictions-old.csv").is_file()
 
 
-def test_processes_share_the_photographs_out_and_one_alone_goes_on(run, refused, checkpoint, folder, out):
+def test_processes_share_the_images_out_and_one_alone_goes_on(run, refused, checkpoint, folder, out):
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "reg4pru", "predict"]
     arguments = ["--model_name_or_path", checkpoint, "--images", folder, "--output_dir", out, "--keep_rates", 1.0]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 
-from datasets_fives.sources.synthetic import draw_photograph
+from datasets_fives.sources.synthetic import draw_image
 from reg4pru import predict
 
 PICTURES_ONLY = Features({"pixel_values": Image(), "image_id": Value("string")})
@@ -17,10 +17,10 @@ PICTURES_ONLY = Features({"pixel_values": Image(), "image_id": Value("string")})
 
 @pytest.fixture
 def stored(tmp_path):
-    """A folder with Parquet files, photographs without masks, one of them broken."""
+    """A folder with Parquet files, images without masks, one of them broken."""
     rows = []
     for index in range(3):
-        pixels, _ = draw_photograph(80 + 16 * index, "N", np.random.SeedSequence(index))
+        pixels, _ = draw_image(80 + 16 * index, "N", np.random.SeedSequence(index))
         rows.append({"pixel_values": pixels, "image_id": f"ward/{index}"})
     (tmp_path / "stored").mkdir()
     Dataset.from_list(rows, features=PICTURES_ONLY).to_parquet(tmp_path / "stored" / "test.parquet")
@@ -87,7 +87,7 @@ def test_bad_requests_are_refused(checkpoint, stored, tmp_path, capsys, more, me
     assert not (tmp_path / "out").exists()
 
 
-def test_a_data_set_without_photographs_is_refused(checkpoint, tmp_path, capsys):
+def test_a_data_set_without_images_is_refused(checkpoint, tmp_path, capsys):
     DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "texts")
     with pytest.raises(SystemExit):
         run(checkpoint, tmp_path / "texts", tmp_path / "out")
@@ -96,12 +96,12 @@ def test_a_data_set_without_photographs_is_refused(checkpoint, tmp_path, capsys)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_memory_does_not_grow_with_the_number_of_photographs(checkpoint, tmp_path):
-    """Peak memory of the whole process, for two and for ten photographs of 2048 pixels."""
+def test_memory_does_not_grow_with_the_number_of_images(checkpoint, tmp_path):
+    """Peak memory of the whole process, for two and for ten images of 2048 pixels."""
     config = json.loads((checkpoint / "preprocessor_config.json").read_text())
     (checkpoint / "preprocessor_config.json").write_text(json.dumps({**config, "working_size": 256}))
     (tmp_path / "images").mkdir()
-    pixels, _ = draw_photograph(2048, "N", np.random.SeedSequence(0))
+    pixels, _ = draw_image(2048, "N", np.random.SeedSequence(0))
     for index in range(10):
         (tmp_path / "images" / f"{index}.png").write_bytes(Image().encode_example(pixels)["bytes"])
     code = ("import resource, sys; from reg4pru.inference import predict; predict.main(sys.argv[1:]); "

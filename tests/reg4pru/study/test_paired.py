@@ -8,8 +8,8 @@ import pytest
 from datasets_fives.metrics.accumulator import METRICS
 from reg4pru.maintenance.render_readme import section_of
 from reg4pru.study.definition import Study
-from reg4pru.study.evaluation import PHOTOGRAPH_FIELDS
-from reg4pru.study.paired import Pairs, bootstrap_interval, collect_photographs, paired_markdown
+from reg4pru.study.evaluation import IMAGE_FIELDS
+from reg4pru.study.paired import Pairs, bootstrap_interval, collect_images, paired_markdown
 from reg4pru.study.run_folder import RunFolder
 
 
@@ -28,24 +28,24 @@ def study():
 
 @pytest.fixture
 def rows(study, tmp_path):
-    """Unpruned .9 and .8 of the two photographs; arm a loses .1 at .5, arm b .1 and .3, and .02 more under seed 1."""
+    """Unpruned .9 and .8 of the two images; arm a loses .1 at .5, arm b .1 and .3, and .02 more under seed 1."""
     for arm in "ab":
         for seed in study.seeds:
             folder = RunFolder(tmp_path, arm, seed)
             folder.path.mkdir(parents=True)
             lost = {"1.0": (0, 0), "0.5": (0.1, 0.1) if arm == "a" else (0.1, 0.3 + 0.02 * seed)}
             with folder.per_image.open("w", newline="") as file:
-                writer = csv.DictWriter(file, PHOTOGRAPH_FIELDS)
+                writer = csv.DictWriter(file, IMAGE_FIELDS)
                 writer.writeheader()
                 for rate, losses in lost.items():
                     for name, best, loss in zip(("one", "two"), (0.9, 0.8), losses, strict=True):
                         place = {"evaluation": "as trained", "keep_rate": rate, "name": name, "condition": "dr"}
                         writer.writerow({**dict.fromkeys(METRICS, best - loss), **place})
-    return collect_photographs(study, tmp_path)
+    return collect_images(study, tmp_path)
 
 
-def test_rows_name_arm_seed_and_photograph(rows):
-    assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, keep rates, photographs
+def test_rows_name_arm_seed_and_image(rows):
+    assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, keep rates, images
     assert rows[-1] == {
         "arm": "b",
         "seed": 1,
@@ -57,7 +57,7 @@ def test_rows_name_arm_seed_and_photograph(rows):
     }
 
 
-def test_a_photograph_is_compared_with_itself_under_its_own_seed(rows):
+def test_a_image_is_compared_with_itself_under_its_own_seed(rows):
     pairs = Pairs(rows, "average_precision")
     assert pairs.differences("as trained", ("b", 0.5), ("a", 1.0)) == pytest.approx(
         np.array([[-0.1, -0.3], [-0.1, -0.32]])
@@ -69,13 +69,13 @@ def test_a_photograph_is_compared_with_itself_under_its_own_seed(rows):
     assert pairs.differences("other", ("b", 0.5), ("a", 0.5)).size == 0
 
 
-def test_the_interval_holds_what_seeds_and_photographs_differ_by():
+def test_the_interval_holds_what_seeds_and_images_differ_by():
     alike = bootstrap_interval(np.full((3, 27), -0.02))
     assert alike == pytest.approx((-0.02,) * 3)
-    # Seeds that differ must widen it, however many photographs there are: 1/27 of the draws have one seed only.
+    # Seeds that differ must widen it, however many images there are: 1/27 of the draws have one seed only.
     mean, lower, upper = bootstrap_interval(np.repeat([[0.0], [0.1], [0.2]], 1000, axis=1))
     assert (mean, lower, upper) == pytest.approx((0.1, 0.0, 0.2))
-    # Many photographs under one seed: about 1.96 standard errors.
+    # Many images under one seed: about 1.96 standard errors.
     values = np.random.default_rng(1).normal(size=(1, 400))
     mean, lower, upper = bootstrap_interval(values)
     assert (upper - lower) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
@@ -85,10 +85,10 @@ def test_the_interval_holds_what_seeds_and_photographs_differ_by():
 
 def test_markdown_by_hand(study, rows):
     text = paired_markdown(study, rows)
-    table = section_of(text, "Average precision against Arm A, unpruned, test photographs", "").strip().splitlines()
+    table = section_of(text, "Average precision against Arm A, unpruned, test images", "").strip().splitlines()
     assert table[2].startswith("| Arm A | 2 × 2 | – | -0.100 [-0.100, -0.100] |")
     assert table[3].startswith("| Arm B | 2 × 2 | +0.000 [+0.000, +0.000] | -0.205 [-0.320, -0.100] |")
-    table = section_of(text, "Average precision against Arm B, at the same keep rate, test photographs", "")
+    table = section_of(text, "Average precision against Arm B, at the same keep rate, test images", "")
     assert table.strip().splitlines()[2:] == ["| Arm A | 2 × 2 | +0.000 [+0.000, +0.000] | +0.105 [+0.000, +0.220] |"]
     assert "random" not in text  # only the model as it was trained
     assert "other" not in text  # nothing measured

@@ -81,7 +81,7 @@ def test_the_trained_model_is_always_evaluated_as_it_is(write):
     )
 
 
-def test_an_evaluation_on_other_photographs_is_made_where_they_are(write, monkeypatch, caplog):
+def test_an_evaluation_on_other_images_is_made_where_they_are(write, monkeypatch, caplog):
     monkeypatch.setenv("THERE", "some/folder")
     monkeypatch.delenv("NOWHERE", raising=False)
     others = [{"name": name, "dataset": f"${name.upper()}", "split": "sample"} for name in ("there", "nowhere")]
@@ -132,11 +132,11 @@ def test_a_base_that_does_not_fit(write, tmp_path):
 
 
 def test_environment_variables(write, monkeypatch):
-    monkeypatch.setenv("PHOTOGRAPHS", "/data/fives")
-    path = write(overrides={"dataset": "$PHOTOGRAPHS/all"})
+    monkeypatch.setenv("IMAGES", "/data/fives")
+    path = write(overrides={"dataset": "$IMAGES/all"})
     assert read_study(path).recipe["dataset"] == "/data/fives/all"
-    monkeypatch.delenv("PHOTOGRAPHS")
-    with pytest.raises(ValueError, match=r"\$PHOTOGRAPHS/all, and this environment variable is not set"):
+    monkeypatch.delenv("IMAGES")
+    with pytest.raises(ValueError, match=r"\$IMAGES/all, and this environment variable is not set"):
         read_study(path)
 
 
@@ -159,7 +159,7 @@ def test_environment_variables(write, monkeypatch):
         ({"evaluations": [{"dataset": "here"}]}, "on here has no name: give it one"),
         ({"evaluations": [{"name": "other", "split": "sample"}]}, "split 'sample' but no dataset"),
         ({"evaluations": [{"selector": "random"}] * 2}, "has selector=random more than once"),
-        ({"evaluations": [{"photograph_size": 0}]}, "photograph_size 0: it must be a number of pixels"),
+        ({"evaluations": [{"working_size": 0}]}, "working_size 0: it must be a number of pixels"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
         ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
         ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),

@@ -1,4 +1,4 @@
-"""The race: its arms can be built, and times are those of whole photographs."""
+"""The race: its arms can be built, and times are those of whole images."""
 
 import math
 
@@ -28,7 +28,7 @@ def study(tmp_path, monkeypatch) -> Study:
 def built(study: Study, arm: str, tmp_path):
     recipe = study.run_recipe(arm, 0)
     flags = [
-        f"--{name}={value}" for name, value in recipe.items() if name in ("backbone_name_or_path", "photograph_size")
+        f"--{name}={value}" for name, value in recipe.items() if name in ("backbone_name_or_path", "working_size")
     ]
     fields = [f"{name}={value}" for name, value in recipe["config_overrides"].items()]
     arguments = ["--random_crop", "true", *flags, "--config_overrides", *fields, "--output_dir", str(tmp_path / "run")]
@@ -39,13 +39,13 @@ def built(study: Study, arm: str, tmp_path):
 
 def test_every_arm_can_be_built_and_learns(study, tmp_path):
     models, tiles = {}, {}
-    photograph = Image.new("RGB", (1024, 1024))
+    image = Image.new("RGB", (1024, 1024))
     for arm in study.arms:
         model, processor = built(study, arm, tmp_path)
         outputs = model.train()(torch.randn(1, 3, 252, 252), labels=torch.ones(1, 252, 252, dtype=torch.long))
         outputs.loss.backward()
         assert outputs.logits.shape[-2:] == (72, 72), arm
-        models[arm], tiles[arm] = model, len(processor.cut_photograph(photograph).patch_offsets)
+        models[arm], tiles[arm] = model, len(processor.cut_image(image).patch_offsets)
     assert tiles == {arm: {"reduced_860": 25, "reduced_724": 16, "pruned_860": 25}.get(arm, 36) for arm in study.arms}
     assert models["patch_28"].config.patch_size == 28
     assert len(models["layers_8"].layers) == len(models["pruned_layers_8"].layers) == 8
@@ -56,7 +56,7 @@ def test_every_arm_can_be_built_and_learns(study, tmp_path):
     assert all(isinstance(model, Reg4PruForSemanticSegmentation) for model in models.values())
 
 
-def test_the_time_of_a_photograph_is_that_of_its_tiles(study, tmp_path):
+def test_the_time_of_a_image_is_that_of_its_tiles(study, tmp_path):
     evaluation = "at 1024 px"
     rows = [
         {

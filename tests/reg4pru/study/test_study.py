@@ -39,7 +39,7 @@ RECIPE = {
         "masked_attention": False,
     },
     "dataset": "synthetic",
-    "photograph_size": 64,
+    "working_size": 64,
     "synthetic_counts": [4, 1, 2],
     "per_device_train_batch_size": 2,
     "checkpointing_steps": 1,
@@ -50,7 +50,7 @@ STUDY = {
     "overrides": {"max_train_steps": 3},
     "seeds": [0],
     "keep_rates": [1.0, 0.5],
-    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}, {"photograph_size": 96}],
+    "evaluations": [{"selection_pool": "all"}, {"selector": "random"}, {"working_size": 96}],
     "compare": ["soft", "reg4pru"],
     "arms": {
         "soft": {"label": "soft mask", "config": {"routing": False}},
@@ -77,13 +77,11 @@ def copied(finished, tmp_path) -> Path:
 
 
 def save_others(folder: Path) -> None:
-    """Three photographs as two folders, of which one tests."""
-    photographs = load_fives(
-        "synthetic", photograph_size=96, seed=5, synthetic_counts=(2, 0, 1), cache_dir=folder / "cache"
-    )
+    """Three images as two folders, of which one tests."""
+    images = load_fives("synthetic", working_size=96, seed=5, synthetic_counts=(2, 0, 1), cache_dir=folder / "cache")
     for column in ("image", "mask"):
         (folder / "others" / f"{column}s").mkdir(parents=True)
-    for count, row in enumerate((*photographs["train"], *photographs["test"])):
+    for count, row in enumerate((*images["train"], *images["test"])):
         row["image"].save(folder / "others" / "images" / f"{count}_dr.png")
         row["mask"].point(lambda value: 255 * value).save(folder / "others" / "masks" / f"{count}_dr.png")
     (folder / "split.yaml").write_text(yaml.safe_dump({"train": ["0_dr", "1_dr"], "test": ["2_dr"]}))
@@ -117,16 +115,15 @@ def test_tables_and_figures(finished):
     assert len(rows) == 2 * 5 * 2  # arms, evaluations, keep rates
     assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
     unpruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "1.0"}
-    assert len(unpruned) == 3  # without pruning all evaluations on the same photographs agree
+    assert len(unpruned) == 3  # without pruning all evaluations on the same images agree
     pruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "0.5"}
     assert len(pruned) == 5
     with (results / "per_image.csv").open() as file:
-        photographs = list(csv.DictReader(file))
-    assert len(photographs) == 2 * 2 * (4 * 2 + 1)  # arms, keep rates, photographs of four evaluations and of one
-    # All pixels of the only photograph are those of its data (histograms tie some probabilities of a young model).
+        images = list(csv.DictReader(file))
+    assert len(images) == 2 * 2 * (4 * 2 + 1)  # arms, keep rates, images of four evaluations and of one
+    # All pixels of the only image are those of its data (histograms tie some probabilities of a young model).
     single, pooled = (
-        [float(row["average_precision"]) for row in table if row["evaluation"] == "others"]
-        for table in (photographs, rows)
+        [float(row["average_precision"]) for row in table if row["evaluation"] == "others"] for table in (images, rows)
     )
     assert single == pytest.approx(pooled, abs=0.01)
     assert "## clDice against soft mask, at the same keep rate, others" in (results / "paired.md").read_text()
@@ -140,7 +137,7 @@ def test_tables_and_figures(finished):
     assert [(row["arm"], row["keep_rate"]) for row in raced] == [
         (arm, rate) for arm in ("reg4pru", "soft") for rate in ("1.0", "0.5")
     ]
-    assert {(row["evaluation"], row["tiles"]) for row in raced} == {("photograph_size=96", "1")}
+    assert {(row["evaluation"], row["tiles"]) for row in raced} == {("working_size=96", "1")}
     for name in ("figure1", "keep_rates", "drift", "stages", "race"):
         with Image.open(results / f"{name}.png") as figure:
             assert figure.width > 500
@@ -169,7 +166,7 @@ def test_only_missing_evaluations_are_made(copied, monkeypatch):
     complete_run(study, copied / "runs", "soft", 0)
     assert folder.results()["selector=random"]["0.5"] == pytest.approx(lost)
     assert folder.results()["as trained"]["0.5"]["dice"] == 0.123
-    # A run measured before photographs had rows gets them, and whatever else its study has come to want.
+    # A run measured before images had rows gets them, and whatever else its study has come to want.
     rows = folder.per_image.read_text()
     folder.per_image.unlink()
     complete_run(study, copied / "runs", "soft", 0)

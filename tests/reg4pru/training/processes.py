@@ -27,7 +27,7 @@ CONFIG = {
     "patch_size": 8, "num_upscale_blocks": 1, "num_blocks": 1, "num_register_tokens": 1, "pruning_layers": [0, 1],
     "reactivation_layer": 2, "routing_window": [0, 2], "token_multiple": 2, "masked_attention": False,
 }  # fmt: skip
-DATA = ["--photograph_size", "32", "--synthetic_counts", "6", "2", "1", "--per_device_train_batch_size", "2",
+DATA = ["--working_size", "32", "--synthetic_counts", "6", "2", "1", "--per_device_train_batch_size", "2",
         "--learning_rate", "1e-3", "--head_warmup_steps", "1", "--backbone_warmup_steps", "1"]  # fmt: skip
 STEPS = 10
 CONTEXT = multiprocessing.get_context("forkserver")

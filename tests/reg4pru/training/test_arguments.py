@@ -117,7 +117,7 @@ def test_bad_recipes_are_refused(write, capsys, content, words):
         (["--keep_rate_range", "0.9", "0.3"], ["--keep_rate_range is [0.9, 0.3]", "low <= high"]),
         (["--keep_rate_range", "0.5"], ["--keep_rate_range is [0.5]", "two rates"]),
         (["--mixed_precision", "fp8"], ["--mixed_precision is 'fp8'", "no, bf16 or fp16"]),
-        (["--samples_per_photograph", "0"], ["--samples_per_photograph is 0", "at least 1"]),
+        (["--samples_per_image", "0"], ["--samples_per_image is 0", "at least 1"]),
         (["--checkpointing_steps", "0"], ["--checkpointing_steps is 0", "at least 1"]),
         (["--gradient_accumulation_steps", "0"], ["--gradient_accumulation_steps is 0", "at least 1"]),
         (["--tile_size", "-5"], ["--tile_size is -5", "at least 1"]),

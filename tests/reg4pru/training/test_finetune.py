@@ -14,7 +14,7 @@ from reg4pru import finetune as finetune_trainer
 from reg4pru import train
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.trainer import PruningSchedule
-from reg4pru.training.validation import PhotographMetrics, PhotographTiles, vessel_probability
+from reg4pru.training.validation import ImageMetrics, ImageTiles, vessel_probability
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def checkpoint(tiny_model, save_checkpoint):
     return save_checkpoint(tiny_model(masked_attention=False, initializer_range=0.02))
 
 
-DATA = ["--photograph_size", "64", "--synthetic_counts", "8", "3", "2"]
+DATA = ["--working_size", "64", "--synthetic_counts", "8", "3", "2"]
 
 
 def finetune(checkpoint, output_dir, *more):
@@ -50,7 +50,7 @@ def same(one, other):
 
 
 def test_resuming_changes_nothing_and_checkpoints_hold_the_target(checkpoint, tmp_path, capsys):
-    more = ("--max_steps", "6", "--save_steps", "3", "--keep_rate_warmup", "0.9", "--samples_per_photograph", "1")
+    more = ("--max_steps", "6", "--save_steps", "3", "--keep_rate_warmup", "0.9", "--samples_per_image", "1")
     whole = finetune(checkpoint, tmp_path / "whole", *more)
     first = tmp_path / "whole" / "checkpoint-3"
     assert json.loads((first / "config.json").read_text())["keep_rates"] == [0.7] * 3
@@ -95,9 +95,9 @@ def test_ends_in_the_weights_of_train(checkpoint, tmp_path, more):
     # And Trainer reports of the model that it saved what validation finds.
     model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "trainer").eval()
     processor = Reg4PruImageProcessor.from_pretrained(tmp_path / "trainer")
-    rows = load_fives("synthetic", photograph_size=64, synthetic_counts=(8, 3, 2))["validation"]
-    metrics = PhotographMetrics()
-    for tile in PhotographTiles(rows, processor):
+    rows = load_fives("synthetic", working_size=64, synthetic_counts=(8, 3, 2))["validation"]
+    metrics = ImageMetrics()
+    for tile in ImageTiles(rows, processor):
         with torch.no_grad():
             probability = vessel_probability(model(tile["pixel_values"][None]).logits, tile["labels"][None])
         metrics.update(probability, tile["labels"][None], tile["patch_offsets"][None])
@@ -152,7 +152,7 @@ def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkey
         (["--dense_fraction", "7"], "--dense_fraction is 7.0: it must lie in [0, 1]"),
         (["--keep_rate_range", "0.5"], "--keep_rate_range is [0.5]: it must be two rates"),
         (["--keep_rate_range", "0.9", "1.7"], "--keep_rate_range is [0.9, 1.7]: it must be two rates"),
-        (["--samples_per_photograph", "0"], "--samples_per_photograph is 0: it must be at least 1"),
+        (["--samples_per_image", "0"], "--samples_per_image is 0: it must be at least 1"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size is 0: it must be at least 1"),
         (["--random_crop", "--tile_size", "64"], "--random_crop or --tile_size, not both"),
     ],

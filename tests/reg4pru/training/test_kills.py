@@ -155,7 +155,7 @@ def test_what_a_run_records(runs):
     for command in COMMANDS:
         folder = runs.folder / f"whole-{command}"
         begun, ended = (json.loads((folder / f"{name}.json").read_text()) for name in ("run", "train_results"))
-        assert begun["data"]["photographs"] == {"test": 1, "train": 6, "validation": 2}
+        assert begun["data"]["images"] == {"test": 1, "train": 6, "validation": 2}
         assert begun.items() <= ended.items()
         assert begun["provenance"]["commit"]
         assert begun["provenance"]["versions"]["torch"]

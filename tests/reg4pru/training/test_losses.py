@@ -20,13 +20,13 @@ def runs(tmp_path_factory):
 
 
 def spoil_step_six() -> None:
-    """Step 6 sees a photograph that a broken augmentation has made."""
+    """Step 6 sees an image that a broken augmentation has made."""
     augment, seen = transforms.TrainTransform.__call__, []
 
     def spoil(self, batch):
         seen.append(batch)
         sample = augment(self, batch)
-        if len(seen) == 11:  # the first of the two photographs of step 6
+        if len(seen) == 11:  # the first of the two images of step 6
             print("spoiled", batch["name"][0], flush=True)
             sample["pixel_values"][0][0, 0, 0] = torch.nan
         return sample
@@ -38,7 +38,7 @@ def spoil_step_six() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(runs, command):
     assert runs.complete(command, command, prepare=spoil_step_six) == 1
     said = runs.said(command)
-    assert "Training has stopped. The loss of step 6 is nan. Its photographs were synthetic/" in said
+    assert "Training has stopped. The loss of step 6 is nan. Its images were synthetic/" in said
     assert "Traceback" not in said
     folder = runs.folder / command
     state = folder / {"train": "checkpoints/step-00000004", "finetune": "checkpoint-4"}[command]
@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(runs, command):
     parser = make_parser() if command == "train" else HfArgumentParser((FinetuneArguments, TrainingArguments))
     assert set(re.findall(r"--\w+", advice)) <= set(parser._option_string_actions)
 
-    named = said.split("Its photographs were ")[1].split(". Nothing")[0].split(", ")
+    named = said.split("Its images were ")[1].split(". Nothing")[0].split(", ")
     assert len(named) == 2
     assert said.split("spoiled ")[1].split()[0] in named
     # Without the broken transform the run goes on, and ends.

@@ -24,7 +24,7 @@ def folder(tmp_path):
     for name in ("train_results.json", "run.json", "training_log.jsonl", "run.json.tmp", LOCK, "notes.txt",
                  "eyes/1.png", "checkpoints/step-00000002/optimizer.bin", "checkpoints/unfinished/optimizer.bin",
                  "checkpoints/discarded/optimizer.bin", "checkpoints/notes.txt", "best/model.safetensors",
-                 "last/photographs/1.png", "last.unfinished/model.safetensors"):  # fmt: skip
+                 "last/images/1.png", "last.unfinished/model.safetensors"):  # fmt: skip
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).touch()
     for name in ("best", "last"):
@@ -72,7 +72,7 @@ def test_weights_that_are_elsewhere_stay_there(folder):
     [
         ("--model_name_or_path", "last", "last"),
         ("--backbone_name_or_path", "best/model.safetensors", "best"),
-        ("--dataset", "last/photographs", "last"),
+        ("--dataset", "last/images", "last"),
         ("--split", "checkpoints/step-00000002/optimizer.bin", "checkpoints/step-00000002"),
     ],
 )

@@ -27,9 +27,9 @@ def check(path: Path, recipe: dict) -> None:
             assert arguments[name] == value
             assert type(arguments[name]) is type(value)
     config = Reg4PruConfig(**overrides)
-    side = data.tile_size or (config.image_size if data.random_crop else data.photograph_size)
+    side = data.tile_size or (config.image_size if data.random_crop else data.working_size)
     assert side == config.image_size
-    assert data.photograph_size is None or data.photograph_size >= side
+    assert data.working_size is None or data.working_size >= side
 
 
 def test_there_are_recipes_and_studies():
@@ -44,7 +44,7 @@ def test_every_recipe_is_valid(path):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_is_valid_and_so_are_its_runs(path, monkeypatch, tmp_path):
-    monkeypatch.setenv("FIVES_DIR", str(tmp_path / "photographs"))
+    monkeypatch.setenv("FIVES_DIR", str(tmp_path / "images"))
     monkeypatch.setenv("DINOV2_DIR", str(tmp_path / "dinov2"))
     study = read_study(path)
     assert len(study.runs()) == len(study.seeds) * len(study.arms)

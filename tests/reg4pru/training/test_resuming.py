@@ -1,4 +1,4 @@
-"""A run goes on with the settings that it began with, and no photograph that its weights have seen is forgotten."""
+"""A run goes on with the settings that it began with, and no image that its weights have seen is forgotten."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from .processes import STEPS, Runs
 pytestmark = pytest.mark.timeout(600)
 COMMANDS = ("train", "finetune")
 LATEST = ("--resume_from_checkpoint", "latest")
-RESULTS = "training_photographs.json"
+RESULTS = "training_images.json"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def newest(runs, command, name):
     return runs.folder / name / folder
 
 
-def photographs(folder):
-    return set(json.loads((folder / RESULTS).read_text())["photographs"])
+def images(folder):
+    return set(json.loads((folder / RESULTS).read_text())["images"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -112,16 +112,16 @@ def test_the_record_of_an_early_version_and_of_moved_data(tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_photographs_of_another_run_are_not_forgotten(runs, refusal, command):
-    """The other run learned from photographs of another seed."""
+def test_images_of_another_run_are_not_forgotten(runs, refusal, command):
+    """The other run learned from images of another seed."""
     state = newest(runs, command, command)
     weights = {"train": "last", "finetune": "."}[command]
     steps = {"train": "--max_train_steps", "finetune": "--max_steps"}[command]
     more = ("--resume_from_checkpoint", state, "--seed", 7, steps, STEPS + 1)
     assert runs.complete(command, f"{command}-next", *more) == 0, runs.said(f"{command}-next")
-    before = photographs(runs.folder / command / weights)
+    before = images(runs.folder / command / weights)
     assert len(before) == 6
-    after = photographs(runs.folder / f"{command}-next" / weights)
+    after = images(runs.folder / f"{command}-next" / weights)
     assert before < after
     assert len(after) == 12
 
@@ -139,7 +139,7 @@ def test_photographs_of_another_run_are_not_forgotten(runs, refusal, command):
     del noted[RESULTS]
     (silent / "files.json").write_text(json.dumps(noted))
     said = refusal(command, "new", "--resume_from_checkpoint", silent)
-    assert "does not say which photographs it has learned from" in said
+    assert "does not say which images it has learned from" in said
     # The run that wrote it knows its own.
     assert runs.complete(command, f"{command}-silent", *LATEST) == 0, runs.said(f"{command}-silent")
-    assert photographs(runs.folder / f"{command}-silent" / weights) == before
+    assert images(runs.folder / f"{command}-silent" / weights) == before

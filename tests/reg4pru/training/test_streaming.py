@@ -12,7 +12,7 @@ from reg4pru.training.setup import load_data
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    arguments = DataArguments(photograph_size=48, synthetic_counts=[20, 2, 2], streaming=True)
+    arguments = DataArguments(working_size=48, synthetic_counts=[20, 2, 2], streaming=True)
     return load_data(arguments, seed=0)
 
 
@@ -35,11 +35,11 @@ def test_order_follows_from_the_seed_and_differs_by_epoch(data):
     one = samples(data)
     assert equal(one, samples(data))
     assert not equal(one, samples(data, seed=4))
-    # No two epochs alike, and augmentation differs even where a photograph comes at the same place.
+    # No two epochs alike, and augmentation differs even where an image comes at the same place.
     assert not equal(one[:20], one[20:40])
 
 
-def test_every_photograph_is_seen_once_an_epoch(data):
+def test_every_image_is_seen_once_an_epoch(data):
     seen = []
 
     def names(batch):

@@ -36,7 +36,7 @@ CONFIG = {
     "token_multiple": 2,
     "masked_attention": False,
 }
-FLAGS = ["--photograph_size", "32", "--synthetic_counts", "6", "2", "1", "--per_device_train_batch_size", "2",
+FLAGS = ["--working_size", "32", "--synthetic_counts", "6", "2", "1", "--per_device_train_batch_size", "2",
          "--learning_rate", "1e-3", "--head_warmup_steps", "1", "--backbone_warmup_steps", "1"]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _fresh_start(cache, monkeypatch):
-    """The photographs are drawn once; Accelerate's state is that of a new process."""
+    """The images are drawn once; Accelerate's state is that of a new process."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
     AcceleratorState._reset_state(True)
@@ -260,7 +260,7 @@ def test_two_processes_train_one_model(run, tmp_path, cache):
     one = run("one", *STEPS, "--per_device_train_batch_size", 4, config=DENSE)
     two = tmp_path / "two"
     train_with_two_processes(two, cache, STEPS, timeout=120)
-    # Each process had two of the four photographs of a step, and one of them wrote.
+    # Each process had two of the four images of a step, and one of them wrote.
     assert apart(one, two) < 1e-5
     assert [line["step"] for line in log(two)] == [line["step"] for line in log(one)]
     aps = [[line["validation_ap"] for line in log(folder) if "validation_ap" in line] for folder in (one, two)]

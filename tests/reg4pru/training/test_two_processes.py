@@ -31,7 +31,7 @@ def apart(runs, command, one, other):
 
 
 def train_both(runs, command, name, *more, config=None):
-    """With two processes of two photographs a step, with one of four, and with one of two, which is another thing."""
+    """With two processes of two images a step, with one of four, and with one of two, which is another thing."""
     more = (*WITHOUT_STATES[command], *more)
     assert runs.complete(command, f"one-{name}", "--per_device_train_batch_size", 4, *more, config=config) == 0
     assert runs.complete_pair(command, f"two-{name}", *more, config=config) == [0, 0], runs.said(f"two-{name}")
@@ -96,7 +96,7 @@ def test_fsdp_without_a_gpu_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("command", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_metrics_are_exact_where_the_last_batch_is_uneven(runs, command):
-    """Three photographs to validate: the second process has one, and is given another to fill its batch up."""
+    """Three images to validate: the second process has one, and is given another to fill its batch up."""
     frozen = ("--learning_rate", 1e-30, "--weight_decay", 0, "--synthetic_counts", 6, 3, 1)
     more = (*frozen, *PLAIN, "--max_steps" if command == "finetune" else "--max_train_steps", 2)
     if command == "finetune":

@@ -1,4 +1,4 @@
-"""Metrics while training: of whole photographs, blended from tiles as everywhere, and nothing is kept of a batch."""
+"""Metrics while training: of whole images, blended from tiles as everywhere, and nothing is kept of a batch."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from torchmetrics.classification import BinaryAveragePrecision
 from transformers import EvalPrediction
 
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.tiled_inference import predict_photograph
-from reg4pru.training.validation import PhotographMetrics, PhotographTiles, StreamingMetrics, vessel_probability
+from modeling_reg4pru.tiled_inference import predict_image
+from reg4pru.training.validation import ImageMetrics, ImageTiles, StreamingMetrics, vessel_probability
 
 
 def test_metrics_equal_those_of_all_pixels_and_keep_none():
-    """Of photographs of one tile each; their first rows do not count."""
+    """Of images of one tile each; their first rows do not count."""
     generator = torch.Generator().manual_seed(0)
     metrics, batches = StreamingMetrics(), []
     offsets = torch.tensor([[0, 0, 0, 16, 16, 16, 16, 16]] * 2)
@@ -35,10 +35,10 @@ def test_metrics_equal_those_of_all_pixels_and_keep_none():
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 18])
-def test_tiles_of_any_batches_become_the_prediction_of_the_photograph(tiny_model, photographs, batch_size):
+def test_tiles_of_any_batches_become_the_prediction_of_the_image(tiny_model, images, batch_size):
     model = tiny_model()
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=128, num_labels=2)
-    tiles, metrics = PhotographTiles(photographs, processor), PhotographMetrics()
+    tiles, metrics = ImageTiles(images, processor), ImageMetrics()
     assert len(tiles) == 2 * 9
     seen = []
     metrics.metrics.update = lambda probability, labels: seen.append((probability, labels))
@@ -47,18 +47,18 @@ def test_tiles_of_any_batches_become_the_prediction_of_the_photograph(tiny_model
         with torch.no_grad():
             probability = vessel_probability(model(batch["pixel_values"]).logits, batch["labels"])
         metrics.update(probability, batch["labels"], batch["patch_offsets"])
-    metrics._end_photograph()
-    assert len(seen) == len(photographs)
-    for (probability, labels), row in zip(seen, photographs, strict=True):
-        predicted = predict_photograph(model, processor, row["image"]).probabilities[1]
+    metrics._end_image()
+    assert len(seen) == len(images)
+    for (probability, labels), row in zip(seen, images, strict=True):
+        predicted = predict_image(model, processor, row["image"]).probabilities[1]
         torch.testing.assert_close(probability, predicted, atol=1e-5, rtol=0)
         assert torch.equal(labels.byte(), torch.from_numpy(np.array(row["mask"])))
 
 
-def test_what_lies_beyond_a_photograph_does_not_count(photographs):
-    """A photograph smaller than a tile goes on as its mirror image, its labels as 255."""
+def test_what_lies_beyond_a_image_does_not_count(images):
+    """An image smaller than a tile goes on as its mirror image, its labels as 255."""
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=40, num_labels=2)
-    labels = PhotographTiles(photographs, processor)[0]["labels"]
+    labels = ImageTiles(images, processor)[0]["labels"]
     assert labels[:40, :40].max() == 1
     assert (labels[40:] == 255).all()
     assert (labels[:, 40:] == 255).all()

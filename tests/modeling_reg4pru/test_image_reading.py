@@ -1,4 +1,4 @@
-"""Photographs as they are found, and what must not be guessed."""
+"""Images as they are found, and what must not be guessed."""
 
 import base64
 import threading
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_reg4pru.image_reading import open_image, read_photograph
+from modeling_reg4pru.image_reading import open_image, read_image
 
 ORIENTATION = 0x0112
 
@@ -27,29 +27,29 @@ def grey() -> np.ndarray:
 def test_eight_bits_stay_as_they_are(pixels):
     image = Image.fromarray(pixels)
     for same in (image, pixels, pixels.transpose(2, 0, 1), torch.from_numpy(pixels), pixels.astype(np.int64)):
-        np.testing.assert_array_equal(read_photograph(same), pixels)
-    np.testing.assert_array_equal(read_photograph(pixels / 255), pixels)
-    np.testing.assert_array_equal(read_photograph(torch.from_numpy(pixels).float() / 255), pixels)
+        np.testing.assert_array_equal(read_image(same), pixels)
+    np.testing.assert_array_equal(read_image(pixels / 255), pixels)
+    np.testing.assert_array_equal(read_image(torch.from_numpy(pixels).float() / 255), pixels)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(pixels, mode):
     image = Image.fromarray(pixels).convert(mode)
-    np.testing.assert_array_equal(read_photograph(image), np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(read_image(image), np.asarray(image.convert("RGB")))
 
 
 def test_channels_are_found_in_images_of_few_rows(pixels):
     few = pixels[:3]
-    np.testing.assert_array_equal(read_photograph(few), few)
-    np.testing.assert_array_equal(read_photograph(torch.from_numpy(few.transpose(2, 0, 1).copy())), few)
-    np.testing.assert_array_equal(read_photograph(few.transpose(2, 0, 1), channels_last=False), few)
+    np.testing.assert_array_equal(read_image(few), few)
+    np.testing.assert_array_equal(read_image(torch.from_numpy(few.transpose(2, 0, 1).copy())), few)
+    np.testing.assert_array_equal(read_image(few.transpose(2, 0, 1), channels_last=False), few)
 
 
 def test_transparent_pixels_keep_their_colour(pixels):
     image = Image.fromarray(pixels)
     image.putalpha(Image.fromarray(pixels[..., 0]))
-    np.testing.assert_array_equal(read_photograph(image), pixels)
-    np.testing.assert_array_equal(read_photograph(np.asarray(image)), pixels)
+    np.testing.assert_array_equal(read_image(image), pixels)
+    np.testing.assert_array_equal(read_image(np.asarray(image)), pixels)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -57,13 +57,13 @@ def test_sixteen_bits_are_scaled(grey, suffix, tmp_path):
     path = tmp_path / f"grey.{suffix}"
     Image.fromarray(grey).save(path)
     with Image.open(path) as image:
-        found = read_photograph(image)
+        found = read_image(image)
     wanted = np.rint(grey / 65535 * 255)
     for channel in range(3):
         np.testing.assert_array_equal(found[..., channel], wanted)
-    np.testing.assert_array_equal(read_photograph(grey), found)
-    np.testing.assert_array_equal(read_photograph(grey.astype(">u2")), found)
-    np.testing.assert_array_equal(read_photograph(Image.fromarray(grey.astype(np.int32))), found)
+    np.testing.assert_array_equal(read_image(grey), found)
+    np.testing.assert_array_equal(read_image(grey.astype(">u2")), found)
+    np.testing.assert_array_equal(read_image(Image.fromarray(grey.astype(np.int32))), found)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -83,7 +83,7 @@ def test_exif_orientation_is_applied(pixels, orientation, tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_photograph(open_image(str(tmp_path / "a.png"))), pixels)
+    np.testing.assert_array_equal(read_image(open_image(str(tmp_path / "a.png"))), pixels)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_exif_orientation_is_applied(pixels, orientation, tmp_path):
 )
 def test_what_is_not_clear_is_refused(array, message):
     with pytest.raises(ValueError, match=message):
-        read_photograph(array)
+        read_image(array)
     with pytest.raises(ValueError, match="from -5 to -5"):
-        read_photograph(Image.fromarray(np.full((2, 2), -5, np.int32)))
+        read_image(Image.fromarray(np.full((2, 2), -5, np.int32)))
 
 
 def test_images_are_opened_from_path_url_and_base64(pixels, tmp_path):
-    path = tmp_path / "a photograph.png"
+    path = tmp_path / "an image.png"
     Image.fromarray(pixels).save(path)
     data = path.read_bytes()
 
@@ -127,7 +127,7 @@ def test_images_are_opened_from_path_url_and_base64(pixels, tmp_path):
         text = base64.b64encode(data).decode()
         url = f"http://127.0.0.1:{server.server_port}/a.png"
         for source in (str(path), url, text, f"data:image/png;base64,{text}"):
-            np.testing.assert_array_equal(read_photograph(open_image(source, timeout=10)), pixels)
+            np.testing.assert_array_equal(read_image(open_image(source, timeout=10)), pixels)
     finally:
         server.shutdown()
         thread.join()
@@ -150,7 +150,7 @@ def test_files_are_bounded_and_damage_is_told(pixels, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a\.png' cannot be read \("):
         open_image(path)
     with pytest.raises(ValueError, match=r"An image cannot be read"):  # opened by somebody else
-        read_photograph(Image.open(path))
+        read_image(Image.open(path))
     with pytest.raises(ValueError, match=r"no image at '.*' \(The image 'in base64' cannot be read"):
         open_image(base64.b64encode(whole[:100]).decode())
     Image.fromarray(pixels).save(path, "ICO")
@@ -160,4 +160,4 @@ def test_files_are_bounded_and_damage_is_told(pixels, tmp_path, monkeypatch):
 
 def test_dark_sixteen_bits_are_refused(grey):
     with pytest.raises(ValueError, match=r"16 bits but no value above 4095"):
-        read_photograph(grey // 16)
+        read_image(grey // 16)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from modeling_reg4pru.image_tiles import (
-    PhotographBlender,
     StageBlender,
+    TileBlender,
     cut_tile,
     resize_map,
-    split_photographs,
+    split_images,
     tile_grid,
     tile_starts,
 )
@@ -41,7 +41,7 @@ def test_tiles_cover_overlap_and_are_as_few_as_can_be():
 def test_tiles_cut_and_blended_give_the_frame_back(size, overlap):
     frame = np.random.default_rng(0).random((*size, 2), dtype=np.float32)
     offsets = offsets_of(*size, 32, overlap)
-    blender = PhotographBlender(offsets)
+    blender = TileBlender(offsets)
     for row in offsets:
         tile = cut_tile(frame, *row[1:4].tolist())
         assert tile.shape == (32, 32, 2)
@@ -65,7 +65,7 @@ def test_tiles_inside_are_views():
 
 def test_the_middle_of_a_tile_counts_more_than_its_edge():
     offsets = offsets_of(16, 24, 16, 8)
-    blender = PhotographBlender(offsets)
+    blender = TileBlender(offsets)
     blender.add(offsets[0], torch.zeros(1, 16, 16))
     blender.add(offsets[1], torch.ones(1, 16, 16))
     row = blender.result()[0, 8]
@@ -87,9 +87,9 @@ def test_stages_are_those_of_the_nearest_tile():
     assert (stages[:, 12:] == 2).all()
 
 
-def test_maps_have_the_size_of_the_photograph():
+def test_maps_have_the_size_of_the_image():
     offsets = offsets_of(16, 16, 16, 0, own=(40, 30))
-    blender, stages = PhotographBlender(offsets), StageBlender(offsets)
+    blender, stages = TileBlender(offsets), StageBlender(offsets)
     blender.add(offsets[0], torch.rand(3, 16, 16))
     stages.add(offsets[0], torch.randint(0, 4, (2, 2)))
     assert blender.result().shape == (3, 40, 30)
@@ -101,19 +101,19 @@ def test_maps_have_the_size_of_the_photograph():
 
 def test_missing_tiles_are_noticed():
     offsets = offsets_of(32, 32, 16, 0)
-    blender = PhotographBlender(offsets)
+    blender = TileBlender(offsets)
     blender.add(offsets[1], torch.zeros(2, 16, 16))
     with pytest.raises(ValueError, match="do not cover 768 of 1024 pixels"):
         blender.result()
 
 
-def test_photographs_are_told_apart_in_concatenated_batches():
+def test_images_are_told_apart_in_concatenated_batches():
     first, second = offsets_of(32, 40, 16, 0), offsets_of(10, 10, 16, 0)
-    groups = list(split_photographs(torch.cat([first, second, second, first])))
+    groups = list(split_images(torch.cat([first, second, second, first])))
     assert [len(group) for group in groups] == [6, 1, 1, 6]
     assert torch.equal(groups[3], first)
     with pytest.raises(ValueError, match=r"shape \(6, 3\).*\(num_tiles, 8\)"):
-        list(split_photographs(first[:, :3]))
+        list(split_images(first[:, :3]))
 
 
 def test_maps_of_names_are_not_mixed():
