@@ -18,7 +18,7 @@ COMMANDS = {
         "measure low precision, torch.compile and ONNX Runtime, dense and pruned",
     ),
     "tune": ("tune", "choose keep rates by stage for a budget in milliseconds"),
-    "study": ("study.__main__", "train and measure many arms; tables and figures"),
+    "study": ("study.__main__", "train and measure many variants; tables and figures"),
     "prepare": ("prepare", "turn the FIVES archive into a data set for the Hub"),
     "push": ("push", "push a checkpoint to the Hub, with its card"),
 }

@@ -22,7 +22,7 @@ from .baselines import MODEL_SIZES, dense_model, model_config, variant
 from .flops import forward_flops, token_counts
 from .report import attention_table, inference_table, plot_throughput, summary, training_table
 from .timing import MEMORY_METHOD, peak_memory, repeats_for, save_profile, seconds_per_call, share_between_layers
-from .training_steps import compare_policy_attention, training_arms, typical_windows
+from .training_steps import compare_policy_attention, training_variants, typical_windows
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -228,27 +228,27 @@ class Benchmark:
         }
 
     def measure_training(self, bar: tqdm) -> None:
-        """Steps of every arm; those that route take a window of typical length in every round."""
+        """Steps of every variant; those that route take a window of typical length in every round."""
         arguments = self.arguments
         self.model.float()
-        arms, self.results["training_skipped"] = training_arms(
+        variants, self.results["training_skipped"] = training_variants(
             self.model, arguments.image_size, arguments.train_batch_size, self.dtype, arguments.compile_mode
         )
         # Every window is a graph of its own: compiled, one must do.
         count = 1 if arguments.compile_mode else arguments.train_rounds
         windows = typical_windows(self.model.config, count) * (arguments.train_rounds // count)
-        rows = {name: {"name": name, "seconds": [], "peak_memories": [], "windows": []} for name in arms}
+        rows = {name: {"name": name, "seconds": [], "peak_memories": [], "windows": []} for name in variants}
         for window in windows:
-            for name, arm in arms.items():
+            for name, step in variants.items():
                 bar.set_postfix_str(f"training, {name}")
                 row = rows[name]
-                if arm.routed is not None:
-                    arm.routed.config.routing_window = window
+                if step.routed is not None:
+                    step.routed.config.routing_window = window
                     row["windows"].append(window)
-                if arm.routed is not None or not row["peak_memories"]:
-                    arm.step()  # warm-up
-                    row["peak_memories"].append(peak_memory(arm.step, self.device))
-                row["seconds"].append(seconds_per_call(arm.step, self.device))
+                if step.routed is not None or not row["peak_memories"]:
+                    step.step()  # warm-up
+                    row["peak_memories"].append(peak_memory(step.step, self.device))
+                row["seconds"].append(seconds_per_call(step.step, self.device))
                 bar.update()
             dense = rows["dense"]
             for row in rows.values():

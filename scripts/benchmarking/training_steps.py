@@ -1,4 +1,4 @@
-"""The training part of the benchmark: steps of every arm, and the policy attention against its explicit form."""
+"""The training part of the benchmark: steps of every variant, and the policy attention against its explicit form."""
 
 import copy
 import logging
@@ -21,7 +21,7 @@ from .timing import peak_memory, seconds_per_call
 logger = logging.getLogger("benchmark")
 
 # Name → fields of the configuration. "dense" is the reference of all ratios.
-ARMS = {
+VARIANTS = {
     "dense": {"train_pruning": "none", "routing": False},
     "soft": {"train_pruning": "soft", "routing": False},
     "soft + routing (Reg4Pru)": {"train_pruning": "soft", "routing": True},
@@ -66,7 +66,7 @@ def typical_windows(config: Reg4PruConfig, count: int) -> list[list[int]]:
     return windows
 
 
-def training_arms(
+def training_variants(
     model: Reg4PruForSemanticSegmentation,
     image_size: int,
     batch_size: int,
@@ -74,12 +74,12 @@ def training_arms(
     compile_mode: str | None,
 ) -> tuple[dict[str, TrainingArm], dict[str, str]]:
     """
-    Steps (forward, backward, AdamW) of every arm on random images. Weights, gradients and moments exist before the
-    first step, so that the memory of a step is what it needs beside them. All arms predict at every query layer under
-    masked attention, as EoMT is trained.
+    Steps (forward, backward, AdamW) of every variant on random images. Weights, gradients and moments exist before the
+    first step, so that the memory of a step is what it needs beside them. All variants predict at every query layer
+    under masked attention, as EoMT is trained.
 
     Returns:
-        `tuple`: name → arm, and name → reason of what cannot be measured.
+        `tuple`: name → variant, and name → reason of what cannot be measured.
     """
     device = model.device
     pixel_values = torch.randn(batch_size, model.config.num_channels, image_size, image_size, device=device)
@@ -95,7 +95,7 @@ def training_arms(
     def compute_loss(forward: torch.nn.Module) -> torch.Tensor:
         return forward(pixel_values, labels=labels).loss
 
-    arms = {
+    variants = {
         TRANSFORMERS: TrainingArm(
             make_step(
                 dense,
@@ -106,34 +106,34 @@ def training_arms(
         )
     }
     skipped = {}
-    for name, fields in ARMS.items():
+    for name, fields in VARIANTS.items():
         if fields["train_pruning"] == "soft" and SELECTOR_CLASSES[model.config.selector].learns_from != "policy":
             skipped[name] = f"the selector {model.config.selector!r} does not learn through a soft policy"
             continue
-        arm = _arm_model(model, name)
-        arm.selectors.requires_grad_(arm.config.selectors_learn)
-        step = make_step(arm, dtype, compile_mode, compute_loss)
-        arms[name] = TrainingArm(step, arm if fields["routing"] else None)
+        variant = _variant_model(model, name)
+        variant.selectors.requires_grad_(variant.config.selectors_learn)
+        step = make_step(variant, dtype, compile_mode, compute_loss)
+        variants[name] = TrainingArm(step, variant if fields["routing"] else None)
 
     num_tokens = (image_size // model.config.patch_size) ** 2 + model.config.num_prefix_tokens
     needed = _explicit_bytes(model.config, num_tokens, batch_size, dtype)
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if "soft" not in arms:
+    if "soft" not in variants:
         skipped[EXPLICIT] = skipped["soft"]
     elif needed > 0.7 * available:  # the rest of the step needs some, too
         skipped[EXPLICIT] = (
             f"needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB: choose a smaller image_size"
         )
     else:
-        explicit = _arm_model(use_explicit_attention(copy.deepcopy(model)), "soft")
-        arms[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, compute_loss))
+        explicit = _variant_model(use_explicit_attention(copy.deepcopy(model)), "soft")
+        variants[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, compute_loss))
     for name, reason in skipped.items():
         logger.warning("Not measured: %s, %s.", name, reason)
-    return arms, skipped
+    return variants, skipped
 
 
-def _arm_model(model: Reg4PruForSemanticSegmentation, name: str) -> Reg4PruForSemanticSegmentation:
-    fields = ARMS[name]
+def _variant_model(model: Reg4PruForSemanticSegmentation, name: str) -> Reg4PruForSemanticSegmentation:
+    fields = VARIANTS[name]
     corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # others cannot learn it
     return variant(model, **fields, drift_correction=corrected).train()
 

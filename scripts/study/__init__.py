@@ -1,1 +1,1 @@
-"""Many arms, several seeds, one table: `reg4pru study`."""
+"""Many variants, several seeds, one table: `reg4pru study`."""

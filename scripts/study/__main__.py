@@ -1,11 +1,11 @@
 """
-Train and measure every arm of a study, and put the results into tables and figures.
+Train and measure every variant of a study, and put the results into tables and figures.
 
     reg4pru study synthetic --output_dir results/synthetic --runs_dir runs/synthetic
 
 A study can be stopped and started again at any time: its trainings end with it, finished runs are kept, an
 interrupted training goes on from its latest checkpoint. `table.csv` holds every number, `table.md` mean and spread
-over the seeds, `per_image.csv` the numbers of every image, `paired.md` their differences between arms; when no
+over the seeds, `per_image.csv` the numbers of every image, `paired.md` their differences between variants; when no
 run is missing, the costs are measured (`cost.csv`, `cost.md`, `recipes.md`) and the figures drawn. `--only` and
 `--seeds` take a part of a study for the whole. plan.py tells the form of a study, run_folder.py what is kept of a run.
 """
@@ -51,8 +51,8 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
     """
     runs = study.runs()
     trains_in_bf16 = False
-    for arm, seed in runs:
-        folder, recipe = RunFolder(runs_dir, arm, seed), study.run_recipe(arm, seed)
+    for variant, seed in runs:
+        folder, recipe = RunFolder(runs_dir, variant, seed), study.run_recipe(variant, seed)
         folder.check_recipe(recipe)
         trains_in_bf16 |= not folder.is_trained and recipe.get("mixed_precision") == "bf16"
     if trains_in_bf16:
@@ -65,23 +65,26 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
         tqdm(total=len(runs), desc=study.name, unit="run") as bar,
     ):
         futures = {
-            pool.submit(complete_run, study, runs_dir, arm, seed, num_processes): (arm, seed) for arm, seed in runs
+            pool.submit(complete_run, study, runs_dir, variant, seed, num_processes): (variant, seed)
+            for variant, seed in runs
         }
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in finished:
-                arm, seed = futures[future]
+                variant, seed = futures[future]
                 bar.update()
                 if future.exception() is not None:
                     num_failed += 1
-                    bar.write(f"{arm} seed {seed} failed: {future.exception()}", file=sys.stderr)
+                    bar.write(f"{variant} seed {seed} failed: {future.exception()}", file=sys.stderr)
             # A run takes minutes: say where each one stands. What is next in the pool counts as running, too, but has
             # no recipe yet.
             folders = {
                 futures[future]: RunFolder(runs_dir, *futures[future]) for future in pending if future.running()
             }
-            begun = [f"{arm}: {folder.stands()}" for (arm, _), folder in folders.items() if folder.recipe.is_file()]
+            begun = [
+                f"{variant}: {folder.stands()}" for (variant, _), folder in folders.items() if folder.recipe.is_file()
+            ]
             bar.set_postfix_str(", ".join(begun))
     return num_failed
 
@@ -96,9 +99,9 @@ def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
     write_images(output_dir / "per_image.csv", images)
     (output_dir / "paired.md").write_text(paired_markdown(study, images))
     trainings = {
-        f"{arm}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
-        for arm, seed in study.runs()
-        if (folder := RunFolder(runs_dir, arm, seed)).is_trained
+        f"{variant}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
+        for variant, seed in study.runs()
+        if (folder := RunFolder(runs_dir, variant, seed)).is_trained
     }
     content = {"study": provenance(), "runs": trainings}
     (output_dir / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -109,7 +112,7 @@ def write_pictures(study: Study, runs_dir: Path, output_dir: Path, rows: list[di
     """Measure the costs, and draw the figures, of runs that are all finished."""
     cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
-    times = {arm: training_time(study, arm, cost) for arm in study.arms}
+    times = {variant: training_time(study, variant, cost) for variant in study.variants}
     (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
     draw_figures(study, runs_dir, output_dir, rows, cost)
     if any("working_size" in settings for settings in study.evaluations.values()):
@@ -124,7 +127,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_parallel", type=int, default=1, help="Runs at a time; above 1 each has one CPU thread.")
     parser.add_argument("--num_processes", type=int, default=1, help="Processes of one run (accelerate launch).")
     parser.add_argument("--cost_rounds", type=int, default=20, help="Interleaved rounds when costs are measured.")
-    parser.add_argument("--only", nargs="+", metavar="ARM", help="Train, evaluate and show these arms only.")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="Train, evaluate and show these variants only.")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="Likewise: these seeds only.")
     arguments = parser.parse_args(argv)
     for name in ("num_parallel", "num_processes", "cost_rounds"):

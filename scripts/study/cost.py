@@ -1,6 +1,6 @@
 """
-What the arms of a study cost, measured side by side in one process: step time and memory of training, throughput of
-inference. Rounds are interleaved (every contestant once a round), and a ratio is taken within its round, so that a
+What the variants of a study cost, measured side by side in one process: step time and memory of training, throughput
+of inference. Rounds are interleaved (every contestant once a round), and a ratio is taken within its round, so that a
 machine that is busy for a while does not favour anyone.
 """
 
@@ -32,16 +32,16 @@ from .run_folder import RunFolder
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
-    Costs of all arms, which do not depend on what the weights are; measured once and kept in `cost.json` of the runs
-    until the recipes change.
+    Costs of all variants, which do not depend on what the weights are; measured once and kept in `cost.json` of the
+    runs until the recipes change.
 
     Returns:
-        `dict`: `training`: arm → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
-        first arm; `training_dtype`, in which all arms take their steps; `inference`: arm → keep rate →
-        `images_per_second`, `ratio` to the first arm unpruned; and the `provenance`.
+        `dict`: `training`: variant → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
+        first variant; `training_dtype`, in which all variants take their steps; `inference`: variant → keep rate →
+        `images_per_second`, `ratio` to the first variant unpruned; and the `provenance`.
     """
     path = runs_dir / "cost.json"
-    recipes = {arm: study.run_recipe(arm, study.seeds[0]) for arm in study.arms}
+    recipes = {variant: study.run_recipe(variant, study.seeds[0]) for variant in study.variants}
     key = json.loads(json.dumps({"recipes": recipes, "keep_rates": study.keep_rates}))
     if path.is_file():
         kept = json.loads(path.read_text())
@@ -62,10 +62,10 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
 
 def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:
     """
-    That of the first arm, as arms are compared and not precisions; float32 where bfloat16 would be emulated, which is
-    tens of times as slow.
+    That of the first variant, as variants are compared and not precisions; float32 where bfloat16 would be emulated,
+    which is tens of times as slow.
     """
-    _, _, arguments = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0]).arguments()
+    _, _, arguments = RunFolder(runs_dir, next(iter(study.variants)), study.seeds[0]).arguments()
     if arguments.mixed_precision == "bf16" and fast_dtype(str(device)) == "float32":
         return torch.float32
     return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.mixed_precision]
@@ -74,10 +74,10 @@ def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch
 def _training(
     study: Study, runs_dir: Path, device: torch.device, dtype: torch.dtype, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Steps of every arm as they are once pruning and routing have begun, on random pictures."""
+    """Steps of every variant as they are once pruning and routing have begun, on random pictures."""
     steps, memory = {}, {}
-    for arm in study.arms:
-        model_arguments, _, arguments = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
+    for variant in study.variants:
+        model_arguments, _, arguments = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
         torch.manual_seed(0)
         model = build_model(model_arguments).to(device).train()
         size = training_size(model.config)
@@ -85,19 +85,19 @@ def _training(
         labels = (torch.rand(len(pictures), size, size, device=device) < 0.1).long()
         batch = {"pixel_values": pictures, "labels": labels}
         step = make_step(model, dtype, None, partial(_loss, batch=batch, arguments=arguments))
-        steps[arm] = step
+        steps[variant] = step
         draws = [peak_memory(step, device) for _ in range(5)]  # routing windows differ
-        memory[arm] = statistics.median(draws)
+        memory[variant] = statistics.median(draws)
     seconds = time_interleaved(steps, rounds, device)
-    first = next(iter(study.arms))
+    first = next(iter(study.variants))
     return {
-        arm: {
-            "seconds": (measured := summary(seconds[arm], seconds[first]))["latency"],
+        variant: {
+            "seconds": (measured := summary(seconds[variant], seconds[first]))["latency"],
             "time_ratio": 1 / measured["ratio"],
-            "memory_bytes": memory[arm],
-            "memory_ratio": memory[arm] / memory[first],
+            "memory_bytes": memory[variant],
+            "memory_ratio": memory[variant] / memory[first],
         }
-        for arm in study.arms
+        for variant in study.variants
     }
 
 
@@ -111,45 +111,47 @@ def _loss(
     return model(**batch, keep_rates=rates).loss
 
 
-def training_time(study: Study, arm: str, cost: dict) -> float:
-    """Time of a whole training relative to that of the first arm: its dense steps cost as much as those do."""
-    recipe = study.run_recipe(arm, study.seeds[0])
+def training_time(study: Study, variant: str, cost: dict) -> float:
+    """Time of a whole training relative to that of the first variant: its dense steps cost as much as those do."""
+    recipe = study.run_recipe(variant, study.seeds[0])
     dense_fraction = float(recipe.get("dense_fraction", 0.0))
-    return dense_fraction + (1 - dense_fraction) * cost["training"][arm]["time_ratio"]
+    return dense_fraction + (1 - dense_fraction) * cost["training"][variant]["time_ratio"]
 
 
 @torch.inference_mode()
 def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict]:
-    """Images a second of the arms' models, in batches as large as those of the training."""
+    """Images a second of the variants' models, in batches as large as those of the training."""
     calls = {}
-    for arm in study.arms:
-        model_arguments, _, arguments = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
+    for variant in study.variants:
+        model_arguments, _, arguments = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
         model = build_model(model_arguments).to(device).eval()
         size, batch_size = training_size(model.config), arguments.per_device_train_batch_size
         pictures = torch.randn(batch_size, 3, size, size, device=device)
         for rate in {1.0, *study.keep_rates}:
-            calls[arm, rate] = _forward(model, pictures, rate)
+            calls[variant, rate] = _forward(model, pictures, rate)
     seconds = time_interleaved(calls, rounds, device)
-    reference = seconds[next(iter(study.arms)), 1.0]
+    reference = seconds[next(iter(study.variants)), 1.0]
     return {
-        arm: {
+        variant: {
             rate_name(rate): {
-                "images_per_second": (measured := summary(seconds[arm, rate], reference, batch_size))["throughput"],
+                "images_per_second": (measured := summary(seconds[variant, rate], reference, batch_size))[
+                    "throughput"
+                ],
                 "ratio": measured["ratio"],
             }
             for rate in study.keep_rates
         }
-        for arm in study.arms
+        for variant in study.variants
     }
 
 
 def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
-    """Forward passes that an image takes, by arm: its tiles at the size at which the arm sees it."""
+    """Forward passes that an image takes, by variant: its tiles at the size at which the variant sees it."""
     tiles = {}
-    for arm in study.arms:
-        model_arguments, data_arguments, _ = RunFolder(runs_dir, arm, study.seeds[0]).arguments()
+    for variant in study.variants:
+        model_arguments, data_arguments, _ = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
         processor = make_processor(build_model(model_arguments).config, data_arguments)
-        tiles[arm] = len(processor.cut_image(image).patch_offsets)
+        tiles[variant] = len(processor.cut_image(image).patch_offsets)
     return tiles
 
 

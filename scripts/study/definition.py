@@ -1,5 +1,5 @@
 """
-What a study holds, read from its YAML file: arms x seeds to train, and how each trained run is evaluated.
+What a study holds, read from its YAML file: variants x seeds to train, and how each trained run is evaluated.
 
     recipe: tiny_synthetic                        # of `reg4pru train`, a name or a path; what all runs share
     overrides: {max_train_steps: 900}             # fields of the recipe, for all runs
@@ -9,20 +9,20 @@ What a study holds, read from its YAML file: arms x seeds to train, and how each
     evaluations:                                  # besides the model as it was trained, on the test images
       - {selector: random}                        # changed
       - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
-      - {working_size: 1024}                   # at one size, whichever size an arm sees them at
-    compare: [soft, reg4pru]                      # the two arms of the pictures
-    arms:                                         # the first is the reference of the costs
+      - {working_size: 1024}                   # at one size, whichever size a variant sees them at
+    compare: [soft, reg4pru]                      # the two variants of the pictures
+    variants:                                         # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
       drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
 
-An arm is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
+A variant is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
 evaluation on a data set whose variable is not set is left out with a warning. A study may say only what differs from a
-`base`: `overrides` and `config` add to those of the base, arms can be some of its own by their names, and any other
-field replaces that of the base.
+`base`: `overrides` and `config` add to those of the base, variants can be some of its own by their names, and any
+other field replaces that of the base.
 
     base: sample
     overrides: {max_train_steps: 1200}
-    arms: [dense, reg4pru]
+    variants: [dense, reg4pru]
 """
 
 import logging
@@ -48,7 +48,7 @@ DATA_FIELDS = ("dataset", "split", "working_size")
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
 
-REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "arms")
+REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "variants")
 OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
 # What a study adds to those of its base, instead of replacing them.
 MERGED_FIELDS = ("overrides", "config")
@@ -60,12 +60,12 @@ class Study:
     Args:
         name (`str`): That of the file.
         recipe (`dict`): What all runs share, `config_overrides` included.
-        seeds (`list[int]`): Seeds, the same for every arm.
+        seeds (`list[int]`): Seeds, the same for every variant.
         keep_rates (`list[float]`): Keep rates of the evaluations.
         evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
             it is, on the test images, without any.
-        arms (`dict[str, dict]`): `label`, `config` and `flags` of every arm by its name.
-        compare (`list[str]`): Two arms to be shown side by side, or none.
+        variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by its name.
+        compare (`list[str]`): Two variants to be shown side by side, or none.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Study:
     seeds: list[int]
     keep_rates: list[float]
     evaluations: dict[str, dict]
-    arms: dict[str, dict]
+    variants: dict[str, dict]
     compare: list[str]
 
     @property
@@ -81,33 +81,35 @@ class Study:
         """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
         return max((rate for rate in self.keep_rates if rate < 1), default=1.0)
 
-    def run_recipe(self, arm: str, seed: int) -> dict:
+    def run_recipe(self, variant: str, seed: int) -> dict:
         """The whole recipe of one run."""
-        settings = self.arms[arm]
+        settings = self.variants[variant]
         config = _changed(self.recipe.get("config_overrides", {}), settings["config"])
         return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
 
     def runs(self) -> list[tuple[str, int]]:
-        """(arm, seed) of every run, all arms of a seed before the next seed."""
-        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+        """(variant, seed) of every run, all variants of a seed before the next seed."""
+        return [(variant, seed) for seed in self.seeds for variant in self.variants]
 
-    def part(self, arms: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
+    def part(self, variants: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
         """
-        The study with some of its arms and seeds only, in its own order; without pictures of compared arms that are
-        not among them.
+        The study with some of its variants and seeds only, in its own order; without pictures of compared variants
+        that are not among them.
 
         Raises:
-            `ValueError`: for an arm or a seed that there is not.
+            `ValueError`: for a variant or a seed that there is not.
         """
-        for flag, wanted, known in (("--only", arms, list(self.arms)), ("--seeds", seeds, self.seeds)):
+        for flag, wanted, known in (("--only", variants, list(self.variants)), ("--seeds", seeds, self.seeds)):
             unknown = sorted(set(wanted or ()) - set(known))
             if unknown:
                 names, there = (", ".join(map(str, entries)) for entries in (unknown, known))
                 raise ValueError(f"{flag} names {names}: {self.name} has {there}.")
-        kept = {arm: settings for arm, settings in self.arms.items() if not arms or arm in arms}
+        kept = {
+            variant: settings for variant, settings in self.variants.items() if not variants or variant in variants
+        }
         return replace(
             self,
-            arms=kept,
+            variants=kept,
             seeds=[seed for seed in self.seeds if not seeds or seed in seeds],
             compare=self.compare if set(self.compare) <= set(kept) else [],
         )
@@ -118,7 +120,7 @@ def read_study(path: Path) -> Study:
     Read and check a study; everything that can be wrong in it is found here, before any run.
 
     Raises:
-        `ValueError`: for a file, field, arm, setting or value that does not exist or fit.
+        `ValueError`: for a file, field, variant, setting or value that does not exist or fit.
     """
     content = _with_base(_read_fields(path), path)
     missing = [name for name in REQUIRED_FIELDS if not content.get(name)]
@@ -142,13 +144,13 @@ def read_study(path: Path) -> Study:
         seeds=seeds,
         keep_rates=content["keep_rates"],
         evaluations={AS_TRAINED: {}, **_read_evaluations(content["evaluations"], path)},
-        arms={name: _read_arm(name, settings or {}, path) for name, settings in content["arms"].items()},
+        variants={name: _read_variant(name, settings or {}, path) for name, settings in content["variants"].items()},
         compare=content["compare"],
     )
-    if study.compare and (len(study.compare) != 2 or set(study.compare) - set(study.arms)):
-        raise ValueError(f"`compare` of {path} is {study.compare}: it must name two of {', '.join(study.arms)}.")
-    for arm in study.arms:
-        _check_configurations(study, arm)
+    if study.compare and (len(study.compare) != 2 or set(study.compare) - set(study.variants)):
+        raise ValueError(f"`compare` of {path} is {study.compare}: it must name two of {', '.join(study.variants)}.")
+    for variant in study.variants:
+        _check_configurations(study, variant)
     return study
 
 
@@ -177,7 +179,7 @@ def _find(name: str, field: str, path: Path) -> Path:
 
 
 def _with_base(content: dict, path: Path) -> dict:
-    """The fields of a study on top of those of its `base`; arms given by name are those of the base."""
+    """The fields of a study on top of those of its `base`; variants given by name are those of the base."""
     base = {}
     if "base" in content:
         base_path = _find(content["base"], "base", path)
@@ -185,13 +187,13 @@ def _with_base(content: dict, path: Path) -> dict:
         if "base" in base:
             raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: name {base['base']}.")
         base = _with_base(base, base_path)
-    if isinstance(content.get("arms"), list):
-        known = base.get("arms", {})
-        unknown = [str(arm) for arm in content["arms"] if arm not in known]
+    if isinstance(content.get("variants"), list):
+        known = base.get("variants", {})
+        unknown = [str(variant) for variant in content["variants"] if variant not in known]
         if unknown:
             known = ", ".join(known) or "none"
-            raise ValueError(f"`arms` of {path} names {', '.join(unknown)}: the arms of its base are {known}.")
-        content = {**content, "arms": {arm: known[arm] for arm in content["arms"]}}
+            raise ValueError(f"`variants` of {path} names {', '.join(unknown)}: the variants of its base are {known}.")
+        content = {**content, "variants": {variant: known[variant] for variant in content["variants"]}}
     merged = {name: {**base.get(name, {}), **content[name]} for name in MERGED_FIELDS}
     return {name: value for name, value in {**base, **content, **merged}.items() if name != "base"}
 
@@ -233,25 +235,27 @@ def _read_evaluations(entries: list[dict], path: Path) -> dict[str, dict]:
     return dict(zip(names, settings, strict=True))
 
 
-def _read_arm(name: str, settings: dict, path: Path) -> dict:
+def _read_variant(name: str, settings: dict, path: Path) -> dict:
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"{path} has an arm {name!r}: letters, digits, '_', '-' and '.' make a name.")
-    _check_keys(settings, ("label", "config", "flags"), f"The arm {name} of {path}")
-    arm = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
-    _check_flags(arm["flags"], f"`flags` of the arm {name}")
-    return arm
+        raise ValueError(f"{path} has a variant {name!r}: letters, digits, '_', '-' and '.' make a name.")
+    _check_keys(settings, ("label", "config", "flags"), f"The variant {name} of {path}")
+    variant = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
+    _check_flags(variant["flags"], f"`flags` of the variant {name}")
+    return variant
 
 
-def _check_configurations(study: Study, arm: str) -> None:
+def _check_configurations(study: Study, variant: str) -> None:
     """Every configuration that the study will build, trained and evaluated, must be valid."""
-    config = study.run_recipe(arm, study.seeds[0])["config_overrides"]
-    _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the arm {arm}")
+    config = study.run_recipe(variant, study.seeds[0])["config_overrides"]
+    _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the variant {variant}")
     for name, settings in study.evaluations.items():
         changed = {field: settings[field] for field in settings if field in MODEL_FIELDS and field != "selector"}
         try:
             Reg4PruConfig(**{**config, **changed})
         except Exception as error:  # the strict dataclass of huggingface_hub wraps errors in its own classes
-            raise ValueError(f"The arm {arm}, evaluated {name}, has no valid configuration: {error}") from error
+            raise ValueError(
+                f"The variant {variant}, evaluated {name}, has no valid configuration: {error}"
+            ) from error
 
 
 def _check_flags(flags: dict, where: str) -> None:

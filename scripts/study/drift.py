@@ -19,7 +19,7 @@ from .run_folder import RunFolder
 
 NUM_TILES = 16
 MEASURED = ("cosine_pruned", "cosine_kept", "average_precision", "average_precision_unpruned")
-FIELDS = ("arm", "seed", "keep_rate", "layer", *MEASURED)
+FIELDS = ("variant", "seed", "keep_rate", "layer", *MEASURED)
 
 
 def measure_run(folder: RunFolder, rate: float) -> None:
@@ -45,12 +45,12 @@ def measure_run(folder: RunFolder, rate: float) -> None:
 
 
 def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per compared arm, seed and layer, in the order of the study."""
+    """A row per compared variant, seed and layer, in the order of the study."""
     return [
-        {"arm": arm, "seed": seed, **row}
-        for arm in study.compare
+        {"variant": variant, "seed": seed, **row}
+        for variant in study.compare
         for seed in study.seeds
-        for row in _read(RunFolder(runs_dir, arm, seed).drift)
+        for row in _read(RunFolder(runs_dir, variant, seed).drift)
     ]
 
 

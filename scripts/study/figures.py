@@ -38,8 +38,8 @@ NUM_IMAGES = 3
 
 def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
     """
-    Draw all figures of a finished study; those of drift and pictures only if the study compares two arms, and those
-    of pictures only where the weights of a seed are here: records of runs may have come without them.
+    Draw all figures of a finished study; those of drift and pictures only if the study compares two variants, and
+    those of pictures only where the weights of a seed are here: records of runs may have come without them.
 
     Args:
         study (`Study`): The study.
@@ -48,7 +48,7 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
         rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
         cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
     """
-    draw = draw_keep_rates if len(study.arms) <= len(COLOURS) else draw_many_arms
+    draw = draw_keep_rates if len(study.variants) <= len(COLOURS) else draw_many_variants
     draw(study, rows, output_dir / "keep_rates.png")
     if any("dataset" in settings for settings in study.evaluations.values()):
         draw_data_sets(study, rows, output_dir / "data_sets.png")
@@ -60,7 +60,7 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
     seed = seed_with_weights(study, runs_dir)
     if seed is None:
-        logger.warning("figure1.png and stages.png are not drawn: of no seed the weights of every arm are here.")
+        logger.warning("figure1.png and stages.png are not drawn: of no seed the weights of every variant are here.")
         return
     images = load_images(study, runs_dir)
     draw_figure1(study, runs_dir, seed, images, rows, cost, output_dir / "figure1.png")
@@ -68,23 +68,23 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
 
 
 def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
-    """The first seed of which the weights of every arm are here."""
+    """The first seed of which the weights of every variant are here."""
     for seed in study.seeds:
-        if all(RunFolder(runs_dir, arm, seed).has_weights for arm in study.arms):
+        if all(RunFolder(runs_dir, variant, seed).has_weights for variant in study.variants):
             return seed
     return None
 
 
 def load_images(study: Study, runs_dir: Path) -> Dataset:
     """The test images of the first seed."""
-    folder = RunFolder(runs_dir, next(iter(study.arms)), study.seeds[0])
+    folder = RunFolder(runs_dir, next(iter(study.variants)), study.seeds[0])
     _, data_arguments, arguments = folder.arguments()
     return load_data(data_arguments, arguments.seed)["test"]
 
 
-def arm_style(study: Study, arm: str) -> dict:
-    """Colour, marker and dash of an arm, the same in every figure."""
-    place = list(study.arms).index(arm)
+def variant_style(study: Study, variant: str) -> dict:
+    """Colour, marker and dash of a variant, the same in every figure."""
+    place = list(study.variants).index(variant)
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[place % len(MARKERS)],
@@ -95,14 +95,16 @@ def arm_style(study: Study, arm: str) -> dict:
 
 
 def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
-    """Average precision and Dice against the keep rate: a line an arm, bars of one standard deviation."""
+    """Average precision and Dice against the keep rate: a line a variant, bars of one standard deviation."""
     figure = card(9.5, 4.4)
     for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
-        for arm, settings in study.arms.items():
-            cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for rate in study.keep_rates])
-            style = arm_style(study, arm)
-            # Bars of many arms on one spot cannot be read: each arm stands a little beside the next.
-            beside = np.array(study.keep_rates) + 0.004 * (list(study.arms).index(arm) - (len(study.arms) - 1) / 2)
+        for variant, settings in study.variants.items():
+            cells = np.array([summarise(rows, variant, AS_TRAINED, rate, metric) for rate in study.keep_rates])
+            style = variant_style(study, variant)
+            # Bars of many variants on one spot cannot be read: each variant stands a little beside the next.
+            beside = np.array(study.keep_rates) + 0.004 * (
+                list(study.variants).index(variant) - (len(study.variants) - 1) / 2
+            )
             axis.plot(beside, cells[:, 0], label=settings["label"], **style)
             spreads = np.nan_to_num(cells[:, 1])
             axis.errorbar(beside, cells[:, 0], spreads, fmt="none", ecolor=style["color"], alpha=0.6)
@@ -116,19 +118,20 @@ def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
 
 def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
     """
-    Average precision against the keep rate, a panel a data set: a line an arm through the means, a faint one a seed.
+    Average precision against the keep rate, a panel a data set: a line a variant through the means, a faint one a
+    seed.
     """
     evaluations = [name for name, settings in study.evaluations.items() if is_as_trained(settings)]
     figure = card(4.75 * len(evaluations), 5.0)
     axes = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
     for axis, evaluation in zip(axes, evaluations, strict=True):
-        for arm, settings in study.arms.items():
-            style = arm_style(study, arm)
+        for variant, settings in study.variants.items():
+            style = variant_style(study, variant)
             for seed in study.seeds:
                 of_seed = [row for row in rows if row["seed"] == seed]
-                cells = [_mean_precision(of_seed, arm, evaluation, rate) for rate in study.keep_rates]
+                cells = [_mean_precision(of_seed, variant, evaluation, rate) for rate in study.keep_rates]
                 axis.plot(study.keep_rates, cells, color=style["color"], linewidth=0.8, alpha=0.4)
-            cells = [_mean_precision(rows, arm, evaluation, rate) for rate in study.keep_rates]
+            cells = [_mean_precision(rows, variant, evaluation, rate) for rate in study.keep_rates]
             axis.plot(study.keep_rates, cells, label=settings["label"], **style)
         axis.invert_xaxis()
         title = "test images" if evaluation == AS_TRAINED else evaluation
@@ -140,22 +143,25 @@ def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def _mean_precision(rows: list[dict], arm: str, evaluation: str, rate: float) -> float:
-    return summarise(rows, arm, evaluation, rate, "average_precision")[0]
+def _mean_precision(rows: list[dict], variant: str, evaluation: str, rate: float) -> float:
+    return summarise(rows, variant, evaluation, rate, "average_precision")[0]
 
 
-def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
-    """Average precision and Dice of more arms than lines can be told apart: a row an arm, a point a keep rate."""
-    figure = card(9.5, 1.5 + 0.3 * len(study.arms))
-    places = range(len(study.arms))
+def draw_many_variants(study: Study, rows: list[dict], path: Path) -> None:
+    """
+    Average precision and Dice of more variants than lines can be told apart: a row a variant, a point a keep
+    rate.
+    """
+    figure = card(9.5, 1.5 + 0.3 * len(study.variants))
+    places = range(len(study.variants))
     for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
         for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
-            cells = np.array([summarise(rows, arm, AS_TRAINED, rate, metric) for arm in study.arms])
+            cells = np.array([summarise(rows, variant, AS_TRAINED, rate, metric) for variant in study.variants])
             label, style = f"keep rate {rate_name(rate)}", {"color": colour, "marker": marker, "linestyle": "none"}
             axis.errorbar(cells[:, 0], places, xerr=np.nan_to_num(cells[:, 1]), label=label, **style)
         axis.set_xlabel(name)
         tidy(axis)
-    axis.set_yticks(places, [settings["label"] for settings in study.arms.values()])
+    axis.set_yticks(places, [settings["label"] for settings in study.variants.values()])
     axis.invert_yaxis()
     handles, _ = axis.get_legend_handles_labels()
     legend_below(figure, handles, ncols=len(handles))
@@ -165,14 +171,14 @@ def draw_many_arms(study: Study, rows: list[dict], path: Path) -> None:
 def draw_figure1(
     study: Study, runs_dir: Path, seed: int, images: Dataset, rows: list[dict], cost: dict, path: Path
 ) -> None:
-    """Input, ground truth and the pruned predictions of the two compared arms; average precision against speed."""
+    """Input, ground truth and the pruned predictions of the two compared variants; average precision against speed."""
     rate = study.shown_rate
     chosen = [rows[index] for index in spread(len(rows), NUM_IMAGES)]
-    labels = [f"{study.arms[arm]['label']}\npruned to {rate_name(rate)}" for arm in study.compare]
+    labels = [f"{study.variants[variant]['label']}\npruned to {rate_name(rate)}" for variant in study.compare]
     figure = card(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
-    models = [load_checkpoint(str(RunFolder(runs_dir, arm, seed).weights())) for arm in study.compare]
+    models = [load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights())) for variant in study.compare]
     for column, row in zip(axes.T, chosen, strict=True):
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"])
         inside = field_of_view(image)
@@ -206,43 +212,43 @@ def draw_throughput(study: Study, rows: list[dict], cost: dict, path: Path) -> N
 
 
 def _plot_throughput(axis, study: Study, rows: list[dict], cost: dict) -> None:
-    for arm, settings in study.arms.items():
-        ratios = [cost["inference"][arm][rate_name(keep)]["ratio"] for keep in study.keep_rates]
-        means = [summarise(rows, arm, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
-        axis.plot(ratios, means, label=settings["label"], **arm_style(study, arm))
-        if arm in study.compare:
+    for variant, settings in study.variants.items():
+        ratios = [cost["inference"][variant][rate_name(keep)]["ratio"] for keep in study.keep_rates]
+        means = [summarise(rows, variant, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
+        axis.plot(ratios, means, label=settings["label"], **variant_style(study, variant))
+        if variant in study.compare:
             for keep, ratio, mean in zip(study.keep_rates, ratios, means, strict=True):
                 axis.annotate(rate_name(keep), (ratio, mean), (0, 6), textcoords="offset points", fontsize=8)
     axis.axvline(1, color="0.6", linewidth=0.8)
-    first = next(iter(study.arms.values()))["label"]
+    first = next(iter(study.variants.values()))["label"]
     axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
     axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
     tidy(axis)
 
 
 def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Path) -> None:
-    """Where tokens are pruned, by stage, over two images: a column an arm whose selectors are trained."""
+    """Where tokens are pruned, by stage, over two images: a column a variant whose selectors are trained."""
     rate = study.shown_rate
-    configs = {arm: study.run_recipe(arm, study.seeds[0])["config_overrides"] for arm in study.arms}
-    arms = {
-        arm: settings
-        for arm, settings in study.arms.items()
-        if configs[arm].get("train_pruning") != "none"
-        or SELECTOR_CLASSES[configs[arm].get("selector", "mlp")].learns_from == "foreground"
+    configs = {variant: study.run_recipe(variant, study.seeds[0])["config_overrides"] for variant in study.variants}
+    variants = {
+        variant: settings
+        for variant, settings in study.variants.items()
+        if configs[variant].get("train_pruning") != "none"
+        or SELECTOR_CLASSES[configs[variant].get("selector", "mlp")].learns_from == "foreground"
     }
-    if not arms:
+    if not variants:
         return
     chosen = [rows[index] for index in spread(len(rows), 2)]
-    figure = card(1.9 * (len(arms) + 1), 2.1 * len(chosen) + 0.8)
-    axes = figure.subplots(len(chosen), len(arms) + 1, squeeze=False)
+    figure = card(1.9 * (len(variants) + 1), 2.1 * len(chosen) + 0.8)
+    axes = figure.subplots(len(chosen), len(variants) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
     images = [np.asarray(row["image"]) for row in chosen]
     insides = [field_of_view(image) for image in images]
     for line, image, inside, row in zip(axes, images, insides, chosen, strict=True):
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
-    for column, (arm, settings) in zip(axes.T[1:], arms.items(), strict=True):
-        model, processor = load_checkpoint(str(RunFolder(runs_dir, arm, seed).weights()))
+    for column, (variant, settings) in zip(axes.T[1:], variants.items(), strict=True):
+        model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
             stages = predict_image(model, processor, row["image"], rate, output_stages=True).stages.numpy()
@@ -253,7 +259,7 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Pa
     names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
     colours = stage_colours(model.config.num_stages) / 255
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-    legend_below(figure, handles, ncols=len(arms) + 1)
+    legend_below(figure, handles, ncols=len(variants) + 1)
     figure.suptitle(f"keep rate {rate_name(rate)} at every stage", fontsize=10)
     figure.savefig(path, dpi=DPI)
 
@@ -263,14 +269,14 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
     num_layers = max(row["layer"] for row in drift) + 1
     figure = card(9.5, 5.2)
     similarity, decoded = figure.subplots(1, 2)
-    for arm in study.compare:
-        label, style = study.arms[arm]["label"], arm_style(study, arm)
+    for variant in study.compare:
+        label, style = study.variants[variant]["label"], variant_style(study, variant)
         thin = {**style, "linestyle": ":", "marker": None, "linewidth": 1.4}
-        _mean_line(similarity, drift, arm, "cosine_pruned", range(num_layers), label, style)
-        _mean_line(similarity, drift, arm, "cosine_kept", range(num_layers), f"{label}: kept tokens", thin)
+        _mean_line(similarity, drift, variant, "cosine_pruned", range(num_layers), label, style)
+        _mean_line(similarity, drift, variant, "cosine_kept", range(num_layers), f"{label}: kept tokens", thin)
         last = range(max(num_layers - 4, 0), num_layers)
-        _mean_line(decoded, drift, arm, "average_precision", last, label, style)
-        _mean_line(decoded, drift, arm, "average_precision_unpruned", last, f"{label}: unpruned", thin)
+        _mean_line(decoded, drift, variant, "average_precision", last, label, style)
+        _mean_line(decoded, drift, variant, "average_precision_unpruned", last, f"{label}: unpruned", thin)
         decoded.set_xticks(list(last))
     similarity.set(xlabel="after layer", ylabel="cosine similarity to the unpruned state")
     similarity.set_title(f"pruned tokens, keep rate {rate_name(rate)} at every stage", fontsize=10)
@@ -282,9 +288,10 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
     figure.savefig(path, dpi=DPI)
 
 
-def _mean_line(axis, drift: list[dict], arm: str, field: str, layers: range, label: str, style: dict) -> None:
+def _mean_line(axis, drift: list[dict], variant: str, field: str, layers: range, label: str, style: dict) -> None:
     cells = [
-        mean_and_sd(row[field] for row in drift if row["arm"] == arm and row["layer"] == layer) for layer in layers
+        mean_and_sd(row[field] for row in drift if row["variant"] == variant and row["layer"] == layer)
+        for layer in layers
     ]
     means, spreads = np.array(cells).T
     axis.plot(list(layers), means, label=label, **style)

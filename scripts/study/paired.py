@@ -1,4 +1,4 @@
-"""Paired differences: the same seed and the same image under two arms or keep rates, with bootstrap intervals."""
+"""Paired differences: the same seed and the same image under two variants or keep rates, with bootstrap intervals."""
 
 from pathlib import Path
 
@@ -12,20 +12,20 @@ from .evaluation import read_images
 from .run_folder import RunFolder
 
 COMPARED = {"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"}
-FIELDS = ("arm", "seed", "evaluation", "keep_rate", "name", "condition", *COMPARED)
+FIELDS = ("variant", "seed", "evaluation", "keep_rate", "name", "condition", *COMPARED)
 NUM_RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # percentiles
 
 
 def collect_images(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per arm, seed, evaluation, keep rate and image that has been measured, in the order of the study."""
+    """A row per variant, seed, evaluation, keep rate and image that has been measured, in the order of the study."""
     rows = []
-    for arm in study.arms:
+    for variant in study.variants:
         for seed in study.seeds:
-            measured = read_images(RunFolder(runs_dir, arm, seed))
+            measured = read_images(RunFolder(runs_dir, variant, seed))
             for evaluation in study.evaluations:
                 for rate in map(rate_name, study.keep_rates):
-                    place = {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
+                    place = {"variant": variant, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
                     images = measured.get((evaluation, rate), [])
                     rows += [{field: {**place, **row}[field] for field in FIELDS} for row in images]
     return rows
@@ -48,7 +48,7 @@ class Pairs:
     def __init__(self, rows: list[dict], metric: str):
         self.values: dict[tuple, dict[int, dict[str, float]]] = {}
         for row in rows:
-            of_place = self.values.setdefault((row["evaluation"], row["arm"], row["keep_rate"]), {})
+            of_place = self.values.setdefault((row["evaluation"], row["variant"], row["keep_rate"]), {})
             of_place.setdefault(row["seed"], {})[row["name"]] = row[metric]
 
     def differences(self, evaluation: str, one: tuple[str, float], other: tuple[str, float]) -> np.ndarray:
@@ -57,13 +57,13 @@ class Pairs:
 
         Args:
             evaluation (`str`): Of both.
-            one, other (`tuple[str, float]`): Arm and keep rate.
+            one, other (`tuple[str, float]`): Variant and keep rate.
 
         Returns:
             `np.ndarray` of shape `(num_seeds, num_images)`: of the seeds and images that both have; nan
             where a number is undefined.
         """
-        first, second = (self.values.get((evaluation, arm, rate_name(rate)), {}) for arm, rate in (one, other))
+        first, second = (self.values.get((evaluation, variant, rate_name(rate)), {}) for variant, rate in (one, other))
         seeds = sorted(first.keys() & second.keys())
         shared = [first[seed].keys() & second[seed].keys() for seed in seeds]
         names = sorted(set.intersection(*shared)) if shared else []
@@ -96,10 +96,10 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 def paired_markdown(study: Study, rows: list[dict]) -> str:
     """
-    For every data set and metric: each arm, pruned, against the first arm unpruned, and against the first of the two
-    compared arms at the same keep rate.
+    For every data set and metric: each variant, pruned, against the first variant unpruned, and against the first of
+    the two compared variants at the same keep rate.
     """
-    reference = next(iter(study.arms))
+    reference = next(iter(study.variants))
     parts = [
         f"# {study.name}: paired differences\n",
         "Each image under each seed against itself, mean and 95 % interval of a bootstrap over seeds and "
@@ -107,10 +107,10 @@ def paired_markdown(study: Study, rows: list[dict]) -> str:
         "their means differ from the metrics over all pixels in `table.md`. With one seed the interval holds for "
         "that training alone, and with three images it says little.\n",
     ]
-    against = [(f"{study.arms[reference]['label']}, unpruned", lambda rate: (reference, 1.0))]
+    against = [(f"{study.variants[reference]['label']}, unpruned", lambda rate: (reference, 1.0))]
     if study.compare:
         other = study.compare[0]
-        against.append((f"{study.arms[other]['label']}, at the same keep rate", lambda rate: (other, rate)))
+        against.append((f"{study.variants[other]['label']}, at the same keep rate", lambda rate: (other, rate)))
     for evaluation in [name for name, settings in study.evaluations.items() if is_as_trained(settings)]:
         where = "test images" if evaluation == AS_TRAINED else evaluation
         for metric, heading in COMPARED.items():
@@ -126,13 +126,13 @@ def paired_markdown(study: Study, rows: list[dict]) -> str:
 
 def _lines(study: Study, pairs: Pairs, evaluation: str, other_at) -> list[list[str]]:
     lines = []
-    for arm, settings in study.arms.items():
-        differences = [pairs.differences(evaluation, (arm, rate), other_at(rate)) for rate in study.keep_rates]
-        if all((arm, rate) == other_at(rate) for rate in study.keep_rates) or not any(map(np.size, differences)):
+    for variant, settings in study.variants.items():
+        differences = [pairs.differences(evaluation, (variant, rate), other_at(rate)) for rate in study.keep_rates]
+        if all((variant, rate) == other_at(rate) for rate in study.keep_rates) or not any(map(np.size, differences)):
             continue
         most = max(differences, key=np.size).shape
         cells = [
-            "–" if (arm, rate) == other_at(rate) else _cell(*bootstrap_interval(values))
+            "–" if (variant, rate) == other_at(rate) else _cell(*bootstrap_interval(values))
             for rate, values in zip(study.keep_rates, differences, strict=True)
         ]
         lines.append([settings["label"], f"{most[0]} × {most[1]}", *cells])

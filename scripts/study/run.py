@@ -41,7 +41,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, args=(sentinel,), daemon=True).start()
 
 
-def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processes: int = 1) -> None:
+def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_processes: int = 1) -> None:
     """
     Bring a run to its end, from wherever it stands.
 
@@ -50,7 +50,7 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
         `RuntimeError`: if another process is at it, or the training fails; then the message ends in the tail of its
             log.
     """
-    folder, recipe = RunFolder(runs_dir, arm, seed), study.run_recipe(arm, seed)
+    folder, recipe = RunFolder(runs_dir, variant, seed), study.run_recipe(variant, seed)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.path / "lock", blocking=False):
@@ -58,7 +58,7 @@ def complete_run(study: Study, runs_dir: Path, arm: str, seed: int, num_processe
             if not folder.is_trained:
                 _train(folder, recipe, num_processes)
             evaluate_run(study, folder)
-            if arm in study.compare:
+            if variant in study.compare:
                 measure_drift(folder, study.shown_rate)
     except Timeout as error:
         raise RuntimeError(f"another process is working on {folder.path}; wait for its end.") from error

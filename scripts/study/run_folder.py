@@ -16,8 +16,8 @@ class RunFolder:
     What was measured is a record of its own: without the weights it still counts, and need not be measured again.
     """
 
-    def __init__(self, runs_dir: Path, arm: str, seed: int):
-        self.path = runs_dir / arm / f"seed-{seed}"
+    def __init__(self, runs_dir: Path, variant: str, seed: int):
+        self.path = runs_dir / variant / f"seed-{seed}"
         self.recipe = self.path / "recipe.yaml"
         self.log = self.path / "train.log"
         self.training = self.path / "training"

@@ -17,12 +17,18 @@ SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average pr
 
 
 def collect(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per arm, seed, evaluation and keep rate that has been measured, in the order of the study."""
+    """A row per variant, seed, evaluation and keep rate that has been measured, in the order of the study."""
     return [
-        {"arm": arm, "seed": seed, "evaluation": evaluation, "keep_rate": rate_name(rate), **results[rate_name(rate)]}
-        for arm in study.arms
+        {
+            "variant": variant,
+            "seed": seed,
+            "evaluation": evaluation,
+            "keep_rate": rate_name(rate),
+            **results[rate_name(rate)],
+        }
+        for variant in study.variants
         for seed in study.seeds
-        for evaluation, results in RunFolder(runs_dir, arm, seed).results().items()
+        for evaluation, results in RunFolder(runs_dir, variant, seed).results().items()
         if evaluation in study.evaluations
         for rate in study.keep_rates
         if rate_name(rate) in results
@@ -30,35 +36,36 @@ def collect(study: Study, runs_dir: Path) -> list[dict]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    replace_table(path, ["arm", "seed", "evaluation", "keep_rate", *METRICS], rows)
+    replace_table(path, ["variant", "seed", "evaluation", "keep_rate", *METRICS], rows)
 
 
-def summarise(rows: list[dict], arm: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
+def summarise(rows: list[dict], variant: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
     """Mean and standard deviation of a metric over the seeds."""
-    wanted = (arm, evaluation, rate_name(rate))
-    return mean_and_sd(row[metric] for row in rows if (row["arm"], row["evaluation"], row["keep_rate"]) == wanted)
+    wanted = (variant, evaluation, rate_name(rate))
+    return mean_and_sd(row[metric] for row in rows if (row["variant"], row["evaluation"], row["keep_rate"]) == wanted)
 
 
 def with_changes(rows: list[dict]) -> list[dict]:
     """The rows with [`CHANGE`]: average precision less that of the same weights unpruned; nan where it is missing."""
     unpruned = {
-        (row["arm"], row["seed"], row["evaluation"]): row["average_precision"]
+        (row["variant"], row["seed"], row["evaluation"]): row["average_precision"]
         for row in rows
         if float(row["keep_rate"]) == 1
     }
     return [
-        row | {CHANGE: row["average_precision"] - unpruned.get((row["arm"], row["seed"], row["evaluation"]), math.nan)}
+        row
+        | {CHANGE: row["average_precision"] - unpruned.get((row["variant"], row["seed"], row["evaluation"]), math.nan)}
         for row in rows
     ]
 
 
 def markdown(study: Study, rows: list[dict]) -> str:
     """
-    Average precision, its change by pruning, Dice: a table an evaluation, a row an arm, a column a keep rate, mean ±
-    sd over the seeds.
+    Average precision, its change by pruning, Dice: a table an evaluation, a row a variant, a column a keep rate, mean
+    ± sd over the seeds.
     """
     rows = with_changes(rows)
-    seeds = {arm: len({row["seed"] for row in rows if row["arm"] == arm}) for arm in study.arms}
+    seeds = {variant: len({row["seed"] for row in rows if row["variant"] == variant}) for variant in study.variants}
     most = max(seeds.values(), default=0)
     parts = [f"# {study.name}\n"]
     parts.append(
@@ -71,11 +78,11 @@ def markdown(study: Study, rows: list[dict]) -> str:
             # Without pruning there is no change.
             rates = [rate for rate in study.keep_rates if metric != CHANGE or rate != 1]
             lines = [[evaluation, *(rate_name(rate) for rate in rates)]]
-            for arm, settings in study.arms.items():
-                cells = [summarise(rows, arm, evaluation, rate, metric) for rate in rates]
+            for variant, settings in study.variants.items():
+                cells = [summarise(rows, variant, evaluation, rate, metric) for rate in rates]
                 if all(math.isnan(mean) for mean, _ in cells):
                     continue
-                label = settings["label"] + ("" if seeds[arm] == most else f" ({seeds[arm]} of {most} seeds)")
+                label = settings["label"] + ("" if seeds[variant] == most else f" ({seeds[variant]} of {most} seeds)")
                 sign = "+" if metric == CHANGE else ""
                 lines.append([label, *(format_cell(*cell, sign) for cell in cells)])
             if len(lines) > 1:
@@ -84,22 +91,22 @@ def markdown(study: Study, rows: list[dict]) -> str:
 
 
 def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
-    """`cost.csv` and `cost.md`: what training and inference of every arm cost, relative to the first arm."""
+    """`cost.csv` and `cost.md`: what training and inference of every variant cost, relative to the first variant."""
     rates = [rate_name(rate) for rate in study.keep_rates]
     fields = ["seconds", "time_ratio", "memory_bytes", "memory_ratio"]
     with (output_dir / "cost.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         throughputs = [f"{name} at {rate}" for rate in rates for name in ("images_per_second", "throughput_ratio")]
-        writer.writerow(["arm", *(f"training_{field}" for field in fields), *throughputs])
-        for arm in study.arms:
-            training, inference = cost["training"][arm], cost["inference"][arm]
+        writer.writerow(["variant", *(f"training_{field}" for field in fields), *throughputs])
+        for variant in study.variants:
+            training, inference = cost["training"][variant], cost["inference"][variant]
             speeds = [inference[rate][name] for rate in rates for name in ("images_per_second", "ratio")]
-            writer.writerow([arm, *(training[field] for field in fields), *speeds])
+            writer.writerow([variant, *(training[field] for field in fields), *speeds])
 
-    first = next(iter(study.arms.values()))["label"]
-    lines = [["arm", "training step", "memory", *(f"throughput at {rate}" for rate in rates)]]
-    for arm, settings in study.arms.items():
-        training, inference = cost["training"][arm], cost["inference"][arm]
+    first = next(iter(study.variants.values()))["label"]
+    lines = [["variant", "training step", "memory", *(f"throughput at {rate}" for rate in rates)]]
+    for variant, settings in study.variants.items():
+        training, inference = cost["training"][variant], cost["inference"][variant]
         lines.append(
             [settings["label"], f"{training['time_ratio']:.2f}×", f"{training['memory_ratio']:.2f}×"]
             + [f"{inference[rate]['ratio']:.2f}×" for rate in rates]
@@ -115,15 +122,15 @@ def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
 
 def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) -> str:
     """
-    What every training costs and brings: its time relative to the first arm's, and average precision at each keep
-    rate less that of the first arm unpruned, mean ± sd over the seeds that both have.
+    What every training costs and brings: its time relative to the first variant's, and average precision at each keep
+    rate less that of the first variant unpruned, mean ± sd over the seeds that both have.
 
     Args:
-        study (`Study`): The study; its first arm is the reference.
+        study (`Study`): The study; its first variant is the reference.
         rows (`list[dict]`): From [`collect`].
-        times (`dict[str, float]`): Relative time of training by arm.
+        times (`dict[str, float]`): Relative time of training by variant.
     """
-    reference, settings = next(iter(study.arms.items()))
+    reference, settings = next(iter(study.variants.items()))
     parts = [
         f"# {study.name}: recipes\n",
         f"Time of the whole training relative to {settings['label']}, from steps measured side by side, dense steps "
@@ -132,15 +139,15 @@ def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) ->
     ]
     for evaluation in [name for name, changes in study.evaluations.items() if is_as_trained(changes)]:
         cells = {
-            (row["arm"], row["seed"], row["keep_rate"]): row["average_precision"]
+            (row["variant"], row["seed"], row["keep_rate"]): row["average_precision"]
             for row in rows
             if row["evaluation"] == evaluation
         }
         lines = [["recipe", "training time", *map(rate_name, study.keep_rates)]]
-        for arm, arm_settings in study.arms.items():
+        for variant, variant_settings in study.variants.items():
             changes = [
                 mean_and_sd(
-                    cells.get((arm, seed, rate_name(rate)), math.nan)
+                    cells.get((variant, seed, rate_name(rate)), math.nan)
                     - cells.get((reference, seed, rate_name(1.0)), math.nan)
                     for seed in study.seeds
                 )
@@ -148,6 +155,6 @@ def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) ->
             ]
             if not all(math.isnan(mean) for mean, _ in changes):
                 line = [format_cell(*change, "+") for change in changes]
-                lines.append([arm_settings["label"], f"{times[arm]:.2f}×", *line])
+                lines.append([variant_settings["label"], f"{times[variant]:.2f}×", *line])
         parts.append(f"## Recipes, {evaluation}\n\n{markdown_table(lines)}\n")
     return "\n".join(parts)

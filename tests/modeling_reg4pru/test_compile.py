@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
-from ..arms import give_corrections_weights
+from ..variants import give_corrections_weights
 
 # Compiled kernels sum in another order.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

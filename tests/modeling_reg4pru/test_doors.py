@@ -67,15 +67,15 @@ def test_keep_rates_in_words_are_refused(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("arm", "learns"),
+    ("variant", "learns"),
     [
         ({"train_pruning": "soft"}, True),
         ({"train_pruning": "none"}, False),
         ({"selector": "learned_query", "train_pruning": "none"}, True),
     ],
 )
-def test_selectors_that_do_not_learn_are_frozen(tiny_model, arm, learns, tmp_path):
-    made = tiny_model(**arm)
+def test_selectors_that_do_not_learn_are_frozen(tiny_model, variant, learns, tmp_path):
+    made = tiny_model(**variant)
     made.save_pretrained(tmp_path)
     for model in (made, type(made).from_pretrained(tmp_path)):
         assert {weight.requires_grad for weight in model.selectors.parameters()} == {learns}

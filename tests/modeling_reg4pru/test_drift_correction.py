@@ -10,7 +10,7 @@ from modeling_reg4pru.token_bank import TokenBank
 from modeling_reg4pru.token_pruning import drift_loss
 from reg4pru.training.distillation import distilled_loss
 
-from ..arms import give_corrections_weights
+from ..variants import give_corrections_weights
 
 CORRECTED = {"train_pruning": "hard", "routing": False, "drift_correction": True}
 RATES = [0.7, 0.6, 0.5]
@@ -113,8 +113,8 @@ def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, ro
 
 def test_the_task_teaches_them_too_and_reaches_the_backbone_only_as_without(tiny_model, pixel_values, labels):
     gradients = []
-    for arm in (CORRECTED, {**CORRECTED, "drift_correction": False}):
-        model = tiny_model(**arm)
+    for variant in (CORRECTED, {**CORRECTED, "drift_correction": False}):
+        model = tiny_model(**variant)
         model.load_state_dict(tiny_model(**CORRECTED).state_dict(), strict=False)
         torch.manual_seed(0)
         model.train()(pixel_values, labels=labels, keep_rates=RATES).loss.backward()

@@ -35,7 +35,7 @@ def pair_matrices(model, train):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("pool", ["active", "all"])
 @pytest.mark.parametrize(
-    "arm",
+    "variant",
     [
         {"train_pruning": "none"},
         {"train_pruning": "soft"},
@@ -43,8 +43,8 @@ def pair_matrices(model, train):
         {"num_queries": 3},
     ],
 )
-def test_no_matrix_of_all_pairs_of_tokens(tiny_model, arm, pool, train):
-    assert pair_matrices(tiny_model(**arm, selection_pool=pool, image_size=256), train) == set()
+def test_no_matrix_of_all_pairs_of_tokens(tiny_model, variant, pool, train):
+    assert pair_matrices(tiny_model(**variant, selection_pool=pool, image_size=256), train) == set()
 
 
 def test_the_search_for_such_matrices_finds_them(tiny_model):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from modeling_reg4pru.token_selectors import stage_counts
 
-from ..arms import give_corrections_weights
+from ..variants import give_corrections_weights
 
 QUERY_LAYER = 4  # of the 6 layers of tiny_config
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForSemanticSegmentation, Trainer, T
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-ARMS = {
+VARIANTS = {
     "binary": {},
     "classes": {"num_queries": 5, "num_labels": 3},
     "learned_query": {"selector": "learned_query", "train_pruning": "hard"},
@@ -20,9 +20,9 @@ ARMS = {
 }
 
 
-@pytest.fixture(params=ARMS, ids=str)
+@pytest.fixture(params=VARIANTS, ids=str)
 def model(request, tiny_model):
-    return tiny_model(**ARMS[request.param])
+    return tiny_model(**VARIANTS[request.param])
 
 
 def seeded(model, *args, **kwargs):
@@ -117,7 +117,9 @@ def test_gradient_checkpointing_changes_nothing(tiny_model, pixel_values, labels
         torch.testing.assert_close(recomputed, plain, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{}, {"train_pruning": "hard"}, ARMS["classes"]], ids=["soft", "hard", "classes"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"train_pruning": "hard"}, VARIANTS["classes"]], ids=["soft", "hard", "classes"]
+)
 def test_eager_and_sdpa_agree(tiny_model, pixel_values, labels, fields):
     model = tiny_model(**fields).double().train()
     results = []

@@ -19,9 +19,11 @@ def move(module: torch.nn.Module, args: tuple, kwargs: dict, device: str) -> tup
     return send_to_device(args, device), send_to_device(kwargs, device)
 
 
-@pytest.mark.parametrize("arm", [{"pruning_layers": []}, {}, {"selector": "foreground_mlp", "train_pruning": "hard"}])
-def test_a_forward_pass_crosses_devices(tiny_model, arm, monkeypatch):
-    model = tiny_model(**arm, attn_implementation="eager").eval()
+@pytest.mark.parametrize(
+    "variant", [{"pruning_layers": []}, {}, {"selector": "foreground_mlp", "train_pruning": "hard"}]
+)
+def test_a_forward_pass_crosses_devices(tiny_model, variant, monkeypatch):
+    model = tiny_model(**variant, attn_implementation="eager").eval()
     lists = {
         f"{name}.{place}": module
         for name in ("layers", "selectors")

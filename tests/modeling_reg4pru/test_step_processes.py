@@ -1,4 +1,4 @@
-"""Two processes with two images each learn from a step what one process with all four learns, in every arm."""
+"""Two processes with two images each learn from a step what one process with all four learns, in every variant."""
 
 import multiprocessing
 import socket
@@ -9,30 +9,30 @@ from torch import distributed
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
-from ..arms import ARMS as TRAINING_ARMS
+from ..variants import VARIANTS as TRAINING_VARIANTS
 
-ARMS = {
-    **TRAINING_ARMS,
+VARIANTS = {
+    **TRAINING_VARIANTS,
     "random": {"selector": "random", "train_pruning": "hard"},
     "masked attention": {"masked_attention": True, "selection_pool": "all"},
 }
 SEEDS = {"half-routed": 5}  # the first draw routes
 
 
-def gradients(arm: str, part: slice) -> torch.Tensor:
-    """All gradients of one step of an arm on some of four images, one after the other."""
+def gradients(variant: str, part: slice) -> torch.Tensor:
+    """All gradients of one step of a variant on some of four images, one after the other."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
     shape = {"image_size": 64, "patch_size": 8, "num_upscale_blocks": 1, "num_blocks": 2, "pos_embed_rescale": 2.0}
     torch.manual_seed(1)
     model = Reg4PruForSemanticSegmentation(
-        Reg4PruConfig(**{**sizes, **shape, "initializer_range": 0.15, "masked_attention": False, **ARMS[arm]})
+        Reg4PruConfig(**{**sizes, **shape, "initializer_range": 0.15, "masked_attention": False, **VARIANTS[variant]})
     ).double()
     model.train()
     model.set_mask_annealing(0.5)
     pixel_values = torch.randn(4, 3, 64, 64, dtype=torch.double)
     labels = (torch.rand(4, 64, 64) < torch.tensor([0.02, 0.4, 0.1, 0.3])[:, None, None]).long()
     labels[0, :48] = 255  # a loss that was averaged by process would weigh this image's pixels twice
-    torch.manual_seed(SEEDS.get(arm, 2))
+    torch.manual_seed(SEEDS.get(variant, 2))
     dense_states = None
     if model.config.drift_correction:  # of a batch whose variance is that of none of its parts
         spread = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.double)[:, None, None]
@@ -45,10 +45,10 @@ def _work(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     means = {}
-    for arm in ARMS:
-        means[arm] = gradients(arm, slice(2 * rank, 2 * rank + 2))
-        distributed.all_reduce(means[arm])
-        means[arm] /= 2
+    for variant in VARIANTS:
+        means[variant] = gradients(variant, slice(2 * rank, 2 * rank + 2))
+        distributed.all_reduce(means[variant])
+        means[variant] /= 2
     if rank == 0:
         torch.save(means, f"{folder}/means.pt")
     distributed.destroy_process_group()
@@ -56,7 +56,7 @@ def _work(rank: int, port: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def means(tmp_path_factory):
-    """Gradients by arm, averaged over two processes."""
+    """Gradients by variant, averaged over two processes."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,9 +73,9 @@ def means(tmp_path_factory):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("arm", ARMS)
-def test_gradients_are_those_of_one_process(means, arm):
-    whole = gradients(arm, slice(None))
-    assert (means[arm] - whole).abs().max() < 1e-6 * whole.abs().max()
-    halves = sum(gradients(arm, slice(start, start + 2)) for start in (0, 2)) / 2
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_those_of_one_process(means, variant):
+    whole = gradients(variant, slice(None))
+    assert (means[variant] - whole).abs().max() < 1e-6 * whole.abs().max()
+    halves = sum(gradients(variant, slice(start, start + 2)) for start in (0, 2)) / 2
     assert (halves - whole).abs().max() > 1e-3 * whole.abs().max(), "the test could not fail"

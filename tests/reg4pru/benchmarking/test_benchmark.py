@@ -56,13 +56,13 @@ def test_from_end_to_end(run_command, tmp_path):
         assert dense["gflops"] == rows[1]["gflops"] > rows[2]["gflops"] > rows[4]["gflops"]
         assert dense["token_counts"] == rows[1]["token_counts"]
 
-    arms = {row["name"]: row for row in results["training"]}
-    assert len(arms) == 7
-    dense = arms["dense"]
-    for name, arm in arms.items():
-        assert len(arm["seconds"]) == 2
-        assert arm["memory_ratio"] == pytest.approx(arm["peak_memory"] / dense["peak_memory"])
-        assert len(arm["windows"]) == (2 if "routing" in name else 0)
+    variants = {row["name"]: row for row in results["training"]}
+    assert len(variants) == 7
+    dense = variants["dense"]
+    for name, measured in variants.items():
+        assert len(measured["seconds"]) == 2
+        assert measured["memory_ratio"] == pytest.approx(measured["peak_memory"] / dense["peak_memory"])
+        assert len(measured["windows"]) == (2 if "routing" in name else 0)
     assert results["policy_attention"]["output_difference"] < 1e-5
 
     before = (folder / "benchmark.json").read_bytes()

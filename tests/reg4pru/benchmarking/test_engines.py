@@ -13,7 +13,7 @@ from reg4pru.benchmarking.engines import Logits, build_engine, why_not
 from reg4pru.benchmarking.report import engine_table, with_ratios
 from reg4pru.inference.predictors import predictor
 
-from ...arms import ARMS
+from ...variants import VARIANTS
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def learned(tiny_model):
     A model as EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels, and with all
     that the default recipe adds.
     """
-    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **ARMS["default"])
+    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **VARIANTS["default"])
 
 
 @torch.no_grad()

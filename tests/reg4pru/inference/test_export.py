@@ -14,7 +14,7 @@ import onnxruntime
 from reg4pru.export import main
 from reg4pru.inference.onnx_export import compare, export_checked, export_onnx, export_program
 
-from ...arms import ARMS, give_corrections_weights
+from ...variants import VARIANTS, give_corrections_weights
 
 TOLERANCE = 1e-4  # of logits up to about 10; onnxruntime fuses and sums in another order
 
@@ -51,7 +51,7 @@ def test_command(run_command, save_checkpoint, tiny_model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's exporter, of torch's own pytree
 def test_default_recipe(tiny_model, tmp_path):
-    model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **ARMS["default"])
+    model = tiny_model(num_hidden_layers=4, pruning_layers=[0, 1], reactivation_layer=2, **VARIANTS["default"])
     give_corrections_weights(model)
     export_onnx(model, (64, 64), tmp_path / "model.onnx")
     largest, share_off = compare(model, (64, 64), tmp_path / "model.onnx")

@@ -21,19 +21,25 @@ def study():
         seeds=[0, 1],
         keep_rates=[1.0, 0.5],
         evaluations={"as trained": {}, "selector=random": {"selector": "random"}, "other": {"dataset": "a"}},
-        arms={name: {"label": label, "config": {}, "flags": {}} for name, label in (("a", "Arm A"), ("b", "Arm B"))},
+        variants={
+            name: {"label": label, "config": {}, "flags": {}}
+            for name, label in (("a", "Variant A"), ("b", "Variant B"))
+        },
         compare=["b", "a"],
     )
 
 
 @pytest.fixture
 def rows(study, tmp_path):
-    """Unpruned .9 and .8 of the two images; arm a loses .1 at .5, arm b .1 and .3, and .02 more under seed 1."""
-    for arm in "ab":
+    """
+    Unpruned .9 and .8 of the two images; variant a loses .1 at .5, variant b .1 and .3, and .02 more under seed
+    1.
+    """
+    for variant in "ab":
         for seed in study.seeds:
-            folder = RunFolder(tmp_path, arm, seed)
+            folder = RunFolder(tmp_path, variant, seed)
             folder.path.mkdir(parents=True)
-            lost = {"1.0": (0, 0), "0.5": (0.1, 0.1) if arm == "a" else (0.1, 0.3 + 0.02 * seed)}
+            lost = {"1.0": (0, 0), "0.5": (0.1, 0.1) if variant == "a" else (0.1, 0.3 + 0.02 * seed)}
             with folder.per_image.open("w", newline="") as file:
                 writer = csv.DictWriter(file, IMAGE_FIELDS)
                 writer.writeheader()
@@ -44,10 +50,10 @@ def rows(study, tmp_path):
     return collect_images(study, tmp_path)
 
 
-def test_rows_name_arm_seed_and_image(rows):
-    assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, keep rates, images
+def test_rows_name_variant_seed_and_image(rows):
+    assert len(rows) == 2 * 2 * 2 * 2  # variants, seeds, keep rates, images
     assert rows[-1] == {
-        "arm": "b",
+        "variant": "b",
         "seed": 1,
         "evaluation": "as trained",
         "keep_rate": "0.5",
@@ -63,7 +69,7 @@ def test_a_image_is_compared_with_itself_under_its_own_seed(rows):
         np.array([[-0.1, -0.3], [-0.1, -0.32]])
     )
     # What one of both lacks is left out.
-    fewer = [row for row in rows if not (row["arm"] == "a" and row["seed"] == 0 and row["name"] == "two")]
+    fewer = [row for row in rows if not (row["variant"] == "a" and row["seed"] == 0 and row["name"] == "two")]
     shared = Pairs(fewer, "average_precision").differences("as trained", ("b", 0.5), ("a", 0.5))
     assert shared == pytest.approx(np.array([[0.0], [0.0]]))
     assert pairs.differences("other", ("b", 0.5), ("a", 0.5)).size == 0
@@ -85,10 +91,12 @@ def test_the_interval_holds_what_seeds_and_images_differ_by():
 
 def test_markdown_by_hand(study, rows):
     text = paired_markdown(study, rows)
-    table = section_of(text, "Average precision against Arm A, unpruned, test images", "").strip().splitlines()
-    assert table[2].startswith("| Arm A | 2 × 2 | – | -0.100 [-0.100, -0.100] |")
-    assert table[3].startswith("| Arm B | 2 × 2 | +0.000 [+0.000, +0.000] | -0.205 [-0.320, -0.100] |")
-    table = section_of(text, "Average precision against Arm B, at the same keep rate, test images", "")
-    assert table.strip().splitlines()[2:] == ["| Arm A | 2 × 2 | +0.000 [+0.000, +0.000] | +0.105 [+0.000, +0.220] |"]
+    table = section_of(text, "Average precision against Variant A, unpruned, test images", "").strip().splitlines()
+    assert table[2].startswith("| Variant A | 2 × 2 | – | -0.100 [-0.100, -0.100] |")
+    assert table[3].startswith("| Variant B | 2 × 2 | +0.000 [+0.000, +0.000] | -0.205 [-0.320, -0.100] |")
+    table = section_of(text, "Average precision against Variant B, at the same keep rate, test images", "")
+    assert table.strip().splitlines()[2:] == [
+        "| Variant A | 2 × 2 | +0.000 [+0.000, +0.000] | +0.105 [+0.000, +0.220] |"
+    ]
     assert "random" not in text  # only the model as it was trained
     assert "other" not in text  # nothing measured

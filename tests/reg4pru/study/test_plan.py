@@ -1,4 +1,4 @@
-"""Reading a study: what an arm becomes, and that every mistake is found before any run."""
+"""Reading a study: what a variant becomes, and that every mistake is found before any run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ STUDY = {
     "keep_rates": [1.0, 0.5],
     "evaluations": [{"selection_pool": "all"}, {"selector": "random"}],
     "compare": ["dense", "drawn"],
-    "arms": {
+    "variants": {
         "dense": {"label": "no pruning", "config": {"train_pruning": "none", "routing": False}},
         "drawn": {"config": {"train_pruning": "hard"}, "flags": {"keep_rate_range": [0.5, 0.9]}},
     },
@@ -38,7 +38,7 @@ def write(tmp_path):
     return write_study
 
 
-def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
+def test_a_run_is_the_recipe_with_the_settings_of_study_and_variant(write):
     study = read_study(write())
     recipe = study.run_recipe("drawn", 3)
     base = yaml.safe_load(Path(STUDIES.parent / "recipes" / "tiny_synthetic.yaml").read_text())
@@ -46,7 +46,7 @@ def test_a_run_is_the_recipe_with_the_settings_of_study_and_arm(write):
     assert recipe.pop("config_overrides") == config
     assert recipe == base | {"max_train_steps": 5, "keep_rate_range": [0.5, 0.9], "seed": 3}
     assert study.run_recipe("dense", 3)["keep_rate_range"] == base["keep_rate_range"]
-    assert study.arms["drawn"]["label"] == "drawn"
+    assert study.variants["drawn"]["label"] == "drawn"
 
 
 def test_a_field_that_is_null_is_left_at_its_default(write):
@@ -100,7 +100,7 @@ def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
                 "config": {"routing_keep_rate": 0.3},
                 "seeds": [7],
                 "compare": [],
-                "arms": ["drawn"],
+                "variants": ["drawn"],
             }
         )
     )
@@ -111,7 +111,7 @@ def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
             config={"token_multiple": 4, "routing_keep_rate": 0.3},
             seeds=[7],
             compare=[],
-            arms={"drawn": STUDY["arms"]["drawn"]},
+            variants={"drawn": STUDY["variants"]["drawn"]},
         )
     )
     assert study == replace(whole, name="longer")
@@ -123,8 +123,8 @@ def test_a_base_that_does_not_fit(write, tmp_path):
     derived.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"There is no file \S+none\.yaml"):
         read_study(derived)
-    derived.write_text(yaml.safe_dump({"base": str(write()), "arms": ["dense", "soft"]}))
-    with pytest.raises(ValueError, match="names soft: the arms of its base are dense, drawn"):
+    derived.write_text(yaml.safe_dump({"base": str(write()), "variants": ["dense", "soft"]}))
+    with pytest.raises(ValueError, match="names soft: the variants of its base are dense, drawn"):
         read_study(derived)
     (tmp_path / "second.yaml").write_text(yaml.safe_dump({"base": str(derived)}))
     with pytest.raises(ValueError, match=r"`base` of .*second\.yaml is .*derived\.yaml, which has a base itself"):
@@ -143,7 +143,7 @@ def test_environment_variables(write, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arm": {}}, "has arm: known are recipe"),
+        ({"variant": {}}, "has variant: known are recipe"),
         ({"seeds": None}, "lacks seeds"),
         ({"seeds": [1, 1]}, r"`seeds` .* is \[1, 1\]"),
         ({"seeds": [-1]}, r"`seeds` .* is \[-1\]"),
@@ -154,19 +154,19 @@ def test_environment_variables(write, monkeypatch):
         ({"overrides": {"seed": 5}}, "has seed: known are"),
         ({"evaluations": [{"pool": "all"}]}, "has pool: known are name, selection_pool"),
         ({"evaluations": [{"selector": "mlp"}]}, "selector 'mlp': it can only be 'random'"),
-        ({"evaluations": [{"selection_pool": "some"}]}, "The arm dense, evaluated selection_pool=some,"),
+        ({"evaluations": [{"selection_pool": "some"}]}, "The variant dense, evaluated selection_pool=some,"),
         ({"evaluations": [{"reactivation_layer": 0}]}, "every stage must come before it"),
         ({"evaluations": [{"dataset": "here"}]}, "on here has no name: give it one"),
         ({"evaluations": [{"name": "other", "split": "sample"}]}, "split 'sample' but no dataset"),
         ({"evaluations": [{"selector": "random"}] * 2}, "has selector=random more than once"),
         ({"evaluations": [{"working_size": 0}]}, "working_size 0: it must be a number of pixels"),
         ({"compare": ["dense", "soft"]}, "must name two of dense, drawn"),
-        ({"arms": ["dense"]}, "`arms` of .* names dense: the arms of its base are none"),
-        ({"arms": {"a/b": {}}}, "has an arm 'a/b'"),
-        ({"arms": {"a": {"setting": 1}}}, "The arm a .* has setting: known are label, config, flags"),
-        ({"arms": {"a": {"flags": {"lr": 1}}}, "compare": []}, "`flags` of the arm a has lr"),
-        ({"arms": {"a": {"config": {"prune": 1}}}, "compare": []}, "The configuration of the arm a has prune"),
-        ({"arms": {"a": {"config": {"train_pruning": "all"}}}, "compare": []}, "`train_pruning` is 'all'"),
+        ({"variants": ["dense"]}, "`variants` of .* names dense: the variants of its base are none"),
+        ({"variants": {"a/b": {}}}, "has a variant 'a/b'"),
+        ({"variants": {"a": {"setting": 1}}}, "The variant a .* has setting: known are label, config, flags"),
+        ({"variants": {"a": {"flags": {"lr": 1}}}, "compare": []}, "`flags` of the variant a has lr"),
+        ({"variants": {"a": {"config": {"prune": 1}}}, "compare": []}, "The configuration of the variant a has prune"),
+        ({"variants": {"a": {"config": {"train_pruning": "all"}}}, "compare": []}, "`train_pruning` is 'all'"),
     ],
 )
 def test_mistakes(write, changes, message):

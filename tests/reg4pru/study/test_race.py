@@ -1,4 +1,4 @@
-"""The race: its arms can be built, and times are those of whole images."""
+"""The race: its variants can be built, and times are those of whole images."""
 
 import math
 
@@ -25,8 +25,8 @@ def study(tmp_path, monkeypatch) -> Study:
     return read_study(PACKAGE / "studies" / "race.yaml")
 
 
-def built(study: Study, arm: str, tmp_path):
-    recipe = study.run_recipe(arm, 0)
+def built(study: Study, variant: str, tmp_path):
+    recipe = study.run_recipe(variant, 0)
     flags = [
         f"--{name}={value}" for name, value in recipe.items() if name in ("backbone_name_or_path", "working_size")
     ]
@@ -37,21 +37,24 @@ def built(study: Study, arm: str, tmp_path):
     return model, make_processor(model.config, data_arguments)
 
 
-def test_every_arm_can_be_built_and_learns(study, tmp_path):
+def test_every_variant_can_be_built_and_learns(study, tmp_path):
     models, tiles = {}, {}
     image = Image.new("RGB", (1024, 1024))
-    for arm in study.arms:
-        model, processor = built(study, arm, tmp_path)
+    for variant in study.variants:
+        model, processor = built(study, variant, tmp_path)
         outputs = model.train()(torch.randn(1, 3, 252, 252), labels=torch.ones(1, 252, 252, dtype=torch.long))
         outputs.loss.backward()
-        assert outputs.logits.shape[-2:] == (72, 72), arm
-        models[arm], tiles[arm] = model, len(processor.cut_image(image).patch_offsets)
-    assert tiles == {arm: {"reduced_860": 25, "reduced_724": 16, "pruned_860": 25}.get(arm, 36) for arm in study.arms}
+        assert outputs.logits.shape[-2:] == (72, 72), variant
+        models[variant], tiles[variant] = model, len(processor.cut_image(image).patch_offsets)
+    assert tiles == {
+        variant: {"reduced_860": 25, "reduced_724": 16, "pruned_860": 25}.get(variant, 36)
+        for variant in study.variants
+    }
     assert models["patch_28"].config.patch_size == 28
     assert len(models["layers_8"].layers) == len(models["pruned_layers_8"].layers) == 8
-    counts = [models[arm].eval()(torch.randn(1, 3, 252, 252), keep_rates=1.0).token_counts for arm in models]
+    counts = [models[variant].eval()(torch.randn(1, 3, 252, 252), keep_rates=1.0).token_counts for variant in models]
     assert {int(count[0]) for count in counts} == {1 + 18 * 18, 1 + 9 * 9}
-    pruned = [arm for arm, model in models.items() if model.config.train_pruning == "hard"]
+    pruned = [variant for variant, model in models.items() if model.config.train_pruning == "hard"]
     assert pruned == ["pruned", "pruned_860", "pruned_layers_8"]
     assert all(isinstance(model, Reg4PruForSemanticSegmentation) for model in models.values())
 
@@ -60,29 +63,30 @@ def test_the_time_of_a_image_is_that_of_its_tiles(study, tmp_path):
     evaluation = "at 1024 px"
     rows = [
         {
-            "arm": arm,
+            "variant": variant,
             "seed": seed,
             "evaluation": evaluation,
             "keep_rate": rate,
             "average_precision": 0.8,
             "cldice": 0.7,
         }
-        for arm in study.arms
+        for variant in study.variants
         for seed in study.seeds
         for rate in ("1.0", "0.7", "0.5", "0.3")
     ]
     speeds = {"1.0": 10.0, "0.7": 15.0, "0.5": 20.0, "0.3": 25.0}
     cost = {
         "inference": {
-            arm: {rate: {"images_per_second": speed} for rate, speed in speeds.items()} for arm in study.arms
+            variant: {rate: {"images_per_second": speed} for rate, speed in speeds.items()}
+            for variant in study.variants
         }
     }
-    raced = race_rows(study, rows, cost, dict.fromkeys(study.arms, 36) | {"reduced_724": 16})
+    raced = race_rows(study, rows, cost, dict.fromkeys(study.variants, 36) | {"reduced_724": 16})
 
-    of_arm = {arm: [row for row in raced if row["arm"] == arm] for arm in study.arms}
-    assert [row["keep_rate"] for row in of_arm["dense"]] == ["1.0"], "it never learned to prune"
-    assert [row["seconds"] for row in of_arm["pruned"]] == [36 / speed for speed in speeds.values()]
-    assert of_arm["reduced_724"][0]["seconds"] == pytest.approx(1.6)
+    of_variant = {variant: [row for row in raced if row["variant"] == variant] for variant in study.variants}
+    assert [row["keep_rate"] for row in of_variant["dense"]] == ["1.0"], "it never learned to prune"
+    assert [row["seconds"] for row in of_variant["pruned"]] == [36 / speed for speed in speeds.values()]
+    assert of_variant["reduced_724"][0]["seconds"] == pytest.approx(1.6)
     assert raced[0]["cldice"] == pytest.approx(0.7)
     assert math.isclose(raced[0]["average_precision_sd"], 0, abs_tol=1e-9)
 

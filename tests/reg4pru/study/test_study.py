@@ -1,4 +1,4 @@
-"""A study from end to end: run, resumed, refused; two arms, one seed, a few steps of a tiny model."""
+"""A study from end to end: run, resumed, refused; two variants, one seed, a few steps of a tiny model."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ STUDY = {
     "keep_rates": [1.0, 0.5],
     "evaluations": [{"selection_pool": "all"}, {"selector": "random"}, {"working_size": 96}],
     "compare": ["soft", "reg4pru"],
-    "arms": {
+    "variants": {
         "soft": {"label": "soft mask", "config": {"routing": False}},
         "reg4pru": {"label": "Reg4Pru", "config": {"routing": True}},
     },
@@ -112,15 +112,15 @@ def test_tables_and_figures(finished):
     results = finished / "results"
     with (results / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 5 * 2  # arms, evaluations, keep rates
+    assert len(rows) == 2 * 5 * 2  # variants, evaluations, keep rates
     assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
-    unpruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "1.0"}
+    unpruned = {row["average_precision"] for row in rows if row["variant"] == "soft" and row["keep_rate"] == "1.0"}
     assert len(unpruned) == 3  # without pruning all evaluations on the same images agree
-    pruned = {row["average_precision"] for row in rows if row["arm"] == "soft" and row["keep_rate"] == "0.5"}
+    pruned = {row["average_precision"] for row in rows if row["variant"] == "soft" and row["keep_rate"] == "0.5"}
     assert len(pruned) == 5
     with (results / "per_image.csv").open() as file:
         images = list(csv.DictReader(file))
-    assert len(images) == 2 * 2 * (4 * 2 + 1)  # arms, keep rates, images of four evaluations and of one
+    assert len(images) == 2 * 2 * (4 * 2 + 1)  # variants, keep rates, images of four evaluations and of one
     # All pixels of the only image are those of its data (histograms tie some probabilities of a young model).
     single, pooled = (
         [float(row["average_precision"]) for row in table if row["evaluation"] == "others"] for table in (images, rows)
@@ -134,8 +134,8 @@ def test_tables_and_figures(finished):
     assert str(finished) not in record, "a record tells what was done, not where"
     with (results / "race.csv").open() as file:
         raced = list(csv.DictReader(file))
-    assert [(row["arm"], row["keep_rate"]) for row in raced] == [
-        (arm, rate) for arm in ("reg4pru", "soft") for rate in ("1.0", "0.5")
+    assert [(row["variant"], row["keep_rate"]) for row in raced] == [
+        (variant, rate) for variant in ("reg4pru", "soft") for rate in ("1.0", "0.5")
     ]
     assert {(row["evaluation"], row["tiles"]) for row in raced} == {("working_size=96", "1")}
     for name in ("figure1", "keep_rates", "drift", "stages", "race"):
@@ -143,7 +143,7 @@ def test_tables_and_figures(finished):
             assert figure.width > 500
     with (results / "drift.csv").open() as file:
         drift = list(csv.DictReader(file))
-    assert len(drift) == 2 * 8  # arms, layers
+    assert len(drift) == 2 * 8  # variants, layers
     assert drift[0]["cosine_pruned"] == "nan"  # the first stage removes its tokens after layer 1
 
 
@@ -176,8 +176,8 @@ def test_only_missing_evaluations_are_made(copied, monkeypatch):
 def test_what_was_measured_counts_without_the_weights(copied, monkeypatch, caplog):
     """Records of runs travel in a repository, weights do not."""
     study, runs_dir, results = read_study(copied / "small.yaml"), copied / "runs", copied / "results"
-    for arm in study.arms:
-        for path in (runs_dir / arm / "seed-0" / "training").iterdir():
+    for variant in study.variants:
+        for path in (runs_dir / variant / "seed-0" / "training").iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
     (runs_dir / "cost.json").unlink()
@@ -187,15 +187,15 @@ def test_what_was_measured_counts_without_the_weights(copied, monkeypatch, caplo
             path.unlink()
     with monkeypatch.context() as patch:
         forbid_training(patch)
-        for arm in study.arms:
-            complete_run(study, runs_dir, arm, 0)
+        for variant in study.variants:
+            complete_run(study, runs_dir, variant, 0)
     write_pictures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
     assert (results / "drift.csv").read_text() == expected
     written = {path.name for path in results.iterdir()}
     assert {"cost.csv", "drift.png", "race.png", "table.md", "throughput.png"} <= written
     assert (results / "figure1.png").read_bytes() == drawn
     assert not (results / "stages.png").exists()
-    assert "of no seed the weights of every arm are here" in caplog.text
+    assert "of no seed the weights of every variant are here" in caplog.text
     (runs_dir / "soft" / "seed-0" / "drift.csv").unlink()
     with pytest.raises(ValueError, match="its weights are not here"):
         complete_run(study, runs_dir, "soft", 0)
@@ -215,7 +215,7 @@ def test_changed_settings_are_refused(copied):
     study = read_study(copied / "small.yaml")
     with pytest.raises(ValueError, match="other settings: max_train_steps was 3, is 4"):
         complete_runs(study, copied / "runs", num_parallel=1, num_processes=1)
-    study.arms["soft"]["config"]["token_multiple"] = 4
+    study.variants["soft"]["config"]["token_multiple"] = 4
     with pytest.raises(ValueError, match="config token_multiple was unset, is 4"):
         complete_run(study, copied / "runs", "soft", 0)
 
@@ -238,8 +238,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(copied, monkeypatch):
 
 @pytest.mark.slow
 def test_a_failing_run_is_reported_and_the_others_go_on(copied):
-    failing = {"bad": {"flags": {"dataset": "no/where/at/all"}}, **STUDY["arms"]}
-    write_study(copied, arms=failing)
+    failing = {"bad": {"flags": {"dataset": "no/where/at/all"}}, **STUDY["variants"]}
+    write_study(copied, variants=failing)
     shutil.rmtree(copied / "results")
     done = start_study(copied)
     assert done.returncode == 1
@@ -254,7 +254,7 @@ def test_a_run_in_other_hands_is_left_alone(copied, monkeypatch):
         complete_run(read_study(copied / "small.yaml"), copied / "runs", "soft", 0)
 
 
-def test_an_unknown_arm_is_refused(finished, tmp_path, caplog):
+def test_an_unknown_variant_is_refused(finished, tmp_path, caplog):
     folders = ["--output_dir", str(tmp_path / "results"), "--runs_dir", str(finished / "runs")]
     assert main([str(finished / "small.yaml"), *folders, "--only", "hard"]) == 2
     assert "--only names hard" in caplog.text

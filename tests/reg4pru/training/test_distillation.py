@@ -9,11 +9,11 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru import train
 from reg4pru.training.distillation import distilled_loss, prediction_divergence
 
-from ...arms import ARMS
+from ...variants import VARIANTS
 
-ARM = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
+VARIANT = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
        "pos_embed_rescale": None}  # fmt: skip
-CORRECTED = {**ARM, **ARMS["default"]}
+CORRECTED = {**VARIANT, **VARIANTS["default"]}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_divergence_is_zero_where_both_agree_and_teaches_the_student_only():
 
 
 def test_the_dense_pass_learns_from_labels_and_the_pruned_pass_from_the_dense_one(tiny_model, batch):
-    model = tiny_model(**ARM).train()
+    model = tiny_model(**VARIANT).train()
     loss, parts = distilled_loss(model, model, batch, (0.5,) * 3)
     assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()))
     assert parts.keys() == {"loss_mask", "loss_dice", "loss_selector", "loss_distillation"}
@@ -54,7 +54,7 @@ def test_the_dense_pass_learns_from_labels_and_the_pruned_pass_from_the_dense_on
 
 
 def test_steps_close_the_gap_between_pruned_and_dense(tiny_model, batch):
-    model = tiny_model(**ARM).train()
+    model = tiny_model(**VARIANT).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     divergences = []
     for _ in range(30):
@@ -84,9 +84,9 @@ def gradients_of_half(rank, config, weights, batch, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", [ARM, CORRECTED], ids=["as_they_left", "corrected"])
-def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, arm):
-    model = tiny_model(**arm).train()
+@pytest.mark.parametrize("variant", [VARIANT, CORRECTED], ids=["as_they_left", "corrected"])
+def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, variant):
+    model = tiny_model(**variant).train()
     batch = {name: torch.cat((values, values[:1].flip(-1))) for name, values in batch.items()}
     batch["labels"] = batch["labels"].clamp_max(1)  # else halves differ in how many pixels count
     multiprocessing.spawn(gradients_of_half, args=(model.config, model.state_dict(), batch, str(tmp_path)), nprocs=2)

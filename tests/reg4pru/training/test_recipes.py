@@ -47,10 +47,10 @@ def test_every_study_is_valid_and_so_are_its_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("FIVES_DIR", str(tmp_path / "images"))
     monkeypatch.setenv("DINOV2_DIR", str(tmp_path / "dinov2"))
     study = read_study(path)
-    assert len(study.runs()) == len(study.seeds) * len(study.arms)
-    for arm in study.arms:
-        recipe = study.run_recipe(arm, study.seeds[0])
+    assert len(study.runs()) == len(study.seeds) * len(study.variants)
+    for variant in study.variants:
+        recipe = study.run_recipe(variant, study.seeds[0])
         assert "$" not in recipe.get("dataset", "")
-        written = tmp_path / f"{arm}.yaml"
+        written = tmp_path / f"{variant}.yaml"
         written.write_text(yaml.safe_dump(recipe))
         check(written, recipe)

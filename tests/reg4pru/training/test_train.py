@@ -19,7 +19,7 @@ from reg4pru.common.provenance import provenance
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.schedule import keep_rates_of_step
 
-from ...arms import ARMS
+from ...variants import VARIANTS
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIG = {
@@ -170,7 +170,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more)
     # A log line holds 4 steps and a full state comes every 3: the losses between them must not be lost.
     more = (*more, "--max_train_steps", 8, "--checkpointing_steps", 3, "--logging_steps", 4, "--eval_steps", 3,
             "--ema_decay", 0.9)  # fmt: skip
-    config = {**CONFIG, **ARMS["default"]} if "--distillation" in more else CONFIG
+    config = {**CONFIG, **VARIANTS["default"]} if "--distillation" in more else CONFIG
     whole = run("whole", *more, config=config)
     with monkeypatch.context() as patch:
         killed_after(patch, 5)

@@ -9,7 +9,7 @@ from safetensors.torch import load
 
 from reg4pru.training import interruption as processes
 
-from ...arms import ARMS
+from ...variants import VARIANTS
 from .processes import Runs
 
 pytestmark = pytest.mark.timeout(600)
@@ -37,34 +37,37 @@ def train_both(runs, command, name, *more, config=None):
     assert runs.complete_pair(command, f"two-{name}", *more, config=config) == [0, 0], runs.said(f"two-{name}")
 
 
-SLOW = {arm: pytest.mark.slow for arm in ARMS if arm != "default"}
+SLOW = {variant: pytest.mark.slow for variant in VARIANTS if variant != "default"}
 
 
-@pytest.mark.parametrize("arm", [pytest.param(arm, marks=SLOW.get(arm, ())) for arm in ARMS])
-def test_weights_are_those_of_one_process(runs, arm):
-    schedule = SCHEDULE if arm == "default" else ()
-    train_both(runs, "train", arm, *PLAIN, *schedule, "--max_train_steps", 6, config=ARMS[arm])
-    assert runs.complete("train", f"small-{arm}", *PLAIN, *schedule, "--max_train_steps", 6, config=ARMS[arm]) == 0
-    distance, other = (apart(runs, "train", f"one-{arm}", f"{name}-{arm}") for name in ("two", "small"))
-    print(f"{arm}: {distance:.1e} apart; half of the batch: {other:.1e}")
+@pytest.mark.parametrize("variant", [pytest.param(variant, marks=SLOW.get(variant, ())) for variant in VARIANTS])
+def test_weights_are_those_of_one_process(runs, variant):
+    schedule = SCHEDULE if variant == "default" else ()
+    train_both(runs, "train", variant, *PLAIN, *schedule, "--max_train_steps", 6, config=VARIANTS[variant])
+    assert (
+        runs.complete("train", f"small-{variant}", *PLAIN, *schedule, "--max_train_steps", 6, config=VARIANTS[variant])
+        == 0
+    )
+    distance, other = (apart(runs, "train", f"one-{variant}", f"{name}-{variant}") for name in ("two", "small"))
+    print(f"{variant}: {distance:.1e} apart; half of the batch: {other:.1e}")
     assert distance < 1e-5
     assert distance < other / 20
     # The log tells of the losses of the writing process only.
-    assert json.loads((runs.folder / f"two-{arm}/train_results.json").read_text())["total_steps"] == 6
+    assert json.loads((runs.folder / f"two-{variant}/train_results.json").read_text())["total_steps"] == 6
 
 
 @pytest.mark.slow
 def test_layers_that_are_computed_again_and_a_selector_that_learns_nothing(runs):
     """Gradient checkpointing in processes that wait for every gradient, where the selector gets none."""
     more = (*PLAIN, "--gradient_checkpointing", "--max_train_steps", 4)
-    train_both(runs, "train", "again", *more, config=ARMS["dense"])
+    train_both(runs, "train", "again", *more, config=VARIANTS["dense"])
     assert apart(runs, "train", "one-again", "two-again") < 1e-5
 
 
 @pytest.mark.slow
 def test_finetune_in_two_processes(runs):
     even = ("--synthetic_counts", 8, 2, 1)  # Trainer ends an epoch with a batch of what is left
-    train_both(runs, "finetune", "finetune", *even, *PLAIN, "--max_steps", 6, config=ARMS["soft-routing"])
+    train_both(runs, "finetune", "finetune", *even, *PLAIN, "--max_steps", 6, config=VARIANTS["soft-routing"])
     assert apart(runs, "finetune", "one-finetune", "two-finetune") < 1e-5
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-ARMS = {
+VARIANTS = {
     "dense": {"train_pruning": "none", "routing": False},
     "soft": {"train_pruning": "soft", "routing": False},
     "soft-routing": {"train_pruning": "soft"},

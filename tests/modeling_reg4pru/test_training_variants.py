@@ -7,9 +7,9 @@ from modeling_reg4pru.token_bank import TokenBank
 from modeling_reg4pru.token_pruning import StageSelection
 from modeling_reg4pru.token_selectors import stage_counts
 
-from ..arms import give_corrections_weights
+from ..variants import give_corrections_weights
 
-ARMS = {
+VARIANTS = {
     "dense": {"train_pruning": "none", "routing": False},
     "routing": {"train_pruning": "none", "routing": True},
     "soft": {"train_pruning": "soft", "routing": False},
@@ -28,9 +28,9 @@ WINDOW = {"routing_window": [1, 3]}  # layers 2 and 3 run on half of the tokens
 KEPT = [43, 35, 18]  # of 64, after the stages 0, 2 and 3, at the default keep rate; the query is there from layer 4 on
 
 
-@pytest.fixture(params=ARMS, ids=str)
-def arm(request):
-    return ARMS[request.param]
+@pytest.fixture(params=VARIANTS, ids=str)
+def variant(request):
+    return VARIANTS[request.param]
 
 
 def training_step(model, pixel_values, labels=None, seed=0, **kwargs):
@@ -44,10 +44,10 @@ def training_step(model, pixel_values, labels=None, seed=0, **kwargs):
 
 
 @pytest.mark.parametrize("pool", ["active", "all"])
-def test_token_counts_in_training(tiny_model, pixel_values, arm, pool):
-    model = tiny_model(**arm, **WINDOW, selection_pool=pool)
+def test_token_counts_in_training(tiny_model, pixel_values, variant, pool):
+    model = tiny_model(**variant, **WINDOW, selection_pool=pool)
     counts = training_step(model, pixel_values, output_keep_masks=True).token_counts.tolist()
-    hard, routing = arm["train_pruning"] == "hard", arm["routing"]
+    hard, routing = variant["train_pruning"] == "hard", variant["routing"]
     after_stage = KEPT if hard else [64] * 3
     window = [19 if hard else 35] * 2  # half of the tokens, rounded like the stages: 24 and 40 with the prefix
     wanted = [64, after_stage[0], *(window if routing else (after_stage[0], after_stage[1])), after_stage[2] + 1, 65]
@@ -55,8 +55,8 @@ def test_token_counts_in_training(tiny_model, pixel_values, arm, pool):
     assert counts == [5 + count for count in wanted]
 
 
-def test_the_same_arms_prune_alike_at_inference(tiny_model, pixel_values, arm):
-    model = tiny_model(**arm)
+def test_the_same_variants_prune_alike_at_inference(tiny_model, pixel_values, variant):
+    model = tiny_model(**variant)
     with torch.no_grad():
         counts = model(pixel_values).token_counts.tolist()
     assert counts == [5 + count for count in (64, KEPT[0], KEPT[0], KEPT[1], KEPT[2] + 1, 65)]
@@ -64,15 +64,15 @@ def test_the_same_arms_prune_alike_at_inference(tiny_model, pixel_values, arm):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("pool", ["active", "all"])
-def test_no_nan_at_keep_rate_a_tenth(tiny_model, pixel_values, labels, arm, pool, dtype):
-    model = tiny_model(**arm, selection_pool=pool, keep_rates=0.1).to(dtype)
+def test_no_nan_at_keep_rate_a_tenth(tiny_model, pixel_values, labels, variant, pool, dtype):
+    model = tiny_model(**variant, selection_pool=pool, keep_rates=0.1).to(dtype)
     outputs = training_step(model, pixel_values, labels)
     assert outputs.loss.isfinite()
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
-def test_bfloat16_autocast(tiny_model, pixel_values, labels, arm):
-    model = tiny_model(**arm)
+def test_bfloat16_autocast(tiny_model, pixel_values, labels, variant):
+    model = tiny_model(**variant)
     exact = training_step(model, pixel_values, labels).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = training_step(model, pixel_values, labels)
@@ -81,20 +81,20 @@ def test_bfloat16_autocast(tiny_model, pixel_values, labels, arm):
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
-def test_every_parameter_learns(tiny_model, pixel_values, labels, arm):
-    model = tiny_model(**arm, keep_rates=0.5)
+def test_every_parameter_learns(tiny_model, pixel_values, labels, variant):
+    model = tiny_model(**variant, keep_rates=0.5)
     give_corrections_weights(model)
     training_step(model, pixel_values, labels)
     still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     selectors = {name for name, _ in model.selectors.named_parameters(prefix="selectors")}
-    if arm.get("selector", "mlp") == "mlp" and arm["train_pruning"] == "none":
+    if variant.get("selector", "mlp") == "mlp" and variant["train_pruning"] == "none":
         assert still == selectors  # nothing tells them what to learn
     else:
         assert still == set()
 
 
-def test_a_seed_repeats_a_training_step(tiny_model, pixel_values, labels, arm):
-    model = tiny_model(**arm, keep_rates=0.5)
+def test_a_seed_repeats_a_training_step(tiny_model, pixel_values, labels, variant):
+    model = tiny_model(**variant, keep_rates=0.5)
     losses = [training_step(model, pixel_values, labels, seed).loss.item() for seed in (3, 3)]
     gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
     losses.append(training_step(model, pixel_values, labels, 3).loss.item())
@@ -103,29 +103,29 @@ def test_a_seed_repeats_a_training_step(tiny_model, pixel_values, labels, arm):
     assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))
     assert (
         training_step(model, pixel_values, labels, 4).loss.item() != losses[0]
-    )  # positions are augmented in all arms
+    )  # positions are augmented in all variants
 
 
-@pytest.mark.parametrize("arm_name", ["soft", "reg4pru", "hard"])
-def test_selectors_learn_from_the_segmentation_too(tiny_model, pixel_values, labels, arm_name):
-    model = tiny_model(**ARMS[arm_name], budget_loss_weight=0)
+@pytest.mark.parametrize("variant_name", ["soft", "reg4pru", "hard"])
+def test_selectors_learn_from_the_segmentation_too(tiny_model, pixel_values, labels, variant_name):
+    model = tiny_model(**VARIANTS[variant_name], budget_loss_weight=0)
     outputs = training_step(model, pixel_values, labels)
     assert outputs.loss_parts["loss_budget"].item() == 0
     assert all(weight.grad.abs().sum() > 0 for weight in model.selectors.parameters())
 
 
-@pytest.mark.parametrize("arm_name", ["learned_query", "foreground_mlp"])
-def test_what_learns_the_foreground_learns_from_its_own_loss_only(tiny_model, pixel_values, labels, arm_name):
-    model = tiny_model(**ARMS[arm_name], selector_loss_weight=0)
+@pytest.mark.parametrize("variant_name", ["learned_query", "foreground_mlp"])
+def test_what_learns_the_foreground_learns_from_its_own_loss_only(tiny_model, pixel_values, labels, variant_name):
+    model = tiny_model(**VARIANTS[variant_name], selector_loss_weight=0)
     training_step(model, pixel_values, labels)
     assert all(not weight.grad.any() for weight in model.selectors.parameters())
 
 
-@pytest.mark.parametrize("arm_name", ["learned_query", "foreground_mlp"])
-def test_what_learns_the_foreground_leaves_the_backbone_alone(tiny_model, pixel_values, labels, arm_name):
+@pytest.mark.parametrize("variant_name", ["learned_query", "foreground_mlp"])
+def test_what_learns_the_foreground_leaves_the_backbone_alone(tiny_model, pixel_values, labels, variant_name):
     gradients = []
     for weight in (0.0, 100.0):
-        model = tiny_model(**ARMS[arm_name], selector_loss_weight=weight)
+        model = tiny_model(**VARIANTS[variant_name], selector_loss_weight=weight)
         training_step(model, pixel_values, labels)
         gradients.append(model.embeddings.patch_embeddings.weight.grad)
     torch.testing.assert_close(*gradients, atol=0, rtol=0)
@@ -144,7 +144,7 @@ def recorded_policies(model, pixel_values, seed=0):
 @pytest.mark.parametrize("pool", ["active", "all"])
 def test_gumbel_top_k_gates_the_layer_of_its_stage(tiny_model, pixel_values, pool):
     """There, and only there, dropped tokens are still in the sequence: as many have policy 1 as go on."""
-    model = tiny_model(**ARMS["hard"], selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4)
+    model = tiny_model(**VARIANTS["hard"], selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4)
     policies, outputs = recorded_policies(model, pixel_values)
     assert [policy is None for policy in policies] == [True, False, False, True, True, True]
     masks = outputs.keep_masks.flatten(2)
@@ -155,12 +155,14 @@ def test_gumbel_top_k_gates_the_layer_of_its_stage(tiny_model, pixel_values, poo
 
 
 @pytest.mark.parametrize("pool", ["active", "all"])
-@pytest.mark.parametrize("arm_name", ["soft", "reg4pru"])
-def test_the_policy_of_each_layer(tiny_model, pixel_values, arm_name, pool):
-    model = tiny_model(**ARMS[arm_name], **WINDOW, selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4)
+@pytest.mark.parametrize("variant_name", ["soft", "reg4pru"])
+def test_the_policy_of_each_layer(tiny_model, pixel_values, variant_name, pool):
+    model = tiny_model(
+        **VARIANTS[variant_name], **WINDOW, selection_pool=pool, pruning_layers=[1, 2], reactivation_layer=4
+    )
     policies, outputs = recorded_policies(model, pixel_values)
     assert policies[0] is None
-    routed = arm_name == "reg4pru"
+    routed = variant_name == "reg4pru"
     # To the last layer: in training nothing is removed, hence nothing is reactivated.
     assert [policy.shape[1] for policy in policies[1:]] == [69, *((40, 40) if routed else (69, 69)), 70, 70]
     for index, policy in enumerate(policies[1:], start=1):
@@ -188,9 +190,9 @@ def test_the_policy_of_a_window_follows_its_tokens(tiny_config):
 
 
 @pytest.mark.parametrize("pool", ["active", "all"])
-@pytest.mark.parametrize("arm_name", ["soft", "reg4pru", "hard"])
-def test_budget_loss_of_the_model(tiny_model, pixel_values, labels, arm_name, pool):
-    model = tiny_model(**ARMS[arm_name], selection_pool=pool)
+@pytest.mark.parametrize("variant_name", ["soft", "reg4pru", "hard"])
+def test_budget_loss_of_the_model(tiny_model, pixel_values, labels, variant_name, pool):
+    model = tiny_model(**VARIANTS[variant_name], selection_pool=pool)
     sampled = []
     for selector in model.selectors:
         sample = selector.sample
@@ -199,19 +201,19 @@ def test_budget_loss_of_the_model(tiny_model, pixel_values, labels, arm_name, po
     expected, nested = 0.0, torch.ones(3, 64)
     for stage, probability in enumerate(sampled):
         policy = (probability >= 0.5).float()
-        if arm_name != "hard" and pool == "active":
+        if variant_name != "hard" and pool == "active":
             policy = nested = nested * policy
         expected += sum((image.sum().item() / 64 - 0.7 ** (stage + 1)) ** 2 for image in policy) / 3 / 3
     assert outputs.budget_loss.item() == pytest.approx(expected, rel=1e-5)
     assert outputs.loss_parts["loss_budget"].item() == pytest.approx(4 * expected, rel=1e-5)
 
 
-def test_the_loss_is_the_sum_of_its_parts(tiny_model, pixel_values, labels, arm):
-    outputs = training_step(tiny_model(**arm), pixel_values, labels)
+def test_the_loss_is_the_sum_of_its_parts(tiny_model, pixel_values, labels, variant):
+    outputs = training_step(tiny_model(**variant), pixel_values, labels)
     assert outputs.loss.item() == pytest.approx(sum(part.item() for part in outputs.loss_parts.values()), rel=1e-6)
     own_losses = {"mlp": "loss_budget", "learned_query": "loss_selector", "foreground_mlp": "loss_selector"}
-    own = own_losses.get(arm.get("selector", "mlp"))
-    learns = own == "loss_selector" or (own == "loss_budget" and arm["train_pruning"] != "none")
+    own = own_losses.get(variant.get("selector", "mlp"))
+    learns = own == "loss_selector" or (own == "loss_budget" and variant["train_pruning"] != "none")
     assert set(outputs.loss_parts) == {"loss_mask", "loss_dice"} | ({own} if learns else set())
 
 
@@ -230,7 +232,7 @@ def test_the_budget_is_learned(tiny_model, pixel_values):
 
 def test_a_dense_beginning_is_dense(tiny_model, pixel_values, labels):
     """While training does not prune yet, it is that of a dense model: same loss, same gradients, selectors idle."""
-    model, dense = tiny_model(**ARMS["reg4pru"]), tiny_model(**ARMS["dense"])
+    model, dense = tiny_model(**VARIANTS["reg4pru"]), tiny_model(**VARIANTS["dense"])
     model.prunes_in_training = False
     outputs = training_step(model, pixel_values, labels)
     assert outputs.loss.item() == training_step(dense, pixel_values, labels).loss.item()
