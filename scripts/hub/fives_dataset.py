@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 TAG = "reg4pru-images"
 
-CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card.md"
+CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card_template.md"
 # A vessel tree covers about a tenth of an image; the nearly unreadable ones have masks far below this.
 SPARSE_BELOW = 0.01
 _PREPARED = ".prepared.json"  # what the folder was made from; stays here

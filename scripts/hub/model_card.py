@@ -15,7 +15,7 @@ from datasets_fives.sources.saved_datasets import is_stored
 from ..common.recipes import RECIPE
 from ..reporting.speed import front_rows, measured_sentence
 
-TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
+TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
 _CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
                   "pruning_layers", "keep_rates", "reactivation_layer", "drift_correction")  # fmt: skip

@@ -19,6 +19,8 @@ _INITIAL_FILES = (".gitattributes", "README.md")
 OUR_FILES = {
     "model": (
         "training_images.json",
+        "train_results.json",
+        "speed.json",
         "*.safetensors",
         "*.safetensors.index.json",
         "*.py",
@@ -208,7 +210,7 @@ def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str],
         )
         return None if card is not None and bears_tag(card, tag) else f"a data set whose card has no tag {tag!r}"
     if repo_type == "space":
-        return None if "reg4pru/app/app.py" in files else "files of another app"
+        return None if any(file.startswith("reg4pru/app/") for file in files) else "files of another app"
     if "config.json" not in files:
         return f"the file {next(file for file in files if file not in _INITIAL_FILES)}, and no config.json"
     config = json.loads(Path(hf_hub_download(repo_id, "config.json", revision=commit)).read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import os
 import numpy as np, pytest, torch
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import HfApi
-from reg4pru.inference import predict
+from reg4pru import predict
 from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 

@@ -9,7 +9,7 @@ import json, os, sys, urllib.request
 from pathlib import Path
 import pytest, torch
 from huggingface_hub import HfApi
-from reg4pru.hub import push as push_command
+from reg4pru import push as push_command
 from reg4pru.hub.transfer import TransferError, check_target, fetch_checkpoint, push_folder
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 api = HfApi()
@@ -70,8 +70,11 @@ make(seed=1)
 fail("POST", "/commit/", status=500)
 assert first[:12] in stopped()
 assert api.model_info("tester/vessels").sha == first, "the old revision is still the one that is shown"
+for name in ("speed.json", "train_results.json"):  # of the old weights
+    api.upload_file(repo_id="tester/vessels", path_in_repo=name, path_or_fileobj=b"{}")
 push()
 assert api.model_info("tester/vessels").sha != first
+assert not {"speed.json", "train_results.json"} & set(api.list_repo_files("tester/vessels"))
 
 fail("GET", "/resolve/.*safetensors", status="corrupt")
 folder = fetch_checkpoint("tester/vessels")
@@ -88,7 +91,11 @@ with pytest.raises(ValueError, match="no model that can be seen"):
         timeout=600,
     )
     repo = hub.repo("tester/vessels")
-    assert [commit.title for commit in repo.history()] == ["Upload checkpoint"] * 2 + ["initial commit"]
+    assert [commit.title for commit in repo.history()] == [
+        "Upload checkpoint",
+        *["Upload train_results.json with huggingface_hub", "Upload speed.json with huggingface_hub"],
+        *["Upload checkpoint", "initial commit"],
+    ]
     assert hub.token not in done.stdout + done.stderr
 
 

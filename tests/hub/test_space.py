@@ -45,7 +45,7 @@ def test_it_is_pushed_beside_the_checkpoint_and_again(hub, run_client):
 import torch
 from huggingface_hub import HfApi
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from reg4pru.hub import push
+from reg4pru import push
 Reg4PruForSemanticSegmentation(Reg4PruConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2,
     intermediate_size=64, image_size=64, patch_size=8, num_upscale_blocks=1, num_blocks=1)
     ).save_pretrained("checkpoint")

@@ -44,9 +44,7 @@ from datasets_fives import load_fives
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics.space import write_space
 from huggingface_hub import HfApi
-from reg4pru.hub import prepare, push
-from reg4pru.inference import evaluate
-from reg4pru.training import train
+from reg4pru import evaluate, prepare, push, train
 from reg4pru.inference.loading import load_checkpoint
 from modeling_reg4pru.tiled_inference import predict_image
 {MAKE_IMAGES}
@@ -160,7 +158,7 @@ with torch.no_grad():
     logits = model(**processor(Image.open("image.png"), return_tensors="pt")).logits
 assert torch.equal(logits, torch.load("expected.pt", weights_only=False)["logits"][0.7])
 
-from reg4pru.training import finetune
+from reg4pru import finetune
 finetune.main(["--model_name_or_path", "tester/vessels", "--model_revision", sys.argv[1], "--dataset",
     "tester/fives", "--output_dir", "trained", "--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu",
     "--push_to_hub", "--hub_model_id", "tester/finetuned", "--hub_private_repo", "True"])
