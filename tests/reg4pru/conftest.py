@@ -42,7 +42,7 @@ def save_checkpoint(tmp_path) -> Callable[[Reg4PruForSemanticSegmentation], Path
 @pytest.fixture
 def images(tmp_path) -> datasets.Dataset:
     """Two synthetic images of 128 pixels a side, twice the input of the tiny model."""
-    sides = load_fives("synthetic", working_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "images")
+    sides = load_fives("synthetic", working_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "generated")
     return sides["test"]
 
 

@@ -50,33 +50,6 @@ def test_wrong_device_or_type(tiny_model, save_checkpoint, keywords, message):
         loading.load_checkpoint(str(save_checkpoint(tiny_model())), **keywords)
 
 
-@pytest.mark.parametrize(
-    ("abilities", "dtype"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
-     ({"avx512_bf16": False, "avx512_f": True}, "float32"), ({}, "float32")],
-)  # fmt: skip
-def test_the_fast_type_is_what_the_cpu_computes_in(monkeypatch, abilities, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
-    assert loading.fast_dtype("cpu") == dtype
-    assert loading.fast_dtype("meta") == "float32"
-    with pytest.raises(ValueError, match="nowhere"):
-        loading.fast_dtype("nowhere")
-
-
-@pytest.mark.parametrize(
-    ("mixed_precision", "abilities", "says"),
-    [("bf16", {}, True), ("bf16", {"amx_bf16": True}, False), ("no", {}, False)],
-)
-def test_a_training_in_emulated_bfloat16_is_announced(monkeypatch, caplog, mixed_precision, abilities, says):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
-    loading.warn_of_emulation(mixed_precision, "cpu")
-    assert ("is emulated: a step can take more than ten times as long" in caplog.text) == says
-
-
-def test_this_cpu_is_known():
-    assert torch.cpu.get_capabilities()["architecture"]
-
-
 def test_the_type_of_the_weights_is_the_one_asked_for(tiny_model, save_checkpoint):
     half, _ = loading.load_checkpoint(str(save_checkpoint(tiny_model())), dtype="bfloat16")
     assert half.dtype == torch.bfloat16

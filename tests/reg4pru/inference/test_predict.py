@@ -13,6 +13,7 @@ from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import predict
+from reg4pru.inference import prediction
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def fails(monkeypatch, capsys, tmp_path):
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["reg4pru predict", *map(str, arguments)])
-        monkeypatch.setattr(predict, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
+        monkeypatch.setattr(prediction, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
         with pytest.raises(SystemExit) as stopped:
             predict.main()
         assert stopped.value.code == 2
@@ -130,7 +131,7 @@ def test_fast_computes_in_bfloat16_where_the_machine_can(
         used.append(model.dtype)
         return predict_image(model, *arguments, **settings)
 
-    monkeypatch.setattr(predict, "predict_image", noting)
+    monkeypatch.setattr(prediction, "predict_image", noting)
     arguments = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder / "first.png", "--fast"]
     assert predict.main([*map(str, arguments), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert used == [torch.bfloat16 if abilities else torch.float32]

@@ -14,6 +14,7 @@ from datasets import Image as Picture
 from PIL import Image
 
 from reg4pru import predict
+from reg4pru.inference import prediction
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def refused(run, out, capsys, monkeypatch):
     def refused(images, *more: object, **kwargs) -> str:
         before = contents(out)
         with monkeypatch.context() as patched:
-            patched.setattr(predict, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
+            patched.setattr(prediction, "predict_image", lambda *_, **__: pytest.fail("work has begun"))
             with pytest.raises(SystemExit) as stopped:
                 run(images, *more, **kwargs)
         assert stopped.value.code == 2
@@ -196,7 +197,7 @@ def test_overwrite_leaves_no_picture_of_the_earlier_prediction(run, folder, out)
 
 def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, folder, out, monkeypatch):
     run(folder)
-    calls, predicted = [], predict.predict_image
+    calls, predicted = [], prediction.predict_image
 
     def killed_at_the_second(*arguments, **kwargs):
         calls.append(arguments)
@@ -204,7 +205,7 @@ def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, fol
             raise KeyboardInterrupt
         return predicted(*arguments, **kwargs)
 
-    monkeypatch.setattr(predict, "predict_image", killed_at_the_second)
+    monkeypatch.setattr(prediction, "predict_image", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "--overwrite", "--threshold", 0.3)
     assert table(out) == [("p0.png", "checkpoint")]
