@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import EomtConfig, EomtDinov3Config, logging
 
+from .token_bank import routing_window_range
 from .token_selectors import SELECTOR_CLASSES
 
 logger = logging.get_logger(__name__)
@@ -28,8 +29,8 @@ def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: in
 
     Args:
         keep_rates (`float`, sequence of `float` or `None`):
-            Fraction of a stage's pool that stays, each in (0, 1]. A single number holds for every stage; `None`
-            switches pruning off, that is 1.0 at every stage.
+            Fraction of a stage's pool that stays, each in (0, 1]. A single number holds for every stage; `None`, which
+            switches pruning off, is 1.0 at every stage.
         num_stages (`int`):
             Number of pruning stages.
 
@@ -58,23 +59,6 @@ def expand_keep_rates(keep_rates: float | Sequence[float] | None, num_stages: in
     return tuple(float(rate) for rate in keep_rates)
 
 
-def routing_window_range(num_hidden_layers: int) -> tuple[int, int]:
-    """
-    Smallest and largest layer after which a sampled routing window may begin: l ~ U{2..L/2} (Reg4Pru, design of the
-    sampled window). Below 6 layers the range shrinks so that a window l < n <= L - 2 still fits.
-
-    Raises:
-        `ValueError`: if the model has fewer than 3 layers, where no window fits.
-    """
-    latest = min(num_hidden_layers // 2, num_hidden_layers - 3)
-    if latest < 0:
-        raise ValueError(
-            f"`num_hidden_layers` is {num_hidden_layers}: random token routing needs at least 3 layers. "
-            "Set `routing=False` or use a deeper model."
-        )
-    return min(2, latest), latest
-
-
 @strict
 class Reg4PruConfig(EomtDinov3Config):
     r"""
@@ -88,9 +72,9 @@ class Reg4PruConfig(EomtDinov3Config):
         pruning_layers (`list[int]`, *optional*):
             Layers after which tokens are pruned (the pruning stages), in ascending order. Unset, they stand at a
             quarter, a half and three quarters of the depth (2, 5 and 8 of 12). An empty list gives a dense model.
-        keep_rates (`float` or `list[float]`, *optional*, defaults to 0.7):
+        keep_rates (`float`, `list[float]` or `None`, *optional*, defaults to 0.7):
             Fraction of a stage's pool that stays, in (0, 1]; one number for all stages or one per stage. Rates
-            compound.
+            compound. `None`: the model is dense, neither pruned nor, in training, routed.
         selector (`str`, *optional*, defaults to `"mlp"`):
             Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"foreground_mlp"` (the same
             layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too) or `"random"`
@@ -171,7 +155,7 @@ class Reg4PruConfig(EomtDinov3Config):
     num_queries: int = 1
 
     pruning_layers: list[int] | tuple[int, ...] | None = None
-    keep_rates: float | int | list[float | int] | tuple[float | int, ...] = 0.7
+    keep_rates: float | int | list[float | int] | tuple[float | int, ...] | None = 0.7
     selector: str = "mlp"
     train_pruning: str = "soft"
     selection_pool: str = "active"

@@ -1,4 +1,4 @@
-"""The door of the model: what images, labels and a configuration that was changed later must be."""
+"""Checks of what a forward pass is given: images, labels, and a configuration that was changed later."""
 
 import torch
 
@@ -9,16 +9,14 @@ def check_inputs(
     config: Reg4PruConfig,
     pixel_values: torch.Tensor,
     labels: torch.Tensor | None,
-    dense_states: torch.Tensor | None = None,
 ) -> tuple[int, int]:
     """
-    Turn bad input away.
+    Refuse input of a wrong shape or with labels that no class has.
 
     Args:
         config (`Reg4PruConfig`): Of the model.
         pixel_values (`torch.Tensor`): What was given as images.
         labels (`torch.Tensor`, *optional*): What was given as their label maps.
-        dense_states (`torch.Tensor`, *optional*): What was given for the drift corrections to learn from.
 
     Returns:
         `tuple[int, int]`: rows and columns of patches.
@@ -45,16 +43,7 @@ def check_inputs(
         )
     if labels is not None:
         check_labels(labels, config.num_labels, config.semantic_loss_ignore_index)
-    rows, columns = height // patch_size, width // patch_size
-    if dense_states is not None:
-        queries = config.num_queries if config.reactivation_layer >= config.first_query_layer else 0
-        expected = (pixel_values.shape[0], queries + config.num_prefix_tokens + rows * columns, config.hidden_size)
-        if dense_states.shape != expected:
-            raise ValueError(
-                f"`dense_states` has shape {tuple(dense_states.shape)}: it must be {expected}, the states of all "
-                "tokens after the reactivation layer."
-            )
-    return rows, columns
+    return height // patch_size, width // patch_size
 
 
 def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:

@@ -31,6 +31,9 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
         patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*): As given to the model.
+        reactivated (`tuple(torch.Tensor)`, *optional*): What pruned tokens come back with, in the grid `(batch,
+            num_patches, hidden_size)`, and where these tokens are, `(batch, num_patches)`; only in training with
+            drift corrections, which learn from it by distillation.
     """
 
     loss_parts: dict[str, torch.Tensor] | None = None
@@ -41,3 +44,4 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
     masks_queries_logits: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None
     patch_offsets: torch.Tensor | None = None
+    reactivated: tuple[torch.Tensor, torch.Tensor] | None = None

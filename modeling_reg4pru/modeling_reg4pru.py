@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers import logging
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
@@ -22,12 +20,11 @@ from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
-from .segmentation_head import allowed_patches, mask_probability, query_masks, semantic_logits
+from .segmentation_head import mask_probability, query_masks, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
-from .token_bank import TokenBank, draw_routing_window, gather_tokens
-from .token_pruning import StageSelection, drift_loss
-from .token_selectors import SELECTOR_CLASSES, keep_count, special_tokens
+from .token_pruning import TokenPruning
+from .token_selectors import SELECTOR_CLASSES
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
 logger = logging.get_logger(__name__)
@@ -91,8 +88,6 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
         self.criterion = BinaryMaskLoss(config) if config.is_binary else SetMaskLoss(config)
         self.gradient_checkpointing = False  # `gradient_checkpointing_enable` sets it
-        # A recipe may begin dense: while this is off, training steps neither prune nor route.
-        self.prunes_in_training = True
         # Probability that EoMT's query-to-patch mask applies, by query layer; annealed from 1 to 0 in training.
         self.attn_mask_probs = nn.Buffer(torch.ones(config.num_blocks))
 
@@ -107,12 +102,13 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
 
         Args:
             keep_rates (`float`, sequence of `float` or `None`): One rate for all stages or one per stage, each in
-                (0, 1]. `None` switches pruning off.
+                (0, 1]. `None` switches pruning off, and random routing in training: the model is dense.
 
         Raises:
             `ValueError`: for a rate outside (0, 1] or a sequence of another length than there are stages.
         """
-        self.config.keep_rates = list(expand_keep_rates(keep_rates, self.config.num_stages))
+        rates = expand_keep_rates(keep_rates, self.config.num_stages)
+        self.config.keep_rates = None if keep_rates is None else list(rates)
 
     def set_mask_annealing(self, progress: float) -> None:
         """Anneal EoMT's masked attention, for the fraction of training that has passed; see [`mask_probability`]."""
@@ -203,11 +199,10 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        keep_rates: float | Sequence[float] | None = None,
+        keep_rates: float | Sequence[float] | str | None = "config",
         output_keep_masks: bool = False,
         output_token_ids: bool = False,
         patch_offsets: torch.Tensor | None = None,
-        dense_states: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Reg4PruSemanticSegmenterOutput:
@@ -217,17 +212,15 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 Normalised images; height and width are multiples of the patch size.
             labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
                 Class of every pixel, or `semantic_loss_ignore_index`.
-            keep_rates (`float` or sequence of `float`, *optional*):
-                Keep rates of this call; defaults to those of the configuration.
+            keep_rates (`float`, sequence of `float` or `None`, *optional*, defaults to `"config"`):
+                Keep rates of this call, as in [`~Reg4PruForSemanticSegmentation.set_keep_rates`]: `None` switches
+                pruning off, and random routing in training. `"config"`: those of the configuration.
             output_keep_masks (`bool`, *optional*, defaults to `False`):
                 Whether to return which tokens were active after each stage.
             output_token_ids (`bool`, *optional*, defaults to `False`):
                 Whether to return the ids of the patch tokens that each layer ran on.
             patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
                 Where tiles lie in their images, as the image processor says it; handed on to post-processing.
-            dense_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`, *optional*):
-                States after the reactivation layer in a pass that prunes nothing, for the drift corrections to learn
-                from.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
@@ -237,108 +230,34 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             `ValueError`: for images whose sides are no multiple of the patch size, labels of another size than the
             images, or keep rates that do not fit.
         """
-        config = self.config
-        grid_size = check_inputs(config, pixel_values, labels, dense_states)
-        rates = expand_keep_rates(config.keep_rates if keep_rates is None else keep_rates, config.num_stages)
-        pruning = "hard"
+        grid_size = check_inputs(self.config, pixel_values, labels)
         if self.training:
-            check_selectors(config, self.selectors_learn)
-            pruning = config.train_pruning if self.prunes_in_training else "none"
-        selection = StageSelection(config, rates, grid_size, pruning, self.training, labels, output_keep_masks)
-        selectors = dict(zip(config.pruning_layers, self.selectors, strict=True))
-        routes = self.training and self.prunes_in_training and config.routing
-        window = draw_routing_window(config) if routes else (None, None)
-
-        hidden_states = self.dropout(self.embeddings(pixel_values))
-        rope = self.rope_embeddings(pixel_values.to(hidden_states.dtype))  # cos and sin, (num_patches, head_dim)
-        num_special = config.num_prefix_tokens  # tokens before the patch tokens: prefix, later also queries
-        bank = TokenBank(hidden_states[:, num_special:])
-        positions = bank.follow_positions(rope)
-        predictions, token_counts, token_ids, drift = [], [], [], None
+            check_selectors(self.config, self.selectors_learn)
+        if isinstance(keep_rates, str) and keep_rates == "config":
+            keep_rates = self.config.keep_rates
+        tokens = TokenPruning(self, grid_size, keep_rates, labels, output_keep_masks, output_token_ids)
+        states = self.dropout(self.embeddings(pixel_values))
+        tokens.begin(states, self.rope_embeddings(pixel_values.to(states.dtype)))
 
         for index, layer in enumerate(self.layers):
-            if index == config.first_query_layer:
-                queries = self.query.weight[None].expand(hidden_states.shape[0], -1, -1)
-                hidden_states = torch.cat((queries.to(hidden_states), hidden_states), dim=1)
-                num_special += config.num_queries
+            states = tokens.before(index, states)
+            states = layer(states, *tokens.positions, tokens.policy, tokens.query_mask)
+            states = tokens.after(index, states)
 
-            # Tokens are removed after layer s_j of stage j. A policy gates attention from this layer on, so a selector
-            # that learns through one scores its input.
-            kept_ids, selector = None, selectors.get(index)
-            if selector is not None and not selector.scores_output:
-                kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
-
-            query_mask = None
-            if self.training and config.masked_attention and index >= config.first_query_layer:
-                bank.write(hidden_states[:, num_special:])
-                predictions.append(self._predict_early(hidden_states[:, : config.num_queries], bank.states, grid_size))
-                if bank.routed_ids is None:  # inside a routing window the mask is off
-                    query_mask = self._query_mask(predictions[-1][0], bank, num_special, grid_size, index)
-
-            policy = selection.sequence_policy(bank, num_special)
-            hidden_states = layer(hidden_states, *positions, policy, query_mask)
-            hidden_states = hidden_states.to(bank.states.device)  # `device_map` may put layers on several devices
-            if selector is not None and selector.scores_output:
-                kept_ids = selection.decide(index, selector, bank, hidden_states[:, num_special:])
-            selection.end_layer()
-            token_counts.append(hidden_states.shape[1])
-            if output_token_ids:
-                token_ids.append(bank.list_ids())
-            if self._moves_tokens(index, kept_ids, window, bank):
-                bank.write(hidden_states[:, num_special:])
-                if index == config.reactivation_layer and dense_states is not None and bank.changes is not None:
-                    drift = drift_loss(bank, dense_states[:, num_special:])
-                self._move_tokens(index, kept_ids, window, bank)
-                positions = bank.follow_positions(rope)
-                hidden_states = torch.cat((hidden_states[:, :num_special], bank.read()), dim=1)
-
-        predictions.append(
-            self._predict(hidden_states[:, : config.num_queries], hidden_states[:, num_special:], grid_size)
-        )
-        mask_logits, class_logits = predictions[-1]
-        loss_parts = None if labels is None else self._loss_parts(predictions, labels, selection, drift)
+        queries, patches = states[:, : self.config.num_queries], states[:, tokens.num_special :]
+        mask_logits, class_logits = self.predict(queries, patches, grid_size)
+        loss_parts = None if labels is None else self._loss_parts(mask_logits, class_logits, labels, tokens)
         return Reg4PruSemanticSegmenterOutput(
             loss=None if labels is None else sum(loss_parts.values()),
             logits=semantic_logits(mask_logits, class_logits),
             loss_parts=loss_parts,
-            budget_loss=torch.stack(selection.budget_losses).mean() if selection.budget_losses else None,
-            token_counts=torch.tensor(token_counts, device=hidden_states.device),
-            token_ids=tuple(token_ids) or None,
-            keep_masks=torch.stack(selection.keep_masks, dim=1) if selection.keep_masks else None,
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,
             patch_offsets=patch_offsets,
+            **tokens.outputs(),
         )
 
-    def _moves_tokens(
-        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
-    ) -> bool:
-        """Whether tokens leave the sequence or come back after a layer."""
-        reactivates = index == self.config.reactivation_layer and bank.kept_ids is not None
-        return kept_ids is not None or reactivates or index in window
-
-    def _move_tokens(
-        self, index: int, kept_ids: torch.Tensor | None, window: tuple[int | None, int | None], bank: TokenBank
-    ) -> None:
-        """What happens to the tokens after a layer: pruning, reactivation, the two ends of the routing window."""
-        config = self.config
-        if kept_ids is not None and self.drift_corrections:
-            correction = self.drift_corrections[config.pruning_layers.index(index)]
-            nested = config.selection_pool == "active" and bank.routed_ids is None
-            leaving_ids = bank.leaving_ids(kept_ids, nested)
-            changes = correction(gather_tokens(bank.states, leaving_ids)).to(bank.states.device)
-            bank.prune(kept_ids, leaving_ids, changes)
-        elif kept_ids is not None:
-            bank.prune(kept_ids)
-        if index == config.reactivation_layer:
-            bank.reactivate()
-        if index == window[0]:
-            special = special_tokens(config, *window)
-            bank.route(keep_count(config.routing_keep_rate, bank.num_kept, special, config.token_multiple))
-        if index == window[1]:
-            bank.rejoin()
-
-    def _predict(
+    def predict(
         self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -347,6 +266,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         Args:
             queries (`torch.Tensor` of shape `(batch, num_queries, hidden_size)`): Query tokens before the final norm.
             patches (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): Patch tokens, likewise.
+            grid_size (`tuple[int, int]`): Rows and columns of patches.
 
         Returns:
             `tuple`: mask logits `(batch, num_queries, map_height, map_width)` and class logits
@@ -357,49 +277,18 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         mask_logits = query_masks(self.mask_head(queries), features, self.upscale_block)
         return mask_logits, None if self.class_predictor is None else self.class_predictor(queries)
 
-    def _predict_early(
-        self, queries: torch.Tensor, patches: torch.Tensor, grid_size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        [`_predict`] before a query layer. Under hard pruning its maps are most of what deep supervision keeps for the
-        backward pass, so gradient checkpointing computes them anew.
-        """
-        if not self.gradient_checkpointing:
-            return self._predict(queries, patches, grid_size)
-        return checkpoint(self._predict, queries, patches, grid_size, use_reentrant=False)
-
-    def _query_mask(
-        self, mask_logits: torch.Tensor, bank: TokenBank, num_special: int, grid_size: tuple[int, int], index: int
-    ) -> torch.Tensor:
-        """
-        [`allowed_patches`] for the tokens in the sequence.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, num_queries, num_special + num_active)`: True where it may look.
-        """
-        probability = self.attn_mask_probs[index - self.config.first_query_layer]
-        allowed = allowed_patches(mask_logits, grid_size, probability)
-        allowed = bank.follow(allowed.transpose(1, 2)).transpose(1, 2)
-        return F.pad(allowed, (num_special, 0), value=True)
-
     def _loss_parts(
-        self,
-        predictions: list[tuple[torch.Tensor, torch.Tensor | None]],
-        labels: torch.Tensor,
-        selection: StageSelection,
-        drift: torch.Tensor | None,
+        self, mask_logits: torch.Tensor, class_logits: torch.Tensor | None, labels: torch.Tensor, tokens: TokenPruning
     ) -> dict[str, torch.Tensor]:
         """Every weighted part of the loss; the parts of the masks are summed over the layers that predict."""
         parts: dict[str, torch.Tensor] = {}
-        for mask_logits, class_logits in predictions:
-            for name, loss in self.criterion(mask_logits, class_logits, labels).items():
+        for prediction in (*tokens.early_predictions, (mask_logits, class_logits)):
+            for name, loss in self.criterion(*prediction, labels).items():
                 parts[name] = parts.get(name, 0.0) + loss
-        if selection.budget_losses:
-            parts["loss_budget"] = self.config.budget_loss_weight * torch.stack(selection.budget_losses).mean()
-        if selection.foreground_losses:
-            parts["loss_selector"] = self.config.selector_loss_weight * torch.stack(selection.foreground_losses).mean()
-        if drift is not None:
-            parts["loss_drift"] = drift
+        if tokens.budget_losses:
+            parts["loss_budget"] = self.config.budget_loss_weight * torch.stack(tokens.budget_losses).mean()
+        if tokens.foreground_losses:
+            parts["loss_selector"] = self.config.selector_loss_weight * torch.stack(tokens.foreground_losses).mean()
         return parts
 
 

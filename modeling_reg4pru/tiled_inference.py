@@ -41,7 +41,7 @@ def predict_image(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     image: ImageInput,
-    keep_rates: float | Sequence[float] | None = None,
+    keep_rates: float | Sequence[float] | str | None = "config",
     *,
     batch_size: int = 4,
     output_stages: bool = False,
@@ -56,7 +56,7 @@ def predict_images(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     images: Iterable[ImageInput],
-    keep_rates: float | Sequence[float] | None = None,
+    keep_rates: float | Sequence[float] | str | None = "config",
     *,
     batch_size: int = 4,
     output_stages: bool = False,
@@ -72,8 +72,8 @@ def predict_images(
         processor ([`Reg4PruImageProcessor`]): Its image processor.
         images (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`):
             The images, or where they are: paths, URLs, or images in base64.
-        keep_rates (`float` or sequence of `float`, *optional*):
-            One rate for all stages or one per stage; by default those of the configuration.
+        keep_rates (`float`, sequence of `float` or `None`, *optional*, defaults to `"config"`):
+            As in the model's forward: `None` switches pruning off, `"config"` takes those of the configuration.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         output_stages (`bool`, *optional*, defaults to `False`): Whether to return where tokens were pruned.
 
@@ -99,7 +99,7 @@ def _predict(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     images: Iterable[ImageInput],
-    keep_rates: float | Sequence[float] | None,
+    keep_rates: float | Sequence[float] | str | None,
     batch_size: int,
     output_stages: bool,
 ) -> Iterator[ImagePrediction]:
@@ -140,7 +140,7 @@ class _Collector:
 def _run(
     model: PreTrainedModel,
     batch: list[tuple[np.ndarray, _Collector, torch.Tensor]],
-    keep_rates: float | Sequence[float] | None,
+    keep_rates: float | Sequence[float] | str | None,
     output_stages: bool,
 ) -> None:
     """A batch of tiles through the model, and what comes out to the images that they belong to."""

@@ -1,9 +1,7 @@
 """The token bank: pruning, random routing and reactivation as three views of one object (design: "one bank")."""
 
 import torch
-from transformers import PreTrainedConfig
 
-from .configuration_reg4pru import routing_window_range
 from .distributed import draw_for_images
 
 
@@ -151,6 +149,17 @@ class TokenBank:
                 self.changes[_places(kept_ids)] = 0.0
         self.kept_ids = kept_ids
 
+    def reactivated(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        What [`~TokenBank.reactivate`] would bring back, with a gradient for the changes only.
+
+        Returns:
+            `tuple`: states `(batch, num_patches, hidden_size)` in float32, and where they are those of pruned tokens,
+            `(batch, num_patches)`, `bool`.
+        """
+        pruned = torch.ones_like(self.states[..., 0], dtype=torch.bool).scatter(1, self.kept_ids, False)
+        return self.states.detach().float() + self.changes.float(), pruned
+
     def reactivate(self) -> None:
         """Put all preserved tokens back into the sequence (those that a routing window holds come back at its end)."""
         if self.changes is not None:
@@ -179,26 +188,56 @@ class TokenBank:
         self.routed_ids = None
 
 
-def draw_routing_window(config: PreTrainedConfig) -> tuple[int | None, int | None]:
-    """The layers after which random routing begins and ends in a training forward pass; `None`s where it does not."""
-    if config.routing_probability < 1 and torch.rand(()).item() >= config.routing_probability:
-        return None, None
-    return config.routing_window or sample_routing_window(config.num_hidden_layers)
-
-
-def sample_routing_window(num_hidden_layers: int) -> tuple[int, int]:
+def draw_routing_window(
+    num_layers: int, window: tuple[int, int] | None = None, probability: float = 1.0
+) -> tuple[int | None, int | None]:
     """
-    Draw the layers that routed tokens skip: after layer l ~ U{2..L/2}, up to and with layer n ~ U{l+1..L-2}, once per
-    forward pass for the whole batch (Reg4Pru, arXiv 2602.02163). The draw comes from torch's global CPU generator, so
-    that a seed repeats it and a checkpoint's random state resumes it, without waiting for an accelerator.
+    The layers after which random routing begins and ends in a training forward pass. The draws come from torch's
+    global CPU generator, so that a seed repeats them and a checkpoint's random state resumes them, without waiting for
+    an accelerator.
 
     Args:
-        num_hidden_layers (`int`): Depth L of the model.
+        num_layers (`int`): Depth L of the model.
+        window (`tuple[int, int]`, *optional*): Always these; by default they are drawn anew for every pass.
+        probability (`float`, *optional*, defaults to 1.0): Of the pass being routed at all.
+
+    Returns:
+        `tuple`: (l, n), or `None`s where nothing is routed.
+    """
+    if probability < 1 and torch.rand(()).item() >= probability:
+        return None, None
+    return window or sample_routing_window(num_layers)
+
+
+def sample_routing_window(num_layers: int) -> tuple[int, int]:
+    """
+    Draw the layers that routed tokens skip: after layer l ~ U{2..L/2}, up to and with layer n ~ U{l+1..L-2}, once per
+    forward pass for the whole batch (Reg4Pru, arXiv 2602.02163).
+
+    Args:
+        num_layers (`int`): Depth L of the model.
 
     Returns:
         `tuple[int, int]`: (l, n).
     """
-    earliest, latest = routing_window_range(num_hidden_layers)
+    earliest, latest = routing_window_range(num_layers)
     start = int(torch.randint(earliest, latest + 1, ()))
-    end = int(torch.randint(start + 1, num_hidden_layers - 1, ()))
+    end = int(torch.randint(start + 1, num_layers - 1, ()))
     return start, end
+
+
+def routing_window_range(num_layers: int) -> tuple[int, int]:
+    """
+    Smallest and largest layer after which a sampled routing window may begin: 2 and L/2. Below 6 layers the range
+    shrinks so that a window l < n <= L - 2 still fits.
+
+    Raises:
+        `ValueError`: if the model has fewer than 3 layers, where no window fits.
+    """
+    latest = min(num_layers // 2, num_layers - 3)
+    if latest < 0:
+        raise ValueError(
+            f"`num_hidden_layers` is {num_layers}: random token routing needs at least 3 layers. "
+            "Set `routing=False` or use a deeper model."
+        )
+    return min(2, latest), latest

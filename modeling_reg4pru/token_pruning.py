@@ -1,123 +1,231 @@
-"""What a pruning stage decides in one forward pass, and what its selector learns from that."""
+"""What happens to the tokens before and after a layer, in one forward pass."""
+
+from functools import partial
 
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from .configuration_reg4pru import Reg4PruConfig
-from .distributed import mean_over_processes
-from .token_bank import TokenBank, gather_tokens
+from .configuration_reg4pru import expand_keep_rates
+from .segmentation_head import allowed_patches
+from .token_bank import TokenBank, draw_routing_window, gather_tokens
 from .token_selectors import (
     TokenSelector,
     budget_loss,
     cumulative_keep_rates,
     foreground_loss,
+    keep_count,
     patch_foreground,
     select_tokens,
+    special_tokens,
     stage_counts,
     straight_through,
 )
 
 
-class StageSelection:
+class TokenPruning:
     """
-    The decisions of all stages in one forward pass.
+    The tokens of one forward pass, around each of its layers:
 
-    At inference every stage removes tokens. In training the three settings are orthogonal: how training prunes
-    (`train_pruning`: nothing, a soft policy, or removal), what the selector learns from (its class says it), and
-    routing, which this class knows only through the bank.
+    ```python
+    >>> for index, layer in enumerate(layers):
+    ...     states = tokens.before(index, states)
+    ...     states = layer(states, *tokens.positions, tokens.policy, tokens.query_mask)
+    ...     states = tokens.after(index, states)
+    ```
+
+    At inference every stage removes tokens. In training three settings are orthogonal: how training prunes
+    (`train_pruning`: nothing, a soft policy, or removal), what a selector learns from (its class says it), and random
+    routing.
 
     Args:
-        config (`Reg4PruConfig`): Configuration.
-        keep_rates (`tuple[float, ...]`): Relative keep rate of every stage.
+        model ([`Reg4PruForSemanticSegmentation`]): Its configuration, queries, heads, selectors and drift corrections.
         grid_size (`tuple[int, int]`): Patches of the image, (rows, columns).
-        pruning (`str`): `"none"`, `"soft"` or `"hard"`: how tokens are pruned in this forward pass.
-        training (`bool`): Whether the selectors learn in it.
-        labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Class of every pixel, to learn from.
-        output_keep_masks (`bool`, *optional*, defaults to `False`): Whether to fill `keep_masks`.
+        keep_rates (`float`, sequence of `float` or `None`): One rate for all stages or one per stage; `None`: no token
+            leaves the sequence, neither at a stage nor in a routing window.
+        labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): What selectors learn from in training.
+        output_keep_masks, output_token_ids (`bool`, *optional*, defaults to `False`): Whether to fill these lists.
 
     Attributes:
-        policy (`torch.Tensor` of shape `(batch, num_patches)` or `None`): Keep decisions that gate attention from now
-            on (soft pruning), or in the layer of the stage (hard pruning that learns through a policy).
+        positions (`tuple`): Rotary cos and sin of the active tokens, or `None`s.
+        policy (`torch.Tensor` of shape `(batch, num_tokens)` or `None`): Keep decisions that gate attention.
+        query_mask (`torch.Tensor` of shape `(batch, num_queries, num_tokens)` or `None`): Where queries may look.
+        num_special (`int`): Tokens before the patch tokens: the prefix, later also the queries.
+        early_predictions (`list[tuple]`): Mask and class logits before each layer with queries, in training with
+            masked attention.
         budget_losses, foreground_losses (`list[torch.Tensor]`): One entry a stage that learns.
-        keep_masks (`list[torch.Tensor]`): One boolean `(batch, rows, columns)` a stage, True for active tokens.
     """
 
     def __init__(
         self,
-        config: Reg4PruConfig,
-        keep_rates: tuple[float, ...],
+        model: nn.Module,
         grid_size: tuple[int, int],
-        pruning: str,
-        training: bool,
-        labels: torch.Tensor | None,
+        keep_rates: float | tuple[float, ...] | None,
+        labels: torch.Tensor | None = None,
         output_keep_masks: bool = False,
+        output_token_ids: bool = False,
     ):
-        self.layers = config.pruning_layers
-        self.output_keep_masks = output_keep_masks
-        self.grid_size = grid_size
-        self.num_patches = grid_size[0] * grid_size[1]
-        self.pool = config.selection_pool
-        self.cumulative_rates = cumulative_keep_rates(keep_rates)
-        self.counts = stage_counts(config, keep_rates, self.num_patches)
-        self.pruning, self.training = pruning, training
+        config = model.config
+        self.model, self.config, self.training = model, config, model.training
+        self.grid_size, self.num_patches = grid_size, grid_size[0] * grid_size[1]
+        rates = expand_keep_rates(keep_rates, config.num_stages)
+        self.cumulative_rates = cumulative_keep_rates(rates)
+        self.counts = stage_counts(config, rates, self.num_patches)
+        self.pruning, self.window = "hard", (None, None)
+        if keep_rates is None:
+            self.pruning = "none"
+        elif self.training:
+            self.pruning = config.train_pruning
+            if config.routing:
+                window, probability = config.routing_window, config.routing_probability
+                self.window = draw_routing_window(config.num_hidden_layers, window, probability)
         self.foreground = None
-        if training and labels is not None:
+        if self.training and labels is not None:
             self.foreground = patch_foreground(labels, config.patch_size, config.semantic_loss_ignore_index)
 
-        self.policy: torch.Tensor | None = None
-        self.budget_losses: list[torch.Tensor] = []
-        self.foreground_losses: list[torch.Tensor] = []
-        self.keep_masks: list[torch.Tensor] = []
+        self.num_special = config.num_prefix_tokens
+        self.positions, self.policy, self.query_mask = (None, None), None, None
+        self._grid_policy: torch.Tensor | None = None  # of all patch tokens, (batch, num_patches)
+        self._kept_ids: torch.Tensor | None = None  # what the stage of the present layer lets go on
+        self.early_predictions, self.budget_losses, self.foreground_losses = [], [], []
+        self.output_keep_masks, self.output_token_ids = output_keep_masks, output_token_ids
+        self.token_counts, self.token_ids, self.keep_masks = [], [], []
+        self.reactivated: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def decide(
-        self, layer: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
-    ) -> torch.Tensor | None:
+    def begin(self, states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """
-        Score the pool of a stage.
+        Take in what the embeddings give.
 
         Args:
-            layer (`int`): The layer of the stage.
+            states (`torch.Tensor` of shape `(batch, num_prefix_tokens + num_patches, hidden_size)`): All tokens.
+            rope (`tuple`, *optional*): Rotary cos and sin of the patches, `(num_patches, head_dim)` each.
+        """
+        self.bank, self.rope = TokenBank(states[:, self.num_special :]), rope
+        self.positions = self.bank.follow_positions(rope)
+
+    def before(self, index: int, states: torch.Tensor) -> torch.Tensor:
+        """Before a layer queries enter, a selector that reads its input scores, and masks of attention are made."""
+        if index == self.config.first_query_layer:
+            queries = self.model.query.weight[None].expand(states.shape[0], -1, -1)
+            states = torch.cat((queries.to(states), states), dim=1)
+            self.num_special += self.config.num_queries
+        # Tokens are removed after layer s_j of stage j. A policy gates attention from this layer on, so a selector
+        # that learns through one scores its input.
+        self._kept_ids = None
+        selector = self._selector_of(index)
+        if selector is not None and not selector.scores_output:
+            self._kept_ids = self._decide(index, selector, states[:, self.num_special :])
+        self.query_mask = self._mask_queries(index, states)
+        self.policy = self._gather_policy()
+        return states
+
+    def after(self, index: int, states: torch.Tensor) -> torch.Tensor:
+        """After a layer tokens leave the sequence or come back: pruning, reactivation, both ends of routing."""
+        config, bank = self.config, self.bank
+        states = states.to(bank.states.device)  # `device_map` may put layers on several devices
+        special, patches = states[:, : self.num_special], states[:, self.num_special :]
+        selector = self._selector_of(index)
+        if selector is not None and selector.scores_output:
+            self._kept_ids = self._decide(index, selector, patches)
+        if self.pruning == "hard":
+            self._grid_policy = None  # the tokens that it dropped are gone
+        self.token_counts.append(states.shape[1])
+        if self.output_token_ids:
+            self.token_ids.append(bank.list_ids())
+
+        prunes = self._kept_ids is not None
+        reactivates = index == config.reactivation_layer and bank.kept_ids is not None
+        if not (prunes or reactivates or index in self.window):
+            return states
+        bank.write(patches)
+        if prunes:
+            self._prune(index)
+        if reactivates:
+            if self.training and bank.changes is not None:
+                self.reactivated = bank.reactivated()
+            bank.reactivate()
+        if index == self.window[0]:
+            num_special = special_tokens(config, *self.window)
+            bank.route(keep_count(config.routing_keep_rate, bank.num_kept, num_special, config.token_multiple))
+        if index == self.window[1]:
+            bank.rejoin()
+        self.positions = bank.follow_positions(self.rope)
+        return torch.cat((special, bank.read()), dim=1)
+
+    def outputs(self) -> dict[str, torch.Tensor | tuple[torch.Tensor, ...] | None]:
+        """What [`Reg4PruSemanticSegmenterOutput`] tells of the pruning, after the last layer."""
+        return {
+            "budget_loss": torch.stack(self.budget_losses).mean() if self.budget_losses else None,
+            "token_counts": torch.tensor(self.token_counts, device=self.bank.states.device),
+            "token_ids": tuple(self.token_ids) or None,
+            "keep_masks": torch.stack(self.keep_masks, dim=1) if self.keep_masks else None,
+            "reactivated": self.reactivated,
+        }
+
+    def _selector_of(self, index: int) -> TokenSelector | None:
+        """The selector of the pruning stage at a layer; `None` where there is no stage."""
+        layers = self.config.pruning_layers
+        return self.model.selectors[layers.index(index)] if index in layers else None
+
+    def _prune(self, index: int) -> None:
+        """Only what a stage has chosen goes on; with drift corrections the rest will come back changed."""
+        bank, kept_ids = self.bank, self._kept_ids
+        if not self.model.drift_corrections:
+            bank.prune(kept_ids)
+            return
+        correction = self.model.drift_corrections[self.config.pruning_layers.index(index)]
+        nested = self.config.selection_pool == "active" and bank.routed_ids is None
+        leaving_ids = bank.leaving_ids(kept_ids, nested)
+        changes = correction(gather_tokens(bank.states, leaving_ids)).to(bank.states.device)
+        bank.prune(kept_ids, leaving_ids, changes)
+
+    def _decide(self, index: int, selector: TokenSelector, patches: torch.Tensor) -> torch.Tensor | None:
+        """
+        The decision of a stage.
+
+        Args:
+            index (`int`): Its layer.
             selector (`TokenSelector`): Its selector.
-            bank (`TokenBank`): The grid; inside a routing window the selector reads all of it, fresh and preserved.
-            active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): States of the active tokens.
+            patches (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): States of the active patch tokens.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_kept)`: the tokens to keep, or `None` where nothing is removed.
         """
-        kept_ids = self._choose(self.layers.index(layer), selector, bank, active)
+        kept_ids = self._choose(self.config.pruning_layers.index(index), selector, patches)
         if self.output_keep_masks:
-            self._record_keep_mask(active, bank.kept_ids if kept_ids is None else kept_ids)
+            self._record_keep_mask(patches, self.bank.kept_ids if kept_ids is None else kept_ids)
         return kept_ids
 
-    def _choose(
-        self, stage: int, selector: TokenSelector, bank: TokenBank, active: torch.Tensor
-    ) -> torch.Tensor | None:
-        """[`decide`], without a record of it."""
-        pool_ids = bank.kept_ids if self.pool == "active" else None
+    def _choose(self, stage: int, selector: TokenSelector, patches: torch.Tensor) -> torch.Tensor | None:
+        """[`_decide`], without a record of it. Inside a routing window the selector reads the full grid."""
+        bank, pool = self.bank, self.config.selection_pool
+        pool_ids = bank.kept_ids if pool == "active" else None
         pool_size = self.num_patches if pool_ids is None else pool_ids.shape[1]
         removes = self.pruning == "hard" and self.counts[stage] < pool_size
         draws_policy = self.training and selector.learns_from == "policy" and self.pruning != "none"
         learns_foreground = self.foreground is not None and selector.learns_from == "foreground"
         if not (removes or draws_policy or learns_foreground):
             return None
-        pool = active
+        states = patches
         if pool_ids is not bank.active_ids:
-            bank.write(active)
-            pool = gather_tokens(bank.states, pool_ids)
+            bank.write(patches)
+            states = gather_tokens(bank.states, pool_ids)
 
         if not draws_policy:
-            scores = selector(pool).to(pool.device)  # `device_map` may put it on another
+            scores = selector(states).to(states.device)  # `device_map` may put it on another
             if learns_foreground:
                 foreground = gather_tokens(self.foreground[..., None], pool_ids).squeeze(-1)
                 self.foreground_losses.append(foreground_loss(scores.float(), foreground))
             return select_tokens(scores, self.counts[stage], pool_ids) if removes else None
 
-        probability = selector.sample(pool).to(pool.device)
+        probability = selector.sample(states).to(states.device)
         policy = straight_through(probability, probability >= 0.5)
-        if self.pruning == "soft" and self.policy is not None and self.pool == "active":
-            policy = policy * self.policy  # nested: what an earlier stage dropped stays dropped
+        if self.pruning == "soft" and self._grid_policy is not None and pool == "active":
+            policy = policy * self._grid_policy  # nested: what an earlier stage dropped stays dropped
         self.budget_losses.append(budget_loss(policy, self.num_patches, self.cumulative_rates[stage]))
         if self.pruning == "soft":
-            self.policy = policy
+            self._grid_policy = policy
             return None
         return self._keep_by_gumbel(probability, self.counts[stage], pool_ids) if removes else None
 
@@ -130,58 +238,46 @@ class StageSelection:
         keeps = torch.zeros_like(probability, dtype=torch.bool).scatter(1, chosen, True)
         policy = straight_through(probability, keeps)
         if pool_ids is None:
-            self.policy = policy
+            self._grid_policy = policy
             return chosen
         grid = policy.new_ones(policy.shape[0], self.num_patches)
-        self.policy = grid.scatter(1, pool_ids, policy)
+        self._grid_policy = grid.scatter(1, pool_ids, policy)
         return pool_ids.gather(1, chosen)
 
-    def end_layer(self) -> None:
-        """After a layer the tokens that hard pruning dropped are gone, and their policy with them."""
-        if self.pruning == "hard":
-            self.policy = None
-
-    def _record_keep_mask(self, active: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
+    def _gather_policy(self) -> torch.Tensor | None:
         """
-        Note which patch tokens are active after a stage, for those who ask to see it.
-
-        Args:
-            active (`torch.Tensor` of shape `(batch, num_active, hidden_size)`): Gives batch size and device.
-            kept_ids (`torch.Tensor` of shape `(batch, num_kept)`, *optional*): What pruning leaves; `None`: all.
+        The policy of the tokens in the sequence: prefix and query tokens have 1, patch tokens that a routing window
+        holds back have none.
         """
-        if self.pruning == "soft" and self.policy is not None:
-            kept = self.policy.detach() >= 0.5
+        if self._grid_policy is None:
+            return None
+        policy = self.bank.follow(self._grid_policy[..., None]).squeeze(-1)
+        return torch.cat((policy.new_ones(policy.shape[0], self.num_special), policy), dim=1)
+
+    def _mask_queries(self, index: int, states: torch.Tensor) -> torch.Tensor | None:
+        """EoMT's masked attention, in training: predict before each layer with queries; see [`allowed_patches`]."""
+        config = self.config
+        if not (self.training and config.masked_attention and index >= config.first_query_layer):
+            return None
+        self.bank.write(states[:, self.num_special :])
+        predict = self.model.predict
+        if self.model.gradient_checkpointing:  # under hard pruning these maps are most of what is kept for backward
+            predict = partial(checkpoint, predict, use_reentrant=False)
+        self.early_predictions.append(predict(states[:, : config.num_queries], self.bank.states, self.grid_size))
+        if self.bank.routed_ids is not None:  # inside a routing window the mask is off
+            return None
+        probability = self.model.attn_mask_probs[index - config.first_query_layer]
+        allowed = allowed_patches(self.early_predictions[-1][0], self.grid_size, probability)
+        allowed = self.bank.follow(allowed.transpose(1, 2)).transpose(1, 2)
+        return F.pad(allowed, (self.num_special, 0), value=True)
+
+    def _record_keep_mask(self, patches: torch.Tensor, kept_ids: torch.Tensor | None) -> None:
+        """Note which patch tokens are active after a stage; `patches` gives batch size and device."""
+        if self.pruning == "soft" and self._grid_policy is not None:
+            kept = self._grid_policy.detach() >= 0.5
         elif kept_ids is None:
-            kept = torch.ones(active.shape[0], self.num_patches, dtype=torch.bool, device=active.device)
+            kept = torch.ones(patches.shape[0], self.num_patches, dtype=torch.bool, device=patches.device)
         else:
-            kept = torch.zeros(active.shape[0], self.num_patches, dtype=torch.bool, device=active.device)
+            kept = torch.zeros(patches.shape[0], self.num_patches, dtype=torch.bool, device=patches.device)
             kept = kept.scatter(1, kept_ids, torch.ones_like(kept_ids, dtype=torch.bool))
         self.keep_masks.append(kept.unflatten(1, self.grid_size))
-
-    def sequence_policy(self, bank: TokenBank, num_special: int) -> torch.Tensor | None:
-        """
-        The policy of the tokens in the sequence, `(batch, num_special + num_active)`: prefix and query tokens have 1,
-        patch tokens that a routing window holds back have none.
-        """
-        if self.policy is None:
-            return None
-        policy = bank.follow(self.policy[..., None]).squeeze(-1)
-        return torch.cat((policy.new_ones(policy.shape[0], num_special), policy), dim=1)
-
-
-def drift_loss(bank: TokenBank, dense_states: torch.Tensor) -> torch.Tensor:
-    """
-    What is left of the drift of the tokens that pruning has removed: the squared error of their guesses, by the
-    variance of the states that they should be, in the batch of all processes. It reaches only the corrections.
-
-    Args:
-        bank (`TokenBank`): The grid, before the reactivation.
-        dense_states (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): States after the reactivation layer
-            in a pass that removes nothing.
-    """
-    target = dense_states.detach().float()
-    errors = (bank.states.detach().float() + bank.changes.float() - target).square().mean(-1)
-    away = torch.ones_like(errors).scatter(1, bank.kept_ids, 0.0)
-    centre = mean_over_processes(target.mean((0, 1)))
-    variance = mean_over_processes((target - centre).square().mean())
-    return (errors * away).sum() / (away.sum() * variance).clamp_min(torch.finfo(torch.float32).tiny)

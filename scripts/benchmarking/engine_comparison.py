@@ -177,7 +177,7 @@ class EngineComparison:
         if self.images is None or not trained:
             return dict.fromkeys(QUALITIES)
         common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
-        return measure_quality(EngineModel(run, self.device), self.processor, self.images, None, **common)
+        return measure_quality(EngineModel(run, self.device), self.processor, self.images, "config", **common)
 
 
 def prepare(arguments: EngineArguments) -> EngineComparison:

@@ -63,7 +63,7 @@ class EngineModel(nn.Module):
         super().__init__()
         self.run, self.device, self.dtype = run, device, torch.float32
 
-    def forward(self, pixel_values: torch.Tensor, keep_rates: None = None, output_keep_masks: bool = False):
+    def forward(self, pixel_values: torch.Tensor, keep_rates: str = "config", output_keep_masks: bool = False):
         logits = self.run(pixel_values)
         return SimpleNamespace(logits=logits, class_queries_logits=None, keep_masks=None, token_counts=())
 

@@ -17,7 +17,7 @@ def measure_quality(
     model: nn.Module,
     processor: BaseImageProcessor,
     images: Dataset,
-    keep_rates: float | Sequence[float] | None,
+    keep_rates: float | Sequence[float] | str | None,
     *,
     batch_size: int,
     seed: int,
@@ -29,7 +29,7 @@ def measure_quality(
         model (`nn.Module`): What [`~reg4pru.inference.predictors.predictor`] takes.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
         images (`Dataset`): Rows of images and masks.
-        keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
+        keep_rates (`float`, sequence of `float`, `None` or `"config"`): As in the model's forward.
         batch_size (`int`): Tiles a forward pass.
         seed (`int`): Of random selection.
     """

@@ -11,8 +11,8 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
-from modeling_reg4pru.configuration_reg4pru import routing_window_range
 from modeling_reg4pru.policy_attention import policy_attention
+from modeling_reg4pru.token_bank import routing_window_range
 from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 from .baselines import dense_model, explicit_policy_attention, use_explicit_attention, variant

@@ -157,7 +157,12 @@ def predict_files(
             continue
         with fixed_draws(model, arguments.seed):
             prediction = predict_image(
-                model, processor, pixels, rate, batch_size=arguments.batch_size, output_stages=arguments.stage_map
+                model,
+                processor,
+                pixels,
+                "config" if rate is None else rate,
+                batch_size=arguments.batch_size,
+                output_stages=arguments.stage_map,
             )
         made = pictures(pixels, prediction, arguments.threshold, model.config.num_stages)
         results.begin(task)

@@ -46,7 +46,7 @@ def predictors(
 def predictor(
     model: Reg4PruForSemanticSegmentation,
     processor: BaseImageProcessor,
-    keep_rates: float | Sequence[float] | None,
+    keep_rates: float | Sequence[float] | str | None,
     *,
     batch_size: int = 4,
     seed: int = 0,
@@ -55,7 +55,7 @@ def predictor(
     The model as a function of an image and its number to its vessel probability; arguments as for [`predictors`].
 
     Args:
-        keep_rates (`float` or sequence of `float`, *optional*): One rate for all stages or one per stage.
+        keep_rates (`float`, sequence of `float`, `None` or `"config"`): As in the model's forward.
     """
 
     def predict(image: Image.Image, index: int) -> np.ndarray:

@@ -107,7 +107,7 @@ def _loss(
     """That of the last step of a training."""
     rates = keep_rates_of_step(model, arguments, 1.0)
     if arguments.distillation:
-        return distilled_loss(model, model, batch, rates)[0]
+        return distilled_loss(model, model.config, batch, rates)[0]
     return model(**batch, keep_rates=rates).loss
 
 

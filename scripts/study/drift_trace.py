@@ -43,7 +43,7 @@ class Drift(NamedTuple):
 
 @torch.inference_mode()
 def trace_grid(
-    model: Reg4PruForSemanticSegmentation, pixel_values: torch.Tensor, keep_rates: float | list[float] | None
+    model: Reg4PruForSemanticSegmentation, pixel_values: torch.Tensor, keep_rates: float | list[float] | str | None
 ) -> GridTrace:
     """
     Run the model in evaluation mode and record the grid after every layer.
@@ -51,7 +51,7 @@ def trace_grid(
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
         pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Images.
-        keep_rates (`float`, `list[float]` or `None`): As in the model's forward; `None`: those of its configuration.
+        keep_rates (`float`, `list[float]`, `None` or `"config"`): As in the model's forward.
     """
     config, patch_size = model.config, model.config.patch_size
     grid_size = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
@@ -79,7 +79,7 @@ def trace_grid(
         queries = output[:, :num_queries] if num_queries else model.query.weight[None].expand(len(output), -1, -1)
         states.append(grid)
         active.append(runs)
-        logits.append(model._predict(queries, grid, grid_size)[0])
+        logits.append(model.predict(queries, grid, grid_size)[0])
     return GridTrace(torch.stack(states), torch.stack(active), torch.stack(logits))
 
 

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 
-from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruConfig
+from modeling_reg4pru.distributed import mean_over_processes
 
-# Of the pruned pass: what selectors and drift corrections learn from there.
-OWN_LOSSES = ("loss_budget", "loss_selector", "loss_drift")
+# Of the pruned pass: what selectors learn from there.
+OWN_LOSSES = ("loss_budget", "loss_selector")
 
 
 def check_distillation(config: Reg4PruConfig) -> None:
@@ -22,9 +23,9 @@ def check_distillation(config: Reg4PruConfig) -> None:
 
 def distilled_loss(
     model: torch.nn.Module,
-    bare_model: Reg4PruForSemanticSegmentation,
+    config: Reg4PruConfig,
     batch: dict[str, torch.Tensor],
-    keep_rates: tuple[float, ...] | None = None,
+    keep_rates: tuple[float, ...] | str = "config",
     *,
     dense_pass: AbstractContextManager | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -37,9 +38,10 @@ def distilled_loss(
 
     Args:
         model (`torch.nn.Module`): In training mode; may be wrapped for several processes.
-        bare_model ([`Reg4PruForSemanticSegmentation`]): The same without a wrapper.
+        config ([`Reg4PruConfig`]): Its configuration.
         batch (`dict`): `pixel_values` and `labels`.
-        keep_rates (`tuple[float, ...]`, *optional*): Of the pruned pass; defaults to those of the configuration.
+        keep_rates (`tuple[float, ...]`, *optional*, defaults to `"config"`): Of the pruned pass; `"config"`: those of
+            the configuration.
         dense_pass (`AbstractContextManager`, *optional*): Entered for the dense pass. `DistributedDataParallel`
             expects one forward pass for every backward pass: give its `no_sync()`.
 
@@ -47,14 +49,12 @@ def distilled_loss(
         `tuple`: the loss, and its parts by name: those of the dense pass, those of selectors and drift
         corrections, and `loss_distillation`.
     """
-    config = bare_model.config
-    bare_model.prunes_in_training = False
     with dense_pass or nullcontext():
-        dense = model(**batch, output_hidden_states=config.drift_correction)
-    bare_model.prunes_in_training = True
-    states = dense.hidden_states[config.reactivation_layer + 1] if config.drift_correction else None  # 0: embeddings
-    pruned = model(**batch, keep_rates=keep_rates, dense_states=states)
+        dense = model(**batch, keep_rates=None, output_hidden_states=config.drift_correction)
+    pruned = model(**batch, keep_rates=keep_rates)
     own = {name: part for name, part in pruned.loss_parts.items() if name in OWN_LOSSES}
+    if pruned.reactivated is not None:
+        own["loss_drift"] = drift_loss(*pruned.reactivated, dense.hidden_states[config.reactivation_layer + 1])
     weight = config.mask_weight
     parts = {
         **dense.loss_parts,
@@ -62,6 +62,25 @@ def distilled_loss(
         "loss_distillation": weight * prediction_divergence(pruned.logits, dense.logits),
     }
     return sum(parts.values()), parts
+
+
+def drift_loss(reactivated: torch.Tensor, pruned: torch.Tensor, dense_states: torch.Tensor) -> torch.Tensor:
+    """
+    What is left of the drift of the tokens that pruning has removed: the squared error of what they come back with, by
+    the variance of the states that they should have, in the batch of all processes.
+
+    Args:
+        reactivated (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): What pruned tokens come back with.
+        pruned (`torch.Tensor` of shape `(batch, num_patches)`, `bool`): Where these tokens are.
+        dense_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): After the reactivation layer in a
+            pass that removes nothing; the patch tokens are its last ones.
+    """
+    target = dense_states[:, -reactivated.shape[1] :].detach().float()
+    errors = (reactivated - target).square().mean(-1)
+    away = pruned.to(errors.dtype)
+    centre = mean_over_processes(target.mean((0, 1)))
+    variance = mean_over_processes((target - centre).square().mean())
+    return (errors * away).sum() / (away.sum() * variance).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def prediction_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -169,18 +169,18 @@ class TrainingRun:
         sums = {name: torch.tensor(value, device=device) for name, value in progress["sums"].items()}
         quiet = not self.accelerator.is_local_main_process
         self.model.train()
-        rates = None
+        begins = True  # a step, with the next batch
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", disable=quiet)
         with StopRequest() as stop, bar:
             for batch in self.loader:
-                if rates is None:  # the first batch of a step
+                if begins:
                     rates = begin_step(
                         self.bare_model, self.arguments, self.arguments.seed, progress["step"], self.total_steps
                     )
                 for name, value in self._learn(batch, rates).items():
                     sums[name] = sums.get(name, 0.0) + value
-                if self.accelerator.sync_gradients:
-                    rates = None
+                begins = self.accelerator.sync_gradients
+                if begins:
                     sums = self._end_step(sums, bar)
                     if stop.agreed() and progress["step"] < self.total_steps:
                         self._save_state(sums)
@@ -190,13 +190,13 @@ class TrainingRun:
             self._write_results()
         return True
 
-    def _learn(self, batch: dict[str, torch.Tensor], rates: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    def _learn(self, batch: dict[str, torch.Tensor], rates: tuple[float, ...] | None) -> dict[str, torch.Tensor]:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""
         accelerator, max_grad_norm = self.accelerator, self.arguments.max_grad_norm
         with accelerator.accumulate(self.model):
-            if self.arguments.distillation and self.bare_model.prunes_in_training:
+            if self.arguments.distillation and rates is not None:
                 no_sync = accelerator.no_sync(self.model)
-                loss, parts = distilled_loss(self.model, self.bare_model, batch, rates, dense_pass=no_sync)
+                loss, parts = distilled_loss(self.model, self.bare_model.config, batch, rates, dense_pass=no_sync)
             else:
                 output = self.model(**batch, keep_rates=rates)
                 loss, parts = output.loss, output.loss_parts

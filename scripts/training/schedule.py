@@ -17,18 +17,19 @@ def begin_step(
     seed: int,
     step: int,
     total_steps: int,
-) -> tuple[float, ...]:
+) -> tuple[float, ...] | None:
     """
-    Set the model up for a training step; returns the step's keep rates.
+    Set the model up for a training step; returns the step's keep rates, `None` while the start of training is dense.
 
     All that a step draws, routing and policies, follows from the seed and its number: a resumed run needs no state of
     the generators, and validation in between changes nothing. All processes draw alike: the routing window is one for
     the whole batch.
     """
     set_seed(derived_seed(seed, STEP, step))
-    model.prunes_in_training = step >= schedule.dense_fraction * total_steps
     model.set_mask_annealing(step / total_steps)
-    return keep_rates_of_step(model, schedule, step / total_steps)
+    keep_rates = keep_rates_of_step(model, schedule, step / total_steps)
+    dense = model.config.keep_rates is None or step < schedule.dense_fraction * total_steps
+    return None if dense else keep_rates
 
 
 def keep_rates_of_step(

@@ -13,7 +13,6 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from datasets_fives.training_samples import SeededSamples, epoch_order
 from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 
 from ..common.data_overlap import write_training_images
 from .arguments import DataArguments, FinetuneArguments, PruningScheduleArguments
@@ -199,16 +198,13 @@ class PruningSchedule(TrainerCallback):
         self.schedule, self.target = schedule, ()
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
-        self.target = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
+        self.target = model.config.keep_rates
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
         model.set_keep_rates(begin_step(model, self.schedule, args.seed, state.global_step, state.max_steps))
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         model.set_keep_rates(self.target)
-
-    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
-        model.prunes_in_training = True
 
 
 class WeightAverage(TrainerCallback):
@@ -258,10 +254,10 @@ class DistillingTrainer(SurvivingTrainer):
     """[`SurvivingTrainer`] whose steps are those of [`distilled_loss`] once [`PruningSchedule`] lets them prune."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        bare_model = self.accelerator.unwrap_model(model)
-        if not (model.training and bare_model.prunes_in_training):
+        config = self.accelerator.unwrap_model(model).config
+        if not model.training or config.keep_rates is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, parts = distilled_loss(model, bare_model, inputs, dense_pass=self.accelerator.no_sync(model))
+        loss, parts = distilled_loss(model, config, inputs, dense_pass=self.accelerator.no_sync(model))
         return (loss, parts) if return_outputs else loss
 
 

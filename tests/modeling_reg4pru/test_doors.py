@@ -61,9 +61,27 @@ def test_keep_rates_of_any_library(tiny_model, pixel_values, rates):
     model.config.to_json_string()
 
 
-def test_keep_rates_in_words_are_refused(tiny_model):
+def test_keep_rates_in_words_are_refused(tiny_model, pixel_values):
+    model = tiny_model()
     with pytest.raises(ValueError, match=r"`keep_rates` is '0\.5': give a number"):
-        tiny_model().set_keep_rates("0.5")
+        model.set_keep_rates("0.5")
+    with pytest.raises(ValueError, match="`keep_rates` is 'checkpoint': give a number"):
+        model(pixel_values, keep_rates="checkpoint")
+
+
+@torch.no_grad()
+def test_no_keep_rates_mean_no_pruning_everywhere(tiny_model, pixel_values, tmp_path):
+    """In a call, in the method and in the configuration; a call without any takes those of the configuration."""
+    model = tiny_model(keep_rates=0.5)
+    pruned, dense = model(pixel_values).logits, model(pixel_values, keep_rates=None).logits
+    assert torch.equal(model(pixel_values, keep_rates="config").logits, pruned)
+    assert torch.equal(model(pixel_values, keep_rates=1.0).logits, dense)
+    assert not torch.equal(pruned, dense)
+    model.set_keep_rates(None)
+    model.save_pretrained(tmp_path)
+    for one in (model, type(model).from_pretrained(tmp_path), tiny_model(keep_rates=None)):
+        assert one.config.keep_rates is None
+        assert torch.equal(one.eval()(pixel_values).logits, dense)
 
 
 @pytest.mark.parametrize(

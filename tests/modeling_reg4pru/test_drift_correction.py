@@ -7,8 +7,7 @@ import torch
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.token_bank import TokenBank
-from modeling_reg4pru.token_pruning import drift_loss
-from reg4pru.training.distillation import distilled_loss
+from reg4pru.training.distillation import distilled_loss, drift_loss
 
 from ..variants import give_corrections_weights
 
@@ -94,7 +93,7 @@ def test_the_loss_is_the_share_of_the_variance_that_is_left():
     ]
     variances = [target[..., channel].var(correction=0).item() for channel in range(4)]
     expected = (sum(errors) / len(errors)) / (sum(variances) / len(variances))
-    assert drift_loss(bank, target).item() == pytest.approx(expected, rel=1e-5)
+    assert drift_loss(*bank.reactivated(), target).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("routing", [False, True])
@@ -103,8 +102,8 @@ def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, ro
     model = tiny_model(**{**CORRECTED, "routing": routing, "selection_pool": pool}).train()
     give_corrections_weights(model)
     dense_states = torch.randn(3, 70, 32, requires_grad=True)  # query, 5 of the prefix, 64 patches
-    outputs = model(pixel_values, labels=labels, keep_rates=RATES, dense_states=dense_states)
-    outputs.loss_parts["loss_drift"].backward()
+    outputs = model(pixel_values, labels=labels, keep_rates=RATES)
+    drift_loss(*outputs.reactivated, dense_states).backward()
     learned = {name.split(".")[0] for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
     assert learned == {"drift_corrections"}
     assert dense_states.grad is None
@@ -129,9 +128,10 @@ def test_distillation_takes_most_of_the_drift(tiny_model, pixel_values, labels):
     model = tiny_model(**CORRECTED, selector_temperature=1.0).train()
     optimizer = torch.optim.Adam(model.drift_corrections.parameters(), lr=0.03)
     losses = []
+    batch = {"pixel_values": pixel_values, "labels": labels}
     for _ in range(60):
         torch.manual_seed(0)
-        loss, parts = distilled_loss(model, model, {"pixel_values": pixel_values, "labels": labels}, (0.7, 0.6, 0.5))
+        loss, parts = distilled_loss(model, model.config, batch, RATES)
         losses.append(parts["loss_drift"])
         optimizer.zero_grad()
         loss.backward()
@@ -141,17 +141,25 @@ def test_distillation_takes_most_of_the_drift(tiny_model, pixel_values, labels):
 
 def test_what_is_learned_from_are_the_dense_states_after_the_reactivation_layer(tiny_model, pixel_values, labels):
     model, batch = tiny_model(**CORRECTED, masked_attention=False).train(), {"pixel_values": pixel_values}
-    given, outputs = {}, []
-    model.register_forward_pre_hook(lambda _, args, kwargs: given.update(kwargs), with_kwargs=True)
+    outputs, returned = [], []
+    model.register_forward_hook(lambda *seen: returned.append(seen[2]))
     model.layers[model.config.reactivation_layer].register_forward_hook(lambda *seen: outputs.append(seen[2]))
-    distilled_loss(model, model, {**batch, "labels": labels}, (0.7, 0.6, 0.5))
-    assert torch.equal(given["dense_states"], outputs[0]), "the first of the two passes is the dense one"
+    _, parts = distilled_loss(model, model.config, {**batch, "labels": labels}, RATES)
+    assert returned[0].reactivated is None, "the first of the two passes is the dense one"
+    assert parts["loss_drift"].item() == drift_loss(*returned[1].reactivated, outputs[0]).item()
 
 
-def test_dense_states_of_another_shape_are_refused(tiny_model, pixel_values, labels):
-    model = tiny_model(**CORRECTED).train()
-    with pytest.raises(ValueError, match=r"`dense_states` has shape \(3, 64, 32\): it must be \(3, 70, 32\)"):
-        model(pixel_values, labels=labels, dense_states=torch.randn(3, 64, 32))
+def test_what_comes_back_is_told_in_training_only(tiny_model, pixel_values):
+    """In the grid, at the places of the pruned tokens; there it is what the layers after the reactivation see."""
+    model = tiny_model(**CORRECTED, reactivation_layer=4)
+    give_corrections_weights(model)
+    assert model(pixel_values, keep_rates=RATES).reactivated is None
+    seen = []
+    model.layers[5].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 6:]))
+    outputs = model.train()(pixel_values, keep_rates=RATES, output_keep_masks=True)
+    states, pruned = outputs.reactivated
+    assert torch.equal(pruned, ~outputs.keep_masks[:, -1].flatten(1))
+    torch.testing.assert_close(states[pruned], seen[0][pruned])
 
 
 @torch.no_grad()

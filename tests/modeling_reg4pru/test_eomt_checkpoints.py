@@ -123,7 +123,7 @@ def test_masked_training_equals_that_of_eomt(eomt, pixel_values, tmp_path):
         for image, numbers in zip(labels, class_labels, strict=True)
     ]
     theirs, _ = predictions_of(eomt, "predict", pixel_values)
-    ours, outputs = predictions_of(model, "_predict", pixel_values)
+    ours, outputs = predictions_of(model, "predict", pixel_values)
     assert len(ours) == len(theirs) == 3
     for (masks, classes), (wanted_masks, wanted_classes) in zip(ours, theirs, strict=True):
         torch.testing.assert_close(masks, wanted_masks, atol=1e-5, rtol=1e-4)
@@ -139,7 +139,7 @@ def test_masked_training_equals_that_of_eomt(eomt, pixel_values, tmp_path):
 
     # the mask is not a formality: without it the last prediction is another one
     model.config.masked_attention = False
-    free, _ = predictions_of(model, "_predict", pixel_values)
+    free, _ = predictions_of(model, "predict", pixel_values)
     assert len(free) == 1
     assert (free[-1][0] - theirs[-1][0]).abs().max() > 1e-3
 
@@ -151,7 +151,7 @@ def test_a_query_sees_only_its_mask(tiny_model, pixel_values, implementation, mo
     masks = []
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: masks.append(inputs[4])) for layer in model.layers]
     model.set_mask_annealing(0.0)
-    seen, _ = predictions_of(model, "_predict", pixel_values)
+    seen, _ = predictions_of(model, "predict", pixel_values)
     assert masks[:4] == [None] * 4
     for mask, (logits, _) in zip(masks[4:], seen, strict=False):
         inside = F.interpolate(logits, size=(8, 8), mode="bilinear").flatten(2) > 0

@@ -149,6 +149,7 @@ def test_keep_rate_one_equals_dense_bit_for_bit(tiny_model, pixel_values, pool):
     assert not torch.equal(model(pixel_values).logits, wanted)
     assert torch.equal(model(pixel_values, keep_rates=1.0).logits, wanted)
     assert torch.equal(model(pixel_values, keep_rates=[1.0, 1, 1.0]).logits, wanted)
+    assert torch.equal(model(pixel_values, keep_rates=None).logits, wanted)
     for rates in (1.0, None):
         model.set_keep_rates(rates)
         assert torch.equal(model(pixel_values).logits, wanted)

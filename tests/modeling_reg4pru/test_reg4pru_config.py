@@ -7,7 +7,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
-from modeling_reg4pru.configuration_reg4pru import expand_keep_rates, routing_window_range
+from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
+from modeling_reg4pru.token_bank import routing_window_range
 
 # fields that do not fit, and what the message must name: the field, the value, what is allowed
 BAD_FIELDS = [

@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
+from reg4pru.training.distillation import drift_loss
 
 from ..variants import VARIANTS as TRAINING_VARIANTS
 
@@ -36,8 +37,10 @@ def gradients(variant: str, part: slice) -> torch.Tensor:
     dense_states = None
     if model.config.drift_correction:  # of a batch whose variance is that of none of its parts
         spread = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.double)[:, None, None]
-        dense_states = (spread * (1 + torch.randn(4, 70, 32, dtype=torch.double)))[part]
-    model(pixel_values[part], labels=labels[part], keep_rates=0.6, dense_states=dense_states).loss.backward()
+        dense_states = spread * (1 + torch.randn(4, 70, 32, dtype=torch.double))
+    outputs = model(pixel_values[part], labels=labels[part], keep_rates=0.6)
+    drift = 0.0 if outputs.reactivated is None else drift_loss(*outputs.reactivated, dense_states[part])
+    (outputs.loss + drift).backward()
     return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
 

@@ -214,7 +214,7 @@ def test_evaluation_never_routes(tiny_model, pixel_values):
     assert torch.equal(model(pixel_values).logits, model(pixel_values).logits)
 
 
-def test_routing_begins_when_training_prunes(tiny_model, pixel_values):
+def test_a_dense_model_does_not_route(tiny_model, pixel_values):
     model = tiny_model(**ROUTING_ONLY)
-    model.prunes_in_training = False
+    model.set_keep_rates(None)
     assert windows_seen(model, pixel_values[:1], 5) == [None] * 5

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from modeling_reg4pru.token_bank import TokenBank
-from modeling_reg4pru.token_pruning import StageSelection
+from modeling_reg4pru.token_pruning import TokenPruning
 from modeling_reg4pru.token_selectors import stage_counts
 
 from ..variants import give_corrections_weights
@@ -176,17 +175,18 @@ def test_the_policy_of_each_layer(tiny_model, pixel_values, variant_name, pool):
     assert bool((masks[:, 1] & ~masks[:, 0]).any()) == (pool == "all")
 
 
-def test_the_policy_of_a_window_follows_its_tokens(tiny_config):
-    selection = StageSelection(tiny_config(), (0.7,) * 3, (8, 8), "soft", True, None)
-    selection.policy = torch.rand(2, 64)
-    bank = TokenBank(torch.zeros(2, 64, 1))
-    assert torch.equal(selection.sequence_policy(bank, 6)[:, 6:], selection.policy)
-    bank.route(32)
-    policy = selection.sequence_policy(bank, 6)
-    assert policy.shape == (2, 38)
+def test_the_policy_of_a_window_follows_its_tokens(tiny_model, pixel_values):
+    model = tiny_model(**VARIANTS["reg4pru"], routing_window=[0, 2], pruning_layers=[0], reactivation_layer=4).train()
+    tokens = TokenPruning(model, (8, 8), 0.7)
+    tokens.begin(torch.randn(2, 69, 32), rope=None)
+    states = tokens.before(0, torch.randn(2, 69, 32))
+    policy = tokens.policy
+    assert set(policy.unique().tolist()) == {0.0, 1.0}
+    tokens.before(1, tokens.after(0, states))
+    assert tokens.policy.shape == (2, 40)
     for image in range(2):
-        wanted = [1.0] * 6 + [selection.policy[image, token].item() for token in bank.routed_ids[image]]
-        assert policy[image].tolist() == wanted
+        wanted = [1.0] * 5 + [policy[image, 5 + token].item() for token in tokens.bank.routed_ids[image]]
+        assert tokens.policy[image].tolist() == wanted
 
 
 @pytest.mark.parametrize("pool", ["active", "all"])
@@ -231,12 +231,12 @@ def test_the_budget_is_learned(tiny_model, pixel_values):
 
 
 def test_a_dense_beginning_is_dense(tiny_model, pixel_values, labels):
-    """While training does not prune yet, it is that of a dense model: same loss, same gradients, selectors idle."""
+    """Without keep rates a training step is that of a dense model: same loss, same gradients, selectors idle."""
     model, dense = tiny_model(**VARIANTS["reg4pru"]), tiny_model(**VARIANTS["dense"])
-    model.prunes_in_training = False
-    outputs = training_step(model, pixel_values, labels)
-    assert outputs.loss.item() == training_step(dense, pixel_values, labels).loss.item()
+    loss = training_step(dense, pixel_values, labels).loss.item()
+    assert training_step(model, pixel_values, labels, keep_rates=None).loss.item() == loss
     for (name, one), (_, other) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
         assert (one.grad is None and "selectors" in name) or torch.equal(one.grad, other.grad), name
-    with torch.no_grad():
-        assert model.eval()(pixel_values).token_counts.tolist()[1] == 5 + KEPT[0]  # evaluation prunes all the same
+    assert training_step(model, pixel_values, labels).loss.item() != loss, "that was one step"
+    model.set_keep_rates(None)
+    assert training_step(model, pixel_values, labels).loss.item() == loss

@@ -116,8 +116,8 @@ def test_an_engine_stands_in_for_the_model(tiny_model, images):
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
     stand_in = engines.EngineModel(Logits(model), CPU)
     image = images[0]["image"]
-    wanted = predictor(model, processor, None)(image, 0)
-    assert (predictor(stand_in, processor, None)(image, 0) == wanted).all()
+    wanted = predictor(model, processor, "config")(image, 0)
+    assert (predictor(stand_in, processor, "config")(image, 0) == wanted).all()
 
 
 @pytest.mark.parametrize(

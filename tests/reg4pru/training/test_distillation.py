@@ -37,20 +37,17 @@ def test_divergence_is_zero_where_both_agree_and_teaches_the_student_only():
 
 def test_the_dense_pass_learns_from_labels_and_the_pruned_pass_from_the_dense_one(tiny_model, batch):
     model = tiny_model(**VARIANT).train()
-    loss, parts = distilled_loss(model, model, batch, (0.5,) * 3)
+    loss, parts = distilled_loss(model, model.config, batch, (0.5,) * 3)
     assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()))
     assert parts.keys() == {"loss_mask", "loss_dice", "loss_selector", "loss_distillation"}
-    assert model.prunes_in_training
-
-    model.prunes_in_training = False
-    dense = model(**batch)
-    model.prunes_in_training = True
+    dense = model(**batch, keep_rates=None)
     pruned = model(**batch, keep_rates=(0.5,) * 3)
     assert parts["loss_mask"].item() == dense.loss_parts["loss_mask"].item() != pruned.loss_parts["loss_mask"].item()
     assert parts["loss_selector"].item() == pruned.loss_parts["loss_selector"].item()
     assert parts["loss_distillation"].item() > 0
     # At keep rate 1 both passes are one.
-    assert distilled_loss(model, model, batch, (1.0,) * 3)[1]["loss_distillation"].item() == pytest.approx(0, abs=1e-6)
+    _, parts = distilled_loss(model, model.config, batch, (1.0,) * 3)
+    assert parts["loss_distillation"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_steps_close_the_gap_between_pruned_and_dense(tiny_model, batch):
@@ -58,7 +55,7 @@ def test_steps_close_the_gap_between_pruned_and_dense(tiny_model, batch):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     divergences = []
     for _ in range(30):
-        loss, parts = distilled_loss(model, model, batch, (0.3,) * 3)
+        loss, parts = distilled_loss(model, model.config, batch, (0.3,) * 3)
         divergences.append(parts["loss_distillation"].item())
         optimizer.zero_grad()
         loss.backward()
@@ -76,7 +73,7 @@ def gradients_of_half(rank, config, weights, batch, path):
     half = {name: values[2 * rank : 2 * rank + 2] for name, values in batch.items()}
     for _ in range(2):  # DDP tells in the second step that the first did not end
         model.zero_grad()
-        distilled_loss(model, bare, half, (0.5,) * 3, dense_pass=model.no_sync())[0].backward()
+        distilled_loss(model, config, half, (0.5,) * 3, dense_pass=model.no_sync())[0].backward()
     if rank == 0:
         torch.save({name: value.grad for name, value in bare.named_parameters()}, f"{path}/gradients.pt")
     distributed.barrier()
@@ -91,7 +88,7 @@ def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, var
     batch["labels"] = batch["labels"].clamp_max(1)  # else halves differ in how many pixels count
     multiprocessing.spawn(gradients_of_half, args=(model.config, model.state_dict(), batch, str(tmp_path)), nprocs=2)
     together = torch.load(tmp_path / "gradients.pt")
-    distilled_loss(model, model, batch, (0.5,) * 3)[0].backward()
+    distilled_loss(model, model.config, batch, (0.5,) * 3)[0].backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             assert together[name] is None, name

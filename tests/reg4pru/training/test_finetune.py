@@ -114,15 +114,15 @@ def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
     for step in range(10):
         state.global_step = step
         schedule.on_step_begin(SimpleNamespace(seed=0), state, control, model=model)
-        seen.append((model.prunes_in_training, model.config.keep_rates[0], model.attn_mask_probs[0].item()))
+        seen.append((model.config.keep_rates, model.attn_mask_probs[0].item()))
         schedule.on_step_end(None, state, control, model=model)
         assert list(model.config.keep_rates) == [0.7] * 3
-    assert [prunes for prunes, _, _ in seen] == [False] * 2 + [True] * 8
-    rates = [rate for _, rate, _ in seen]
+    assert [rates is None for rates, _ in seen] == [True] * 2 + [False] * 8
+    rates = [rates[0] for rates, _ in seen[2:]]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1.0
     assert rates[-1] == 0.7
-    assert (seen[0][2], seen[-1][2]) == (1.0, 0.0)
+    assert (seen[0][1], seen[-1][1]) == (1.0, 0.0)
 
 
 def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkeypatch):
