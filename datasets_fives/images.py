@@ -1,4 +1,4 @@
-"""The one way in which files of images and masks are read: upright, 8 bits, and bounded in size and time."""
+"""Image files of any kind as upright RGB of 8 bits, bounded in size; their scale, fingerprint and encoding."""
 
 import hashlib
 from io import BytesIO
@@ -8,37 +8,35 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # What cameras and annotators write. Not more: of the formats that Pillow knows, EPS starts another program.
-FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP", "JPEG2000")
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".webp", ".jp2",
 )  # fmt: skip
-# 16-bit files with nothing above this hold 8, 10 or 12 bits, which would come out black.
-_DARKEST_16_BIT = 4095
+FORMATS = tuple(dict.fromkeys(Image.registered_extensions()[suffix] for suffix in SUFFIXES))
 
 
 def read_image(source: str | Path | bytes) -> Image.Image:
     """
-    Read an image from a file or its bytes.
+    Read an image file.
 
     Args:
-        source (`str`, `Path` or `bytes`): The file, or what it holds. The content decides, not the ending.
+        source (`str`, `Path` or `bytes`): The file, or its content. The content decides, not the suffix.
 
     Returns:
         `PIL.Image.Image`: RGB, 8 bits, turned as its EXIF orientation says.
 
     Raises:
-        ValueError: If there is no such file, it is no complete picture, or has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: If there is no such file, it is not a complete image, has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`, or does not say how bright white is (see [`as_rgb`]).
     """
     return as_rgb(open_image(source))
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
     """
-    Decode a file, or its bytes, in the mode in which it is stored. Of several frames or pages the first is taken.
+    Decode an image file in the mode in which it is stored; of several frames or pages the first.
 
     Args:
-        source (`str`, `Path` or `bytes`): The file, or what it holds.
+        source (`str`, `Path` or `bytes`): The file, or its content.
 
     Returns:
         `PIL.Image.Image`: Decoded, and turned as its EXIF orientation says.
@@ -46,7 +44,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     Raises:
         ValueError: See [`read_image`].
     """
-    if not isinstance(source, bytes) and not Path(source).is_file():  # a pipe or a device would be read for ever
+    if not isinstance(source, bytes) and not Path(source).is_file():  # reading a pipe or a device would not end
         raise ValueError("cannot be read (no such file)")
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
@@ -56,7 +54,6 @@ def open_image(source: str | Path | bytes) -> Image.Image:
                     f"{opened.width}x{opened.height} pixels are more than {limit}; if you trust the file, raise "
                     "PIL.Image.MAX_IMAGE_PIXELS"
                 )
-            opened.load()
             return ImageOps.exif_transpose(opened)
     # Damaged files make Pillow's decoders stumble in any way: struct.error, KeyError, EOFError, ...
     except Exception as error:
@@ -69,41 +66,41 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image (`PIL.Image.Image`):
-            Grey, palette, CMYK, with alpha (which is left away), 16-bit grey (divided by 65535) or floating point
+            Grey, palette, CMYK, with alpha (which is dropped), 16-bit grey (divided by 65535) or floating point
             from 0 to 1.
 
     Returns:
         `PIL.Image.Image`: RGB.
 
     Raises:
-        ValueError: If 16-bit or floating point values do not say how bright white is.
+        ValueError: If 16-bit or floating-point values do not say how bright white is.
     """
-    if decodes_plainly(image):
+    if has_8_bits(image):
         return image if image.mode == "RGB" else image.convert("RGB")
     pixels = np.asarray(image)
     lowest, highest = pixels.min(initial=0), pixels.max(initial=0)
     white = 1 if image.mode == "F" else 65535
     if not (lowest >= 0 and highest <= white):  # written so that nan fails too
         raise ValueError(f"image has values from {lowest} to {highest}, allowed in mode {image.mode}: 0 to {white}")
-    if white == 65535 and 0 < highest <= _DARKEST_16_BIT:
+    if white > 1 and 0 < highest < 1 << 12:  # 8, 10 or 12 bits in 16, which would come out black
         raise ValueError(f"image has 16 bits but no value above {highest}: scale its values so that white is 65535")
     grey = np.rint(pixels.astype(np.float64) * (255 / white)).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 
-def decodes_plainly(image: Image.Image) -> bool:
-    """Whether Pillow's own `convert("RGB")` is right for this mode; it clips more than 8 bits to white."""
+def has_8_bits(image: Image.Image) -> bool:
+    """Whether Pillow's own `convert("RGB")` is right for this mode; it clips integers and floats to white."""
     return image.mode[0] not in "IF"
 
 
 def scaled_size(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Width and height of a picture whose longer side is brought to `longest`; the other side is rounded."""
+    """Width and height when the longer side is brought to `longest`; the other side is rounded."""
     return tuple(max(1, round(side * longest / max(width, height))) for side in (width, height))
 
 
 def resize_image(image: Image.Image, longest: int) -> Image.Image:
     """
-    Bring an image to a scale, its aspect kept.
+    Scale an image, its aspect ratio kept.
 
     Args:
         image (`PIL.Image.Image`): RGB.
@@ -116,14 +113,19 @@ def resize_image(image: Image.Image, longest: int) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
+def stamp_files(*paths: Path) -> tuple[int, ...]:
+    """Size and time of each file."""
+    return tuple(value for stat in (path.stat() for path in paths) for value in (stat.st_size, stat.st_mtime_ns))
+
+
+def fingerprint(content: bytes) -> str:
+    """Digest by which equal content is recognised."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def fingerprint_image(image: Image.Image) -> str:
     """Fingerprint of the decoded pixels, so that the same image in two files is recognised."""
-    return hashlib.blake2b(str(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
-
-
-def fingerprint_text(text: str) -> str:
-    """Fingerprint of something that is known by its description."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint(str(image.size).encode() + image.tobytes())
 
 
 def encode_png(pixels: Image.Image | np.ndarray) -> dict:

@@ -1,52 +1,56 @@
-"""load_vessels: one call for images in folders, on the Hub, in a saved data set, or synthetic ones."""
+"""load_vessels: from images in folders, on the Hub, in a saved data set, or synthetic ones, to rows by split."""
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 from datasets import (
+    ClassLabel,
     Dataset,
     DatasetDict,
+    Features,
+    Image,
     IterableDataset,
     IterableDatasetDict,
     SplitDict,
     SplitInfo,
-    concatenate_datasets,
+    Value,
     config,
-    load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
 
-from .features import CONDITIONS, FINGERPRINTS, compile_pattern, condition_names, row_features
-from .masks import check_foreground, check_vessel_labels
-from .sources.fives_archive import Image, is_published_layout, list_images, read_images
-from .sources.image_folders import DESCRIPTION as TWO_FOLDERS
-from .sources.image_folders import is_two_folders, list_pairs
-from .sources.saved_datasets import (
-    find_columns,
-    is_stored,
-    open_stored,
-    parquet_files,
-    prepare_row,
-    read_labels,
-    read_rows,
-    undecoded,
+from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, problems_error
+from .images import (
+    SUFFIXES,
+    as_rgb,
+    encode_png,
+    fingerprint_image,
+    has_8_bits,
+    open_image,
+    resize_image,
 )
-from .sources.synthetic import synthetic_images
-from .splits import SIDES, check_split_request, read_split, split_images, twin_groups
+from .masks import binary_mask, check_foreground, check_vessel_labels, fingerprint_mask, resize_mask
+from .sources.fives_archive import FILE_NAME, IMAGES, MASKS, list_archive
+from .sources.image_folders import list_folders
+from .sources.saved_datasets import SavedRecords, list_saved
+from .sources.synthetic import list_synthetic
+from .splits import (
+    MAPPING_SUFFIXES,
+    SPLITS,
+    check_unique,
+    compile_pattern,
+    group_duplicates,
+    read_split_request,
+    split_records,
+)
 
 logger = logging.getLogger(__name__)
 
-# Part of every cache key: raise it when the rows change that the same input gives.
-_FILES_VERSION = 2
-_STORED_VERSION = 2
-_SYNTHETIC_VERSION = 3
-_OTHER_SOURCES = (
-    'a folder in the published layout of FIVES ("<split>/Original/*.png", "<split>/Ground truth/*.png"), '
-    f"{TWO_FOLDERS}"
-)
+# Part of every cache key: raise it when other rows come out of the same input.
+_VERSION = 1
 
 
 def load_vessels(
@@ -70,30 +74,30 @@ def load_vessels(
     The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel; in label maps with an ignore value also 255, see
     [`~datasets_fives.masks.counted_pixels`]), `name` and `condition` (a class label, `"unknown"` where none is known).
     Where the source has masks of the field of view there is also `field_of_view` (grey, {0, 1}), and where it grades
-    its images `illumination`, `blur` and `contrast` (text). Images with the same pixels or the same mask
-    (twins) never land on two sides.
+    its images `illumination`, `blur` and `contrast` (text). Duplicates, images with the same pixels or the same mask,
+    are never in two splits.
 
     Args:
         source (`str`, `Path` or `Mapping`):
             One of: the folder of the FIVES archive, train, test or both (Jin et al., Scientific Data 2022,
             doi:10.1038/s41597-022-01564-3); folders of images and masks, or a mapping or YAML file that names
-            them, see [`~datasets_fives.sources.image_folders.list_pairs`]; a directory written by `save_to_disk`, a
+            them, see [`~datasets_fives.sources.image_folders.list_folders`]; a directory written by `save_to_disk`, a
             folder with Parquet files, or a Hub id `"user/name"`, with a column of images (`image` or `pixel_values`),
-            one of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and if wanted `name`, `condition`,
+            one of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and optionally `name`, `condition`,
             `field_of_view`; `"synthetic"`.
         split (`str`, `Path` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):
             `"official"`: train and test as published, a validation part taken out of train, stratified by condition,
-            unless the source has one already; a training image whose twin tests is left out with a warning.
+            unless the source has one already; a training image with a duplicate in test is left out with a warning.
             `"resplit"`: everything split anew, 70:20:10 for train, test and validation, stratified by condition.
             `"sample"`: the split of the 14-image sample of FIVES, [`~datasets_fives.splits.SAMPLE_SPLIT`]. Or
-            the names of each side, or a YAML or JSON file of them.
+            the names of each split, or a YAML or JSON file of them.
         seed (`int`, *optional*, defaults to 0): Seed of the draws and of the synthetic images.
         validation_fraction (`float`, *optional*, defaults to 0.1):
             Fraction of train that validates under `"official"`; 0 for none. Not for synthetic images, whose
-            counts say it.
+            counts decide.
         working_size (`int`, *optional*):
             Longer side in pixels to which images (bilinear, antialiased) and masks (area average, threshold one
-            half) are brought, their aspect kept; smaller ones are enlarged, for a model sees images at one
+            half) are scaled, their aspect ratio kept; smaller ones are enlarged, for a model sees images at one
             scale. By default they keep their size; synthetic images are drawn at 256.
         condition_pattern (`str`, *optional*):
             Regular expression with one group that finds the condition in a name. By default the column `condition`,
@@ -103,15 +107,15 @@ def load_vessels(
             are refused.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
         streaming (`bool`, *optional*, defaults to `False`):
-            Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so twins and empty
-            masks cannot be looked for: names alone decide, and there must be a column of them.
-            `info.splits[side].num_examples` tells how many rows a side has.
+            Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so duplicates and
+            empty masks cannot be looked for: names alone decide, and there must be a column of them.
+            `info.splits[split].num_examples` is the number of rows of a split.
         cache_dir (`str` or `Path`, *optional*): Where prepared rows are kept; default the cache of `datasets`.
         synthetic_counts (`tuple[int, int, int]`, *optional*, defaults to `(64, 8, 16)`):
             Number of synthetic images for train, validation and test.
         fingerprints (`bool`, *optional*, defaults to `False`):
-            Keep the columns `image_hash` and `mask_hash`, by which an image and its mask are known whatever their
-            file, name and `working_size`; of a stream that nothing is downloaded of ahead there are none.
+            Keep the columns `image_hash` and `mask_hash`, which identify an image and its mask whatever their
+            file, name and `working_size`; a stream of which nothing is downloaded ahead has none.
 
     Returns:
         `DatasetDict`, or `IterableDatasetDict` when streaming, with `train`, `validation` and `test`, less the empty
@@ -121,147 +125,212 @@ def load_vessels(
         ValueError: If an argument is wrong, the source is none of the above, its files are broken, no mask shows a
             vessel, or the split cannot be made.
     """
-    split = read_split(split)
-    check_split_request(split, validation_fraction)
+    request = read_split_request(split, seed, validation_fraction)
     if working_size is not None and working_size < 16:
         raise ValueError(f"working_size must be at least 16, got {working_size}.")
     check_vessel_labels(vessel_labels)
     compile_pattern(condition_pattern)
-    cache = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE)
     # As part of cache keys: equal requests in equal form.
-    reading = {"working_size": working_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
-
-    if source == "synthetic":
-        rows, published = _load_synthetic(synthetic_counts, seed, working_size or 256, cache)
-        validation_fraction = 0.0  # the counts say how many validate
-    elif not isinstance(source, Mapping) and is_published_layout(Path(source)):
-        images = list_images(Path(source).resolve())
-        rows, published = _load_files(images, split, seed, validation_fraction, reading, cache)
-    elif isinstance(source, Mapping) or (not is_stored(source) and is_two_folders(source)):
-        images = list_pairs(source, condition_pattern)
-        rows, published = _load_files(images, split, seed, validation_fraction, reading, cache)
+    options = {"working_size": working_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
+    kind = source_kind(source)
+    if kind == "synthetic":  # drawn at its size, and split by its counts
+        listing = list_synthetic(synthetic_counts, working_size or 256, seed)
+        options = dict.fromkeys(options)
+        request = request._replace(validation_fraction=0.0)
+    elif kind == "archive":
+        listing = list_archive(Path(source).resolve())
+    elif kind == "folders":
+        listing = list_folders(source, condition_pattern)
     else:
-        opened = open_stored(source, revision, streaming, cache_dir, _OTHER_SOURCES)
-        if streaming and isinstance(opened, IterableDatasetDict):
-            return _stream(opened, source, revision, condition_pattern, split, seed, validation_fraction, reading)
-        rows, published = _load_stored(opened, source, condition_pattern, reading, cache)
-    result = _split(rows, published, source, split, seed, validation_fraction)
+        listing = list_saved(source, condition_pattern, revision, streaming, cache_dir)
+
+    records, contents = listing.records, listing.contents
+    conditions = listing.conditions or _class_names(records)
+    check_unique([record.name for record in records])
+    features = _features(records, conditions)
+    # A split that cannot be made is refused before gigabytes are decoded; duplicates are known only afterwards.
+    splits = split_records(records, range(len(records)), conditions, request)
+    if isinstance(contents, SavedRecords) and contents.is_stream:
+        logger.warning("Streaming %s: pixels are not compared, so duplicates are not looked for.", source)
+        return _stream(contents, splits, features, options)
+    rows = _generate(contents, features, options, Path(cache_dir or config.HF_DATASETS_CACHE))
+    hashes = [rows[column][:] for column in FINGERPRINTS]
+    if not any(hashes[1]):
+        check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
+    splits = split_records(records, group_duplicates(*hashes), conditions, request)
     if not fingerprints:
-        result = result.remove_columns(list(FINGERPRINTS))
+        rows = rows.remove_columns(list(FINGERPRINTS))
+    result = DatasetDict({name: rows.select(indices) for name, indices in splits.items()})
     if streaming:
         return IterableDatasetDict(
-            {side: _counted(part.to_iterable_dataset(), side, len(part)) for side, part in result.items()}
+            {name: _count(part.to_iterable_dataset(), name, len(part)) for name, part in result.items()}
         )
     return result
 
 
-def load_fives(
-    source: str | Path,
-    *,
-    split: str | Path | Mapping[str, list[str]] = "official",
-    seed: int = 0,
-    validation_fraction: float = 0.1,
-    working_size: int | None = None,
-    revision: str | None = None,
-    streaming: bool = False,
-    cache_dir: str | Path | None = None,
-    synthetic_counts: tuple[int, int, int] = (64, 8, 16),
-) -> DatasetDict | IterableDatasetDict:
+def load_fives(source: str | Path, **kwargs) -> DatasetDict | IterableDatasetDict:
     """
-    [`load_vessels`] for FIVES, as its archive, as it lies on the Hub, as this project stores it, or in its likeness.
+    [`load_vessels`] for FIVES: the archive, a copy on the Hub, what this project saves, or synthetic images like it.
 
     `name` is `"<published split>/<n>_<condition>"`, and `condition` A (age-related macular degeneration), D (diabetic
     retinopathy), G (glaucoma) or N (normal).
 
     Args:
-        source (`str` or `Path`): See [`load_vessels`], as for all others.
-
-    Returns:
-        `DatasetDict`, or `IterableDatasetDict` when streaming.
+        source (`str` or `Path`): See [`load_vessels`].
+        kwargs: Those of [`load_vessels`].
 
     Raises:
         ValueError: See [`load_vessels`]; also if the source has other conditions than FIVES.
     """
-    sides = load_vessels(
-        source,
-        split=split,
-        seed=seed,
-        validation_fraction=validation_fraction,
-        working_size=working_size,
-        revision=revision,
-        streaming=streaming,
-        cache_dir=cache_dir,
-        synthetic_counts=synthetic_counts,
-    )
-    names = next(iter(sides.values())).features["condition"].names
+    splits = load_vessels(source, **kwargs)
+    names = next(iter(splits.values())).features["condition"].names
     if names != list(CONDITIONS):
         raise ValueError(f"{source} has the conditions {', '.join(names)}, so it is not FIVES: use load_vessels.")
-    return sides
+    return splits
 
 
-def _load_synthetic(counts, seed, size, cache) -> tuple[Dataset, list[str]]:
-    if len(counts) != 3 or any(count < 0 for count in counts) or counts[0] < 1:
-        raise ValueError(
-            f"synthetic_counts are how many images train (at least 1), validation and test get; got {counts}."
-        )
-    parts, start = [], 0
-    for count in counts:
-        if count:
-            kwargs = {"size": size, "seed": seed, "start": start, "count": count, "version": _SYNTHETIC_VERSION}
-            features = row_features(CONDITIONS, fingerprints=True)
-            parts.append(_generate(synthetic_images, kwargs, features, cache / "reg4pru_synthetic"))
-        start += count
-    published = [side for side, count in zip(SIDES, counts, strict=True) for _ in range(count)]
-    return concatenate_datasets(parts), published
-
-
-def _load_files(images: list[Image], split, seed, validation_fraction, reading, cache) -> tuple[Dataset, list[str]]:
-    names = [image.name for image in images]
-    conditions = [image.condition for image in images]
-    published = [image.published for image in images]
-    # A split that cannot be made is refused before gigabytes are decoded; twins are known only afterwards.
-    apart = range(len(images))
-    split_images(names, conditions, published, apart, split, seed, validation_fraction)
-    features = row_features(
-        condition_names(conditions),
-        field_of_view=images[0].field_of_view_path is not None,
-        quality=images[0].quality is not None,
-        fingerprints=True,
-    )
-    kwargs = {"images": tuple(images), "version": _FILES_VERSION, **reading}
-    return _generate(read_images, kwargs, features, cache / "reg4pru_folder"), published
-
-
-def _load_stored(opened: DatasetDict, source, condition_pattern, reading, cache) -> tuple[Dataset, list[str]]:
-    columns = _same_columns(opened, source)
-    labels, names = read_labels(opened, columns, condition_pattern)
-    features = row_features(
-        names, field_of_view=columns.field_of_view is not None, quality=columns.quality, fingerprints=True
-    )
-    parts = []
-    for side, rows in opened.items():
-        members = tuple(label for label in labels if label.side == side)
-        kwargs = {"rows": rows, "columns": columns, "labels": members, "version": _STORED_VERSION, **reading}
-        parts.append(_generate(read_rows, kwargs, features, cache / "reg4pru_stored"))
-    return concatenate_datasets(parts), [label.published for label in labels]
-
-
-def _same_columns(opened, source):
-    columns = {find_columns(rows, f"{source}: {side}") for side, rows in opened.items()}
-    if len(columns) > 1:
-        raise ValueError(f"The sides of {source} have different columns: {', '.join(map(str, columns))}.")
-    return columns.pop()
-
-
-def _generate(generator, kwargs, features, cache) -> Dataset:
+def source_kind(source: str | Path | Mapping) -> str:
     """
-    Rows of a generator, written once: `datasets` locks the cache, and renames it only when it is complete. Other
-    versions of the libraries draw and reduce otherwise, so each has rows of its own.
+    What a source is: `"synthetic"`, `"archive"` (FIVES as published), `"saved"` (by `save_to_disk`, or Parquet),
+    `"folders"` (of images and masks, or a mapping or file that names them), or else perhaps a `"hub"` id.
+    """
+    if isinstance(source, Mapping):
+        return "folders"
+    if source == "synthetic":
+        return "synthetic"
+    folder = Path(source)
+    places = [folder / split / kind for split in ("train", "test") for kind in (IMAGES, MASKS)]
+    if any(place.is_dir() for place in places):
+        names = [path.name for place in places if place.is_dir() for path in place.iterdir()]
+        # Folders of these names may also hold other images.
+        if any(map(FILE_NAME.fullmatch, names)) or not any(name.lower().endswith(SUFFIXES) for name in names):
+            return "archive"
+    saved = ("dataset_dict.json", "state.json", "*.parquet", *(f"data/{split}[-.]*parquet" for split in SPLITS))
+    if any(any(folder.glob(pattern)) for pattern in saved):
+        return "saved"
+    if folder.is_dir() or (folder.is_file() and str(source).endswith(MAPPING_SUFFIXES)):
+        return "folders"
+    return "hub"
+
+
+def _class_names(records: Sequence[Record]) -> list[str]:
+    """Those of FIVES, or the conditions that occur, sorted."""
+    found = {record.condition for record in records}
+    return list(CONDITIONS) if found <= set(CONDITIONS) else sorted(found)
+
+
+def _features(records: Sequence[Record], conditions: list[str]) -> Features:
+    """The columns of the rows; the first four are those of every source, in this order."""
+    features = Features({**FEATURES, "condition": ClassLabel(names=conditions)})
+    if records and records[0].field_of_view is not None:
+        features["field_of_view"] = Image(mode="L")
+    if records and records[0].quality is not None:
+        features.update({grade: Value("string") for grade in QUALITY})
+    return features
+
+
+def checked_row(
+    record: Record, *, working_size: int | None = None, vessel_labels: Sequence[int] | None = None
+) -> dict:
+    """
+    Read the image of a record with its masks, check them, and optionally scale them.
+
+    Args:
+        record ([`Record`]): A complete one.
+        working_size (`int`, *optional*): Longer side in pixels. By default as it is.
+        vessel_labels (`Sequence[int]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
+
+    Returns:
+        `dict`: The row, with its fingerprints; images as `datasets` stores them.
+
+    Raises:
+        ValueError: If image or masks cannot be read, are not what they should be, or their sizes differ.
+    """
+    decoded = _open("image", record.image)
+    image = as_rgb(decoded)
+    masks = {"mask": binary_mask(_open("mask", record.mask), vessel_labels)}
+    if record.field_of_view is not None:
+        opened = _open("field of view", record.field_of_view)
+        try:
+            masks["field_of_view"] = (binary_mask(opened) == 1).astype(np.uint8)
+        except ValueError as error:
+            raise ValueError(f"field of view {error}") from error
+        if not masks["field_of_view"].any():
+            raise ValueError("field of view is empty")
+    for kind, pixels in masks.items():
+        size = pixels.shape[::-1]
+        if size != image.size:
+            turned = " (both after their EXIF orientation: was the mask drawn on an image that was not turned?)"
+            raise ValueError(
+                f"image is {image.width}x{image.height} but {kind.replace('_', ' ')} is {size[0]}x{size[1]}"
+                f"{turned if size == image.size[::-1] else ''}"
+            )
+    hashes = (record.image_hash or fingerprint_image(image), fingerprint_mask(masks["mask"]))
+    if working_size is not None:
+        image = resize_image(image, working_size)
+        masks = {kind: resize_mask(pixels, working_size) for kind, pixels in masks.items()}
+    # An untouched file is pointed to, not copied: the full data set has gigabytes of them.
+    if working_size is None and has_8_bits(decoded) and isinstance(record.image, (str, bytes)):
+        is_path = isinstance(record.image, str)
+        saved = {"path": record.image if is_path else None, "bytes": None if is_path else record.image}
+    else:
+        saved = encode_png(image)
+    return {
+        "image": saved,
+        **{kind: encode_png(pixels) for kind, pixels in masks.items()},
+        "name": record.name,
+        "condition": record.condition,
+        **dict(zip(QUALITY, record.quality or (), strict=False)),
+        **dict(zip(FINGERPRINTS, hashes, strict=True)),
+    }
+
+
+def _open(kind: str, content: Content) -> PIL.Image.Image:
+    if isinstance(content, PIL.Image.Image):
+        return content
+    if not content:
+        raise ValueError(f"{kind} is missing")
+    try:
+        return open_image(content)
+    except ValueError as error:
+        raise ValueError(f"{kind} {error}") from error
+
+
+def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options) -> Iterator[dict]:
+    """
+    Rows of records; `ValueError` at the end for all that cannot be read.
+
+    Args:
+        contents (`Sequence[Record]`): Complete records.
+        version (`int`, *optional*): Not used; part of the cache key, so that caches of an older version are stale.
+        options: Those of [`checked_row`].
+    """
+    problems = []
+    for record in contents:
+        try:
+            row = checked_row(record, **options)
+        except ValueError as error:
+            problems.append(f"{record.name}: {error}")
+            continue
+        if not problems:  # else nothing will be kept: only look for further problems
+            yield row
+    if problems:
+        raise problems_error("the data set", problems)
+
+
+def _generate(contents: Sequence[Record], features: Features, options: dict, cache: Path) -> Dataset:
+    """
+    Rows, written once: `datasets` locks the cache, and renames it only when it is complete. Other versions of the
+    libraries draw and scale differently, so each has rows of its own.
     """
     libraries = "_".join(f"{name}-{version(name)}" for name in ("numpy", "pillow", "scikit-image", "scipy"))
     try:
         return Dataset.from_generator(
-            generator, features=features, gen_kwargs=kwargs, cache_dir=str(cache / libraries), writer_batch_size=16
+            checked_rows,
+            features=Features({**features, **{column: Value("string") for column in FINGERPRINTS}}),
+            gen_kwargs={"contents": contents, "version": _VERSION, **options},
+            cache_dir=str(cache / "reg4pru" / libraries),
+            writer_batch_size=16,
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):
@@ -269,76 +338,20 @@ def _generate(generator, kwargs, features, cache) -> Dataset:
         raise
 
 
-def _split(rows: Dataset, published, source, split, seed, validation_fraction) -> DatasetDict:
-    names = rows["name"][:]
-    _check_unique(names)
-    images, masks = (rows[fingerprint][:] for fingerprint in FINGERPRINTS)
-    if not any(masks):
-        check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
-    groups = twin_groups(images, masks)
-    members = split_images(names, rows["condition"][:], published, groups, split, seed, validation_fraction)
-    return DatasetDict({side: rows.select(indices) for side, indices in members.items()})
-
-
-def _check_unique(names: list[str]) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"Names must be unique, but these are used more than once: {', '.join(repeated[:10])}.")
-
-
 def _stream(
-    opened, source, revision, condition_pattern, split, seed, validation_fraction, reading
+    contents: SavedRecords, splits: dict[str, list[int]], features: Features, options: dict
 ) -> IterableDatasetDict:
-    """Split by name alone: only the columns of names and conditions are read ahead, not the pixels."""
-    columns = _same_columns(opened, source)
-    if columns.name is None:
-        raise ValueError(f"{source} has no column of names to be split by: load it without streaming.")
-    labels, conditions = read_labels(_texts(opened, source, revision, columns), columns, condition_pattern)
-    names = [label.name for label in labels]
-    _check_unique(names)
-    logger.warning("Streaming %s: pixels are not compared, so twins are not looked for.", source)
-    members = split_images(
-        names,
-        [label.condition for label in labels],
-        [label.published for label in labels],
-        range(len(labels)),
-        split,
-        seed,
-        validation_fraction,
-    )
-    features = row_features(conditions, field_of_view=columns.field_of_view is not None, quality=columns.quality)
+    """Split by name alone: only columns of text were read ahead, not the pixels."""
     result = {}
-    for side, indices in members.items():
-        parts = []
-        for origin in dict.fromkeys(labels[i].side for i in indices):
-            wanted = {labels[i].stored_name: labels[i] for i in indices if labels[i].side == origin}
-            part = undecoded(opened[origin], columns).filter(
-                lambda name, wanted=wanted: str(name) in wanted, input_columns=columns.name
-            )
-            parts.append(part.map(_streamed_row, fn_kwargs={"columns": columns, "wanted": wanted, **reading}))
-        rows = concatenate_datasets(parts).select_columns(list(features))
-        result[side] = _counted(rows.cast(features), side, len(indices))
+    for name, indices in splits.items():
+        rows = contents.stream(indices, checked_row, **options).select_columns(list(features)).cast(features)
+        result[name] = _count(rows, name, len(indices))
     return IterableDatasetDict(result)
 
 
-def _texts(opened, source, revision, columns) -> dict[str, IterableDataset]:
-    """The columns of names and conditions; of Parquet files nothing else is downloaded."""
-    keys = [column for column in (columns.name, columns.condition) if column is not None]
-    files = parquet_files(Path(source))
-    if files:
-        return load_dataset("parquet", data_files=files, columns=keys, streaming=True)
-    if all(rows.info.builder_name == "parquet" for rows in opened.values()):
-        return load_dataset(str(source), revision=revision, columns=keys, streaming=True)
-    return opened
-
-
-def _streamed_row(row, columns, wanted, working_size, vessel_labels) -> dict:
-    return prepare_row(row, columns, wanted[str(row[columns.name])], working_size, vessel_labels)
-
-
-def _counted(rows: IterableDataset, side: str, count: int) -> IterableDataset:
+def _count(rows: IterableDataset, split: str, count: int) -> IterableDataset:
     """Note the number of rows, which a stream cannot be asked for."""
     splits = SplitDict()
-    splits.add(SplitInfo(name=side, num_examples=count))
+    splits.add(SplitInfo(name=split, num_examples=count))
     rows.info.splits = splits
     return rows

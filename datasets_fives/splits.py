@@ -1,15 +1,20 @@
-"""Who trains, who validates and who tests: splits by image, with twins kept on one side."""
+"""Which images train, validate and test, and what names tell: duplicates together, conditions in proportion."""
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
+from .features import UNKNOWN, Record
+
 logger = logging.getLogger(__name__)
 
-SIDES = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 # The 14 images of the small sample (all of the official test split, condition A). The rule was fixed before any
 # result was seen: the three highest numbers test. 22_A and 23_A, two exposures of one eye, both train.
@@ -21,92 +26,146 @@ SAMPLE_SPLIT: dict[str, list[str]] = {
 # Fractions of the re-split used by the study this project compares with (EMA4MICCAI 2026).
 RESPLIT_FRACTIONS = {"train": 0.7, "test": 0.2, "validation": 0.1}
 
+MAPPING_SUFFIXES = (".yaml", ".yml", ".json")
+# "1_A", "01_dr": a number and a short word, as FIVES and HRF name them.
+_NUMBER_WORD = re.compile(r"\d+_([A-Za-z]{1,3})")
 
-def read_split(split: str | Path | Mapping[str, list[str]]) -> str | Mapping[str, list[str]]:
+
+class SplitRequest(NamedTuple):
     """
-    Read the names of each side from a file, if `split` is one.
+    How to split a data set.
 
     Args:
-        split (`str`, `Path` or `Mapping[str, list[str]]`):
-            A YAML or JSON file that maps `train`, `validation` and `test` to names, as its ending tells; anything else
-            is returned as it is.
-
-    Returns:
-        `str` or `Mapping[str, list[str]]`
-
-    Raises:
-        ValueError: If the file does not exist or holds something else.
+        split (`str` or `Mapping[str, list[str]]`): `"official"`, `"resplit"`, `"sample"`, or the names of each split.
+        seed (`int`): Seed of the draws.
+        validation_fraction (`float`): Fraction of the training images that validate (`"official"` only).
     """
-    if isinstance(split, (str, Path)) and str(split).endswith(SUFFIXES):
-        return read_mapping(split)
-    return split
+
+    split: str | Mapping[str, list[str]]
+    seed: int = 0
+    validation_fraction: float = 0.1
 
 
-def check_split_request(split: str | Mapping[str, list[str]], validation_fraction: float) -> None:
+def read_split_request(
+    split: str | Path | Mapping[str, list[str]], seed: int, validation_fraction: float
+) -> SplitRequest:
     """
-    Refuse a wrong `split` or `validation_fraction` before anything is read.
+    Check how to split, before anything else is read.
 
     Args:
-        split (`str` or `Mapping[str, list[str]]`):
-            `"official"`, `"resplit"`, `"sample"`, or the names of each side.
-        validation_fraction (`float`):
-            Fraction of the training images that validate, in [0, 1).
+        split (`str`, `Path` or `Mapping[str, list[str]]`): See [`SplitRequest`]; or a YAML or JSON file of the names.
+        seed (`int`): See [`SplitRequest`].
+        validation_fraction (`float`): See [`SplitRequest`]; in [0, 1).
 
     Raises:
-        ValueError: If either is not one of the above.
+        ValueError: If the file does not exist or holds something else, or a value is none of these.
     """
+    if isinstance(split, (str, Path)) and str(split).endswith(MAPPING_SUFFIXES):
+        split = read_mapping(split)
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
-    if isinstance(split, str):
-        if split not in ("official", "resplit", "sample"):
-            raise ValueError(f'split must be "official", "resplit", "sample" or a mapping of names, got {split!r}.')
-        return
+    if not isinstance(split, str):
+        check_names(split)
+    elif split not in ("official", "resplit", "sample"):
+        raise ValueError(f'split must be "official", "resplit", "sample" or a mapping of names, got {split!r}.')
+    return SplitRequest(SAMPLE_SPLIT if split == "sample" else split, seed, validation_fraction)
+
+
+def check_names(split: Mapping[str, list[str]]) -> None:
+    """Raise `ValueError` unless `split` maps train, validation and test to lists of names, each name once."""
     if not isinstance(split, Mapping):
         raise ValueError(f"split must be a string or a mapping of names, got {type(split).__name__}.")
-    unknown = sorted(set(split) - set(SIDES))
+    unknown = sorted(set(split) - set(SPLITS))
     if unknown:
-        raise ValueError(f"The sides of a split are {', '.join(SIDES)}; got {', '.join(map(repr, unknown))}.")
-    wrong = {side: names for side, names in split.items() if not _is_names(names)}
-    if wrong:
-        raise ValueError(f"The sides of a split are lists of names; got {wrong}.")
+        raise ValueError(f"split must map {', '.join(SPLITS)} to names; got {', '.join(map(repr, unknown))}.")
+    for key, names in split.items():
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"split must map {key} to a list of names, got {names!r}.")
     if not any(split.values()):
-        raise ValueError("The split mapping names no image.")
-    used = [name for names in split.values() for name in names]
-    twice = sorted({name for name in used if used.count(name) > 1})
-    if twice:
-        raise ValueError(f"Images named more than once in the split: {', '.join(twice[:10])}.")
+        raise ValueError("split names no image.")
+    check_unique(
+        [name for names in split.values() for name in names], "Images must not be named more than once in split"
+    )
 
 
-def _is_names(names: object) -> bool:
-    return isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+def check_unique(names: Sequence[str], rule: str = "Names must be unique") -> None:
+    """Raise `ValueError` if a name repeats; the first ten are listed."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{rule}, but these are: {', '.join(repeated[:10])}.")
 
 
-def check_names_exist(split: Mapping[str, list[str]], names: Sequence[str]) -> None:
+def read_mapping(path: str | Path) -> dict:
     """
-    Refuse a mapping which names images that the source does not hold.
-
-    Args:
-        split (`Mapping[str, list[str]]`): The names of each side.
-        names (`Sequence[str]`): The names that the source holds.
+    Read a YAML or JSON file that holds a mapping.
 
     Raises:
-        ValueError: If a name is unknown; the first ten are listed.
+        ValueError: If the file does not exist, is neither, or holds something else.
     """
-    missing = sorted({name for side in split.values() for name in side} - set(names))
-    if missing:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist.")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping, but holds {type(content).__name__}.")
+    return content
+
+
+def compile_pattern(pattern: str | None) -> re.Pattern | None:
+    """Compile a `condition_pattern`; raises `ValueError` unless it is a regular expression with one group."""
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"condition_pattern is not a regular expression: {pattern!r} ({error}).") from error
+    if compiled.groups != 1:
         raise ValueError(
-            f"{len(missing)} images of the split are not in the source, first {', '.join(missing[:10])}; "
-            f"names look like {names[0]!r}."
+            f"condition_pattern must have one group in parentheses, the condition; {pattern!r} has {compiled.groups}."
         )
+    return compiled
 
 
-def twin_groups(*fingerprints: Sequence[str]) -> list[int]:
+def read_conditions(names: Sequence[str], pattern: str | None) -> list[str]:
     """
-    Group images which share a fingerprint of any kind (the same pixels, or the same mask).
+    Read the condition of each image from its name.
+
+    Args:
+        names (`Sequence[str]`): Names of the images; what stands before a slash is not looked at.
+        pattern (`str`, *optional*):
+            Regular expression with one group, searched for in the names. By default names that are all a number and
+            a short word, `01_dr`, are understood; otherwise no condition is known.
+
+    Returns:
+        `list[str]`: The condition of each, `"unknown"` where there is none.
+
+    Raises:
+        ValueError: If the pattern is wrong or does not match a name; the first ten are listed.
+    """
+    stems = [name.rpartition("/")[2] for name in names]
+    compiled = compile_pattern(pattern)
+    if compiled is None:
+        found = [_NUMBER_WORD.fullmatch(stem) for stem in stems]
+        return [match[1] for match in found] if all(found) else [UNKNOWN] * len(names)
+    found = [compiled.search(stem) for stem in stems]
+    unmatched = [name for name, match in zip(names, found, strict=True) if match is None or match[1] is None]
+    if unmatched:
+        raise ValueError(
+            f"condition_pattern {pattern!r} does not match {len(unmatched)} of {len(names)} names, "
+            f"first {', '.join(unmatched[:10])}."
+        )
+    return [match[1] for match in found]
+
+
+def group_duplicates(*fingerprints: Sequence[str]) -> list[int]:
+    """
+    Group images that share a fingerprint of any kind (the same pixels, or the same mask).
 
     Args:
         fingerprints (`Sequence[str]`):
-            One sequence per kind, each with one fingerprint per image; `""` says nothing and matches nothing.
+            One sequence per kind, each with one fingerprint per image; `""` matches nothing.
 
     Returns:
         `list[int]`: A group number per image: the index of the first image of its group.
@@ -124,145 +183,114 @@ def twin_groups(*fingerprints: Sequence[str]) -> list[int]:
     return groups
 
 
-def split_images(
-    names: Sequence[str],
-    conditions: Sequence[int] | Sequence[str],
-    published: Sequence[str],
-    groups: Sequence[int],
-    split: str | Mapping[str, list[str]],
-    seed: int,
-    validation_fraction: float,
+def split_records(
+    records: Sequence[Record], groups: Sequence[int], conditions: Sequence[str], request: SplitRequest
 ) -> dict[str, list[int]]:
     """
     Assign images to train, validation and test.
 
     Args:
-        names (`Sequence[str]`): `"<published split>/<number>_<condition>"` of each image.
-        conditions (`Sequence[int]` or `Sequence[str]`): What the draw is stratified by.
-        published (`Sequence[str]`): The published split of each image, `""` if there is none.
-        groups (`Sequence[int]`): Twins share a number, see [`twin_groups`]; they never part.
-        split (`str` or `Mapping[str, list[str]]`): See [`load_vessels`].
-        seed (`int`): Seed of the draw.
-        validation_fraction (`float`): Fraction of the training images that validate (`"official"` only).
+        records (`Sequence[Record]`): The images.
+        groups (`Sequence[int]`): Duplicates share a number, see [`group_duplicates`]; they are never separated.
+        conditions (`Sequence[str]`): Class names of the conditions, in the order in which they are drawn.
+        request ([`SplitRequest`]): How to split.
 
     Returns:
-        `dict[str, list[int]]`: Indices of the images of each side that is not empty, in the order of `names`.
+        `dict[str, list[int]]`: Indices of the images of each split that is not empty, in the order of `records`.
 
     Raises:
-        ValueError: If the split cannot be made, or a mapping parts twins.
+        ValueError: If the split cannot be made, or names separate duplicates.
     """
-    if split == "sample":
-        split = SAMPLE_SPLIT
-    if split == "official":
-        sides = _official(names, conditions, published, groups, seed, validation_fraction)
-    elif split == "resplit":
-        sides = _resplit(conditions, groups, seed)
+    draw = _Draw([conditions.index(record.condition) for record in records], groups, request.seed)
+    if request.split == "official":
+        splits = _official(records, groups, request.validation_fraction, draw)
+    elif request.split == "resplit":
+        splits = _resplit(len(records), draw)
     else:
-        sides = _by_name(names, groups, split)
-    return {side: sorted(sides[side]) for side in SIDES if sides.get(side)}
+        splits = _by_name(records, groups, request.split)
+    return {split: sorted(splits[split]) for split in SPLITS if splits.get(split)}
 
 
-def _official(names, conditions, published, groups, seed, validation_fraction):
-    sides = {side: [i for i, where in enumerate(published) if where == side] for side in SIDES}
-    if not sides["train"]:
+class _Draw:
+    """Draws about `total` of the candidates, whole groups only, with the conditions in proportion."""
+
+    def __init__(self, conditions: Sequence[int], groups: Sequence[int], seed: int):
+        self.conditions, self.groups, self.rng = conditions, groups, np.random.default_rng(seed)
+
+    def __call__(self, candidates: list[int], total: int) -> list[int]:
+        strata = {
+            condition: [i for i in candidates if self.conditions[i] == condition]
+            for condition in sorted({self.conditions[i] for i in candidates})
+        }
+        drawn: set[int] = set()
+        exact = {condition: total * len(members) / len(candidates) for condition, members in strata.items()}
+        # Largest remainders, so that the shares of small conditions add up to the total.
+        shares = {condition: int(value) for condition, value in exact.items()}
+        remainders = sorted(exact, key=lambda condition: exact[condition] - shares[condition], reverse=True)
+        for condition in remainders[: total - sum(shares.values())]:
+            shares[condition] += 1
+        for condition, members in strata.items():
+            count = sum(self.conditions[i] == condition for i in drawn)
+            for i in self.rng.permutation(members).tolist():
+                group = {j for j in candidates if self.groups[j] == self.groups[i]} - drawn
+                if group and count + len(group) <= shares[condition]:
+                    drawn |= group
+                    count += len(group)
+        return sorted(drawn)
+
+
+def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]]:
+    splits = {split: [i for i, record in enumerate(records) if record.split == split] for split in SPLITS}
+    if not splits["train"]:
         raise ValueError(
             'The source has no "train" images, so there is no official split of it: '
             'pass split="resplit" (70:20:10 at random), split="sample" (the 14-image sample) '
             "or a mapping of names."
         )
-    # An image that also appears on a side which measures must not be trained on.
-    for side in ("validation", "test"):
-        taken = {groups[i] for later in SIDES[SIDES.index(side) :] for i in sides[later]}
-        for earlier in SIDES[: SIDES.index(side)]:
-            dropped = [i for i in sides[earlier] if groups[i] in taken]
+    # An image must not be trained on if it is also in a split that measures.
+    for place, split in enumerate(SPLITS[1:], 1):
+        taken = {groups[i] for later in SPLITS[place:] for i in splits[later]}
+        for earlier in SPLITS[:place]:
+            dropped = [i for i in splits[earlier] if groups[i] in taken]
             if dropped:
-                logger.warning(
-                    "Left out of %s because a twin is in %s: %s", earlier, side, ", ".join(names[i] for i in dropped)
-                )
-                sides[earlier] = [i for i in sides[earlier] if i not in dropped]
-    if not sides["validation"] and validation_fraction > 0:
-        rng = np.random.default_rng(seed)
-        total = max(1, round(validation_fraction * len(sides["train"])))
-        sides["validation"] = _draw(sides["train"], total, conditions, groups, rng)
-        sides["train"] = sorted(set(sides["train"]) - set(sides["validation"]))
-        if not sides["train"]:
+                names = ", ".join(records[i].name for i in dropped)
+                logger.warning("Left out of %s because a duplicate is in %s: %s", earlier, split, names)
+                splits[earlier] = [i for i in splits[earlier] if i not in dropped]
+    if not splits["validation"] and validation_fraction > 0:
+        splits["validation"] = draw(splits["train"], max(1, round(validation_fraction * len(splits["train"]))))
+        splits["train"] = sorted(set(splits["train"]) - set(splits["validation"]))
+        if not splits["train"]:
             raise ValueError("Too few training images to take a validation part out; pass validation_fraction=0.")
-    return sides
+    return splits
 
 
-def _resplit(conditions, groups, seed):
-    rng = np.random.default_rng(seed)
-    left = list(range(len(conditions)))
-    sides = {}
-    for side in ("test", "validation"):
-        total = round(RESPLIT_FRACTIONS[side] * len(conditions))
-        sides[side] = _draw(left, total, conditions, groups, rng)
-        left = sorted(set(left) - set(sides[side]))
-    sides["train"] = left
-    if not sides["train"] or not sides["test"]:
-        raise ValueError(f"{len(conditions)} images are too few to be re-split 70:20:10.")
-    return sides
+def _resplit(count, draw) -> dict[str, list[int]]:
+    left, splits = list(range(count)), {}
+    for split in ("test", "validation"):
+        splits[split] = draw(left, round(RESPLIT_FRACTIONS[split] * count))
+        left = sorted(set(left) - set(splits[split]))
+    splits["train"] = left
+    if not splits["train"] or not splits["test"]:
+        raise ValueError(f"{count} images are too few to be re-split 70:20:10.")
+    return splits
 
 
-def _by_name(names, groups, split):
-    check_names_exist(split, names)
-    index = {name: i for i, name in enumerate(names)}
-    sides = {side: [index[name] for name in split.get(side, [])] for side in SIDES}
-    side_of = {i: side for side, members in sides.items() for i in members}
-    parted = [
-        f"{names[i]} ({side_of[i]}) and {names[j]} ({side_of[j]})"
-        for i in side_of
-        for j in side_of
-        if i < j and groups[i] == groups[j] and side_of[i] != side_of[j]
+def _by_name(records, groups, split) -> dict[str, list[int]]:
+    index = {record.name: i for i, record in enumerate(records)}
+    missing = sorted({name for names in split.values() for name in names} - set(index))
+    if missing:
+        raise ValueError(
+            f"{len(missing)} images of the split are not in the source, first {', '.join(missing[:10])}; "
+            f"names look like {records[0].name!r}."
+        )
+    splits = {key: [index[name] for name in names] for key, names in split.items()}
+    split_of = {i: key for key, members in splits.items() for i in members}
+    separated = [
+        f"{records[i].name} ({split_of[i]}) and {records[j].name} ({split_of[j]})"
+        for i in split_of
+        for j in split_of
+        if i < j and groups[i] == groups[j] and split_of[i] != split_of[j]
     ]
-    if parted:
-        raise ValueError(f"The split puts twins (same pixels or same mask) on two sides: {'; '.join(parted[:10])}.")
-    return sides
-
-
-def _draw(candidates, total, conditions, groups, rng):
-    """Draw about `total` of the candidates, whole groups only, with the conditions in proportion."""
-    by_condition = {
-        c: [i for i in candidates if conditions[i] == c] for c in sorted({conditions[i] for i in candidates})
-    }
-    drawn: set[int] = set()
-    exact = {c: total * len(members) / len(candidates) for c, members in by_condition.items()}
-    # Largest remainders, so that the shares of small conditions add up to the total.
-    shares = {c: int(value) for c, value in exact.items()}
-    for c in sorted(exact, key=lambda c: exact[c] - int(exact[c]), reverse=True)[: total - sum(shares.values())]:
-        shares[c] += 1
-    for c, members in by_condition.items():
-        count = sum(conditions[i] == c for i in drawn)
-        for i in rng.permutation(members).tolist():
-            group = {j for j in candidates if groups[j] == groups[i]} - drawn
-            if group and count + len(group) <= shares[c]:
-                drawn |= group
-                count += len(group)
-    return sorted(drawn)
-
-
-SUFFIXES = (".yaml", ".yml", ".json")
-
-
-def read_mapping(path: str | Path) -> dict:
-    """
-    Read a YAML or JSON file that holds a mapping.
-
-    Args:
-        path (`str` or `Path`): The file.
-
-    Returns:
-        `dict`
-
-    Raises:
-        ValueError: If the file does not exist, is neither, or holds something else.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; needed is a mapping.")
-    return content
+    if separated:
+        raise ValueError(f"The split separates duplicates (same pixels or same mask): {'; '.join(separated[:10])}.")
+    return splits

@@ -11,7 +11,7 @@ from kornia.filters import gaussian_blur2d
 from PIL import Image
 
 from .images import as_rgb, resize_image
-from .masks import IGNORED, cut_box, resize_mask
+from .masks import IGNORED, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -132,6 +132,35 @@ class EvalTransform:
             image, labels = cut_box(image, labels, 0, 0, self.size)
         pixels, labels = _to_tensors(image, labels)
         return (pixels - self.mean) / self.std, labels
+
+
+def cut_box(image: Image.Image, mask: np.ndarray, left: int, top: int, side: int) -> tuple[Image.Image, np.ndarray]:
+    """
+    Cut the same square out of an image and its mask, which may reach beyond them.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        mask (`np.ndarray` of shape (height, width)): Its mask.
+        left (`int`): First column, negative left of the image.
+        top (`int`): First row.
+        side (`int`): Side of the square.
+
+    Returns:
+        `tuple[PIL.Image.Image, np.ndarray]`: Beyond its edge the image is mirrored and the mask is 255.
+    """
+    height, width = mask.shape
+    right, bottom = left + side, top + side
+    inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    image, mask = image.crop(inside), mask[inside[1] : inside[3], inside[0] : inside[2]]
+    if mask.shape == (side, side):
+        return image, mask
+    margins = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]))
+    # Of indices, not of pixels: mirrors strips of less than half the square, too, and copies the pixels once.
+    rows, columns = (
+        np.pad(np.arange(length), margin, mode="reflect") for length, margin in zip(mask.shape, margins, strict=True)
+    )
+    mirrored = Image.fromarray(np.asarray(image)[rows[:, None], columns])
+    return mirrored, np.pad(mask, margins, constant_values=IGNORED)
 
 
 def augment_colours(pixels: torch.Tensor) -> torch.Tensor:

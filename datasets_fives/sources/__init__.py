@@ -1,1 +1,8 @@
-"""Where images and masks come from: one file per kind of source."""
+"""Where images and masks come from, a file per kind of source: each lists its images as records."""
+
+SAVED = 'a directory written by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name"'
+KNOWN = (
+    'a folder in the published layout of FIVES ("<split>/Original/*.png", "<split>/Ground truth/*.png"), a folder '
+    'with "images" and "masks" inside (or "train", "test" with these), a mapping or YAML file of images, masks, and '
+    f'optionally fields_of_view, condition_pattern, split, {SAVED}, or "synthetic"'
+)

@@ -1,7 +1,7 @@
-"""What is stored as a data set already: on disk, as Parquet, on the Hub; which of its columns is what."""
+"""What is a data set already, on disk, as Parquet or on the Hub: which of its columns is what, row by row a record."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +13,17 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
     Value,
+    concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError
 
-from ..features import QUALITY, condition_names, prepare_pixels, raise_problems, read_conditions
-from ..splits import SIDES
+from ..features import QUALITY, Listing, Record
+from ..splits import SPLITS, read_conditions
+from . import KNOWN
 
-# Column names that are understood, the first ones best known.
+# Column names that are understood, the usual ones first.
 _COLUMNS = {
     "image": ("image", "pixel_values", "photograph"),
     "mask": ("mask", "label", "labels", "annotation", "segmentation_mask"),
@@ -29,108 +31,198 @@ _COLUMNS = {
     "name": ("name", "image_id", "id", "file_name"),
     "condition": ("condition",),
 }
-_PICTURES = ("image", "mask", "field_of_view")
+_IMAGES = ("image", "mask", "field_of_view")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # FIVES as others have put it on the Hub: "train_100_A".
 _FIVES_ID = re.compile(r"(train|test)_(\d+_[ADGN])")
-DESCRIPTION = (
-    'a directory written by DatasetDict.save_to_disk, a folder with "data/<split>-*.parquet", a Hub id "user/name", '
-    'or "synthetic"'
-)
-
-
-def is_stored(source: str | Path) -> bool:
-    """Whether `source` is a folder of `save_to_disk` or with Parquet files; it may hold pictures beside them."""
-    folder = Path(source)
-    return any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")) or bool(
-        parquet_files(folder)
-    )
 
 
 class Columns(NamedTuple):
-    """Where a stored data set keeps what we need; `None`: it has no such column, or a mask was not needed."""
+    """Names of the columns that hold what we need, `None` for those that a data set lacks."""
 
     image: str
     mask: str | None
     field_of_view: str | None
     name: str | None
     condition: str | None
-    quality: bool
+    has_quality: bool
+
+    @property
+    def images(self) -> list[str]:
+        return [column for column in (self.image, self.mask, self.field_of_view) if column is not None]
+
+    @property
+    def texts(self) -> list[str]:
+        named = [column for column in (self.name, self.condition) if column is not None]
+        return [*named, *(QUALITY if self.has_quality else ())]
 
 
-class Label(NamedTuple):
-    """What is known of a stored image without its pixels."""
+class SavedRecords(Sequence[Record]):
+    """
+    The rows of a saved data set as records.
 
-    side: str  # where it is stored
-    published: str  # side of the official split
-    stored_name: str  # as in the data set; "" if it has no names
-    name: str
-    condition: str
+    Args:
+        splits (`Mapping[str, Dataset]` or `Mapping[str, IterableDataset]`): The data set.
+        columns ([`Columns`]): Its columns.
+        records (`Sequence[Record]`): The images, in order, without their content.
+        keys (`Sequence[tuple]`): Of each image the split in which it is saved, and its row (of a stream: its name).
+    """
+
+    def __init__(self, splits: Mapping, columns: Columns, records: Sequence[Record], keys: Sequence[tuple]):
+        # Not decoded, so that a damaged image is reported with its name.
+        self.splits = {
+            split: _cast(rows.select_columns([*columns.images, *columns.texts]), columns.images)
+            for split, rows in splits.items()
+        }
+        self.columns, self.records, self.keys = columns, tuple(records), tuple(keys)
+
+    @property
+    def is_stream(self) -> bool:
+        return any(isinstance(rows, IterableDataset) for rows in self.splits.values())
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        split, row = self.keys[index]
+        return _with_content(self.records[index], self.splits[split][row], self.columns)
+
+    def stream(self, indices: list[int], to_row: Callable[..., dict], **kwargs) -> IterableDataset:
+        """Rows made of some of the records, `to_row(record, **kwargs)`, while they download."""
+        parts = []
+        for split in dict.fromkeys(self.keys[i][0] for i in indices):
+            records = {self.keys[i][1]: self.records[i] for i in indices if self.keys[i][0] == split}
+            rows = self.splits[split].filter(
+                lambda name, records=records: str(name) in records, input_columns=self.columns.name
+            )
+            fn_kwargs = {"records": records, "columns": self.columns, "to_row": to_row, **kwargs}
+            parts.append(rows.map(_stream_row, fn_kwargs=fn_kwargs))
+        return concatenate_datasets(parts)
 
 
-def open_stored(
-    source: str | Path, revision: str | None, streaming: bool, cache_dir: str | Path | None, others: str
+def _cast(rows: Dataset | IterableDataset, columns: list[str]) -> Dataset | IterableDataset:
+    for column in columns:
+        rows = rows.cast_column(column, Image(decode=False))
+    return rows
+
+
+def _with_content(record: Record, row: dict, columns: Columns) -> Record:
+    def content(column: str) -> str | bytes:
+        saved = row[column] or {"bytes": b"", "path": None}
+        return saved["bytes"] if saved["bytes"] is not None else saved["path"] or b""
+
+    kinds = zip(_IMAGES, columns[:3], strict=True)
+    return record._replace(**{kind: content(column) for kind, column in kinds if column is not None})
+
+
+def _stream_row(
+    row: dict, records: dict[str, Record], columns: Columns, to_row: Callable[..., dict], **kwargs
+) -> dict:
+    return to_row(_with_content(records[str(row[columns.name])], row, columns), **kwargs)
+
+
+def list_saved(
+    source: str | Path,
+    condition_pattern: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Listing:
+    """
+    List the images of a saved data set; only columns of text are read.
+
+    Args:
+        source (`str` or `Path`): A directory or a Hub id.
+        condition_pattern (`str`, *optional*): See [`~datasets_fives.splits.read_conditions`]. By default the
+            column `condition`, if there is one.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to open it without downloading it, if it can be.
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept.
+
+    Returns:
+        [`Listing`]: whose contents are [`SavedRecords`].
+
+    Raises:
+        ValueError: If there is no such data set, its splits or columns have other names, or the pattern does not
+            match.
+    """
+    splits = open_splits(source, revision, streaming, cache_dir)
+    found = {find_columns(rows, f"{source}: {split}") for split, rows in splits.items()}
+    if len(found) > 1:
+        raise ValueError(f"The splits of {source} have different columns: {', '.join(map(str, found))}.")
+    (columns,) = found
+    texts = splits
+    if isinstance(splits, IterableDatasetDict):
+        if columns.name is None:
+            raise ValueError(f"{source} has no column of names to be split by: load it without streaming.")
+        # Of Parquet files nothing but these columns is downloaded.
+        if files := parquet_files(Path(source)):
+            texts = load_dataset("parquet", data_files=files, columns=columns.texts, streaming=True)
+        elif all(rows.info.builder_name == "parquet" for rows in splits.values()):
+            texts = load_dataset(str(source), revision=revision, columns=columns.texts, streaming=True)
+    return list_rows(splits, columns, condition_pattern, texts)
+
+
+def open_splits(
+    source: str | Path,
+    revision: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+    known: str = KNOWN,
 ) -> DatasetDict | IterableDatasetDict:
     """
-    Open a stored data set.
+    Open a saved data set.
 
     Args:
         source (`str` or `Path`): A directory or a Hub id.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
-        streaming (`bool`): Whether to open it without downloading it.
-        cache_dir (`str` or `Path`, *optional*): Where what is downloaded is kept.
-        others (`str`): What else could have been meant, for the error.
-
-    Returns:
-        `DatasetDict` or `IterableDatasetDict`
+        streaming (`bool`, *optional*, defaults to `False`): Whether to open it without downloading it.
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept.
+        known (`str`, *optional*): What could have been meant, for the error.
 
     Raises:
         ValueError: If there is no such data set, or its splits have other names than train, validation, test.
     """
     folder, kwargs = Path(source), {"streaming": streaming, "cache_dir": cache_dir and str(cache_dir)}
     if (folder / "dataset_dict.json").is_file():
-        sides = load_from_disk(folder)
+        splits = load_from_disk(folder)
     elif (folder / "state.json").is_file():
-        sides = DatasetDict({"train": load_from_disk(folder)})
+        splits = DatasetDict({"train": load_from_disk(folder)})
     elif files := parquet_files(folder):
-        sides = load_dataset("parquet", data_files=files, **kwargs)
+        splits = load_dataset("parquet", data_files=files, **kwargs)
     elif folder.exists() or not _HUB_ID.fullmatch(str(source)):
-        raise ValueError(f"{str(source)!r} is no data set that is known here. Known are {others}, {DESCRIPTION}.")
+        raise ValueError(f"{str(source)!r} is not a known data set. Known are {known}.")
     else:
         try:
-            sides = load_dataset(str(source), revision=revision, **kwargs)
+            splits = load_dataset(str(source), revision=revision, **kwargs)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
-                f"{str(source)!r} is no folder here and was not found on the Hub ({error}). Known are {others}, "
-                f"{DESCRIPTION}."
+                f"{str(source)!r} is not a folder and was not found on the Hub ({error}). Known are {known}."
             ) from error
-    unknown = sorted(set(sides) - set(SIDES))
+    unknown = sorted(set(splits) - set(SPLITS))
     if unknown:
-        raise ValueError(f"{source} has the splits {', '.join(sides)}; known are {', '.join(SIDES)}.")
-    return sides
+        raise ValueError(f"{source} has the splits {', '.join(splits)}; known are {', '.join(SPLITS)}.")
+    return splits
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """The Parquet shards of each side, in `data` or in the folder itself; all of them train if none names a side."""
+    """The Parquet files of each split, in `data` or in the folder itself; all of them train if none names a split."""
     for place in (folder / "data", folder):
-        found = {side: sorted(str(path) for path in place.glob(f"{side}[-.]*parquet")) for side in SIDES}
+        found = {split: sorted(map(str, place.glob(f"{split}[-.]*parquet"))) for split in SPLITS}
         if any(found.values()):
-            return {side: paths for side, paths in found.items() if paths}
-    loose = sorted(str(path) for path in folder.glob("*.parquet"))
-    return {"train": loose} if loose else {}
+            return {split: paths for split, paths in found.items() if paths}
+    others = sorted(map(str, folder.glob("*.parquet")))
+    return {"train": others} if others else {}
 
 
 def find_columns(rows: Dataset | IterableDataset, where: str, needed: tuple[str, ...] = ("image", "mask")) -> Columns:
     """
-    Tell the columns of a data set by their names and types.
+    Find the columns of a data set by their names and types.
 
     Args:
-        rows (`Dataset` or `IterableDataset`): One side of it.
+        rows (`Dataset` or `IterableDataset`): One split of it.
         where (`str`): What the error calls it.
         needed (`tuple[str, ...]`, *optional*): What there must be; by default images and masks.
-
-    Returns:
-        [`Columns`]
 
     Raises:
         ValueError: If what is needed is missing, or two columns could be meant.
@@ -138,114 +230,78 @@ def find_columns(rows: Dataset | IterableDataset, where: str, needed: tuple[str,
     features = rows.features or Dataset.from_list([next(iter(rows))]).features
     found: dict[str, str | None] = {}
     for kind, names in _COLUMNS.items():
-        fits = [name for name in names if name in features]
-        if kind in _PICTURES:  # a "label" is often a number
-            fits = [name for name in fits if _holds_pictures(features[name])]
-        if len(fits) > 1 and kind in _PICTURES:
-            raise ValueError(
-                f"{where} has more than one column that could be the {kind}: {', '.join(fits)}; rename the others."
-            )
-        found[kind] = fits[0] if fits else None
+        candidates = [name for name in names if name in features]
+        if kind in _IMAGES:  # a "label" is often a number
+            candidates = [name for name in candidates if _holds_images(features[name])]
+            if len(candidates) > 1:
+                raise ValueError(
+                    f"{where} has more than one column that could be the {kind}: {', '.join(candidates)}; rename the "
+                    "others."
+                )
+        found[kind] = candidates[0] if candidates else None
     missing = [kind for kind in needed if found[kind] is None]
     if missing:
-        known = "; ".join(f"{kind}: a column of pictures named {', '.join(_COLUMNS[kind])}" for kind in missing)
+        known = "; ".join(f"{kind}: a column of images named {', '.join(_COLUMNS[kind])}" for kind in missing)
         raise ValueError(f"{where} has the columns {', '.join(features)}; missing: {', '.join(missing)} ({known}).")
-    return Columns(**found, quality=all(grade in features for grade in QUALITY))
+    return Columns(**found, has_quality=all(grade in features for grade in QUALITY))
 
 
-def _holds_pictures(feature) -> bool:
+def _holds_images(feature) -> bool:
     if isinstance(feature, Value):
         return feature.dtype in ("binary", "large_binary")
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def read_labels(
-    sides: dict[str, Dataset | IterableDataset], columns: Columns, condition_pattern: str | None
-) -> tuple[list[Label], list[str]]:
+def list_rows(
+    splits: Mapping, columns: Columns, condition_pattern: str | None = None, texts: Mapping | None = None
+) -> Listing:
     """
-    Name and condition of every image.
+    List the rows of a saved data set.
 
     Args:
-        sides (`dict[str, Dataset | IterableDataset]`): The stored sides; only columns of text are read.
-        columns ([`Columns`]): Which columns these are.
-        condition_pattern (`str`, *optional*): See [`~datasets_fives.features.read_conditions`]. By default the
-            column `condition`, if there is one.
-
-    Returns:
-        `tuple[list[Label], list[str]]`: A label for each image, in order, and the names of the conditions.
+        splits (`Mapping[str, Dataset]` or `Mapping[str, IterableDataset]`): The data set.
+        columns ([`Columns`]): Its columns.
+        condition_pattern (`str`, *optional*): See [`list_saved`].
+        texts (`Mapping`, *optional*): Where its columns of text are read; by default in `splits`.
 
     Raises:
-        ValueError: If the pattern does not fit.
+        ValueError: If the pattern does not match.
     """
-    keys = [column for column in (columns.name, columns.condition) if column is not None]
-    stored, found, origins = [], [], []
-    for side, rows in sides.items():
-        feature = rows.features and rows.features.get(columns.condition)
-        for index, row in enumerate(rows.select_columns(keys) if keys else [{}] * len(rows)):
-            origins.append((side, index))
-            stored.append("" if columns.name is None else str(row[columns.name]))
+    rows, keys, conditions, declared = [], [], [], None
+    for split, texts_of_split in (texts or splits).items():
+        feature = (texts_of_split.features or {}).get(columns.condition)
+        is_class = isinstance(feature, ClassLabel)
+        declared = declared or (feature.names if is_class else None)
+        has_texts = bool(columns.texts)
+        for index, row in enumerate(
+            texts_of_split.select_columns(columns.texts) if has_texts else [{}] * len(texts_of_split)
+        ):
             condition = row.get(columns.condition)
-            found.append(feature.int2str(condition) if isinstance(feature, ClassLabel) else str(condition))
-    published = [side for side, _ in origins]
-    matches = [_FIVES_ID.fullmatch(name) for name in stored]
-    if all(matches):
+            rows.append(row)
+            keys.append((split, index))
+            conditions.append(feature.int2str(condition) if is_class else str(condition))
+    saved_names = [str(row.get(columns.name, "")) for row in rows]
+    if all(matches := [_FIVES_ID.fullmatch(name) for name in saved_names]):
         names, published = [f"{match[1]}/{match[2]}" for match in matches], [match[1] for match in matches]
-    elif columns.name is None:
-        names = [f"{side}/{index + 1}" for side, index in origins]
-    elif len(set(stored)) < len(stored):
-        names = [f"{side}/{name}" for (side, _), name in zip(origins, stored, strict=True)]
     else:
-        names = stored
+        published = [split for split, _ in keys]
+        if columns.name is None:
+            names = [f"{split}/{index + 1}" for split, index in keys]
+        elif len(set(saved_names)) < len(saved_names):
+            names = [f"{split}/{name}" for split, name in zip(published, saved_names, strict=True)]
+        else:
+            names = saved_names
     if columns.condition is None or condition_pattern is not None:
-        found, declared = read_conditions(names, condition_pattern), None
-    else:
-        feature = next(iter(sides.values())).features
-        feature = feature and feature.get(columns.condition)
-        declared = feature.names if isinstance(feature, ClassLabel) else None
-    labels = [Label(side, *rest) for (side, _), *rest in zip(origins, published, stored, names, found, strict=True)]
-    return labels, declared or condition_names(found)
-
-
-def read_rows(
-    rows: Dataset,
-    columns: Columns,
-    labels: tuple[Label, ...],
-    working_size: int | None,
-    version: int,
-    vessel_labels: tuple[int, ...] | None = None,
-) -> Iterator[dict]:
-    """Check, and if asked for resize, rows of one side; the counterpart of `read_images`."""
-    problems = []
-    for row, label in zip(undecoded(rows, columns), labels, strict=True):
-        try:
-            ready = prepare_row(row, columns, label, working_size, vessel_labels)
-        except ValueError as error:
-            problems.append(f"{label.name}: {error}")
-            continue
-        if not problems:
-            yield ready
-    raise_problems("the data set", problems)
-
-
-def undecoded(rows: Dataset | IterableDataset, columns: Columns) -> Dataset | IterableDataset:
-    """The rows with the bytes of their pictures, so that a broken one is reported with its name."""
-    pictures = [column for column in (columns.image, columns.mask, columns.field_of_view) if column is not None]
-    others = [column for column in (columns.name, columns.condition) if column is not None]
-    rows = rows.select_columns([*pictures, *others, *(QUALITY if columns.quality else ())])
-    for column in pictures:
-        rows = rows.cast_column(column, Image(decode=False))
-    return rows
-
-
-def prepare_row(
-    row: dict, columns: Columns, label: Label, working_size: int | None, vessel_labels: tuple[int, ...] | None
-) -> dict:
-    """A row with the public columns and the fingerprints."""
-    picture = {kind: row[column] for kind, column in zip(_PICTURES, columns[:3], strict=True) if column is not None}
-    for kind, stored in picture.items():
-        if stored is None:
-            raise ValueError(f"{kind.replace('_', ' ')} is missing")
-    contents = [stored["bytes"] if stored["bytes"] is not None else stored["path"] for stored in picture.values()]
-    pixels = prepare_pixels(*contents, working_size=working_size, vessel_labels=vessel_labels)
-    grades = {grade: row[grade] for grade in QUALITY} if columns.quality else {}
-    return pixels | grades | {"name": label.name, "condition": label.condition}
+        conditions, declared = read_conditions(names, condition_pattern), None
+    has_fields = columns.field_of_view is not None
+    records = [
+        Record(
+            *known,
+            field_of_view=b"" if has_fields else None,
+            quality=tuple(row[grade] for grade in QUALITY) if columns.has_quality else None,
+        )
+        for *known, row in zip(names, published, conditions, rows, strict=True)
+    ]
+    if isinstance(splits, IterableDatasetDict):
+        keys = [(split, name) for (split, _), name in zip(keys, saved_names, strict=True)]
+    return Listing(records, SavedRecords(splits, columns, records, keys), declared)
