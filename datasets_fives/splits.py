@@ -84,7 +84,7 @@ def check_names(split: Mapping[str, list[str]]) -> None:
     if not any(split.values()):
         raise ValueError("split names no image.")
     check_unique(
-        [name for names in split.values() for name in names], "Images must not be named more than once in split"
+        [name for names in split.values() for name in names], "Names must be unique in split"
     )
 
 
@@ -92,7 +92,7 @@ def check_unique(names: Sequence[str], rule: str = "Names must be unique") -> No
     """Raise `ValueError` if a name repeats; the first ten are listed."""
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise ValueError(f"{rule}, but these are: {', '.join(repeated[:10])}.")
+        raise ValueError(f"{rule}, but these are not: {', '.join(repeated[:10])}.")
 
 
 def read_mapping(path: str | Path) -> dict:
@@ -248,9 +248,9 @@ def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]
             "or a mapping of names."
         )
     # An image must not be trained on if it is also in a split that measures.
-    for place, split in enumerate(SPLITS[1:], 1):
-        taken = {groups[i] for later in SPLITS[place:] for i in splits[later]}
-        for earlier in SPLITS[:place]:
+    for split, others in (("test", ("train", "validation")), ("validation", ("train",))):
+        taken = {groups[i] for i in splits[split]}
+        for earlier in others:
             dropped = [i for i in splits[earlier] if groups[i] in taken]
             if dropped:
                 names = ", ".join(records[i].name for i in dropped)

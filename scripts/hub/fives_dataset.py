@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from PIL import Image
 
 from datasets_fives import FEATURES
-from datasets_fives.features import CONDITIONS, FINGERPRINTS
-from datasets_fives.sources.fives_archive import ArchiveImage, list_images, read_images
-from datasets_fives.splits import twin_groups
+from datasets_fives.features import CONDITIONS, FINGERPRINTS, Record
+from datasets_fives.loading import checked_rows
+from datasets_fives.sources.fives_archive import list_archive
+from datasets_fives.splits import group_duplicates
 
 from .prediction_dataset import write_shards
 
@@ -47,7 +48,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
     Raises:
         `ValueError`: If the archive is broken, or the output folder holds something else. Nothing is written then.
     """
-    images = list_images(fives_dir.resolve())
+    images = list_archive(fives_dir.resolve()).records
     made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         known = output_dir / _PREPARED
@@ -61,7 +62,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
         made = Path(scratch) / "made"
         (made / "data").mkdir(parents=True)
-        parts = {side: [image for image in images if image.published == side] for side in ("train", "test")}
+        parts = {side: [image for image in images if image.split == side] for side in ("train", "test")}
         facts = {
             side: _write_side(members, side, made / "data", Path(scratch) / "cache", images_per_shard)
             for side, members in parts.items()
@@ -74,16 +75,16 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
         made.rename(output_dir)
 
 
-def _made_from(images: list[ArchiveImage], repo_id: str, images_per_shard: int) -> dict:
+def _made_from(images: Sequence[Record], repo_id: str, images_per_shard: int) -> dict:
     listed = [(image.name, image.stamp) for image in images]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return {"files": digest, "repo_id": repo_id, "images_per_shard": images_per_shard, "version": 1}
 
 
-def _rows(images: list[ArchiveImage]) -> Iterator[dict]:
-    by_name = {image.name: image for image in images}
-    for row in read_images(tuple(images), None, 1):
-        with Image.open(by_name[row["name"]].mask_path) as mask:
+def _rows(images: Sequence[Record]) -> Iterator[dict]:
+    mask_of = {image.name: image.mask for image in images}
+    for row in checked_rows(images):
+        with Image.open(mask_of[row["name"]]) as mask:
             mode, grey = mask.mode, np.asarray(mask.convert("L"))
         yield {column: row[column] for column in (*FEATURES, *FINGERPRINTS)} | {
             "vessel_fraction": float(np.mean(grey > 127)),
@@ -92,7 +93,7 @@ def _rows(images: list[ArchiveImage]) -> Iterator[dict]:
         }
 
 
-def _write_side(images: list[ArchiveImage], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
+def _write_side(images: Sequence[Record], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
     """Write the shards of one side; returns what the card tells of each image."""
     rows = Dataset.from_generator(
         _rows,
@@ -109,7 +110,7 @@ def _write_side(images: list[ArchiveImage], side: str, folder: Path, cache: Path
 def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard:
     everything = [fact for side in facts.values() for fact in side]
     names = [fact["name"] for fact in everything]
-    groups = twin_groups([f["image_hash"] for f in everything], [f["mask_hash"] for f in everything])
+    groups = group_duplicates([f["image_hash"] for f in everything], [f["mask_hash"] for f in everything])
     twins = [
         [name for name, group in zip(names, groups, strict=True) if group == number]
         for number, count in sorted(Counter(groups).items())

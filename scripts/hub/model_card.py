@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from safetensors import safe_open
 
-from datasets_fives.sources.fives_archive import is_published_layout, is_published_name
-from datasets_fives.sources.saved_datasets import is_stored
+from datasets_fives.loading import source_kind
+from datasets_fives.sources.fives_archive import is_archive_name
 
 from ..common.recipes import RECIPE
 from ..reporting.speed import front_rows, measured_sentence
@@ -223,14 +223,13 @@ def _fives_sources(train_results: dict | None, metrics: dict | None) -> set[str]
     return {
         source
         for source, found in names.items()
-        if found and all(is_published_name(_image(name)) for name in found) and _may_be_fives(source)
+        if found and all(is_archive_name(_image(name)) for name in found) and _may_be_fives(source)
     }
 
 
 def _may_be_fives(source: str) -> bool:
     """Names such as `train/1_A` can be anybody's: a folder that is still here must also lie as FIVES does."""
-    folder = Path(source)
-    return source != "synthetic" and (not folder.is_dir() or is_published_layout(folder) or is_stored(folder))
+    return source_kind(source) in ("archive", "saved") or (source != "synthetic" and not Path(source).is_dir())
 
 
 def _image(name: str) -> str:

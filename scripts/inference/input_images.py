@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets_fives.images import SUFFIXES
-from datasets_fives.sources.saved_datasets import find_columns, open_stored, read_labels, undecoded
+from datasets_fives.sources import SAVED
+from datasets_fives.sources.saved_datasets import find_columns, list_rows, open_splits
 
 
 class InputImage(NamedTuple):
@@ -63,24 +64,23 @@ def list_stored(source: str, revision: str | None, side: str) -> list[InputImage
         `ValueError`: If there is no such data set, side or column of images, or two images would be written
             to the same files.
     """
-    sides = open_stored(source, revision, False, None, "files, folders and patterns under --images")
+    sides = open_splits(source, revision, known=f"files, folders and patterns under --images, {SAVED}")
     if side not in sides:
         raise ValueError(f"--side is {side!r}: {source} has the sides {', '.join(sides)}.")
     columns = find_columns(sides[side], source, needed=("image",))
-    labels, _ = read_labels({side: sides[side]}, columns, None)
-    rows = undecoded(sides[side], columns)
+    records = list_rows({side: sides[side]}, columns).contents
 
     def content(index: int) -> Path | bytes:
-        stored = rows[index][columns.image]
-        if stored is None:
+        content = records[index].image
+        if not content:
             raise ValueError("image is missing")
-        return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
+        return content if isinstance(content, bytes) else Path(content)
 
     images: dict[str, InputImage] = {}
-    for index, label in enumerate(labels):
-        stem = Path(label.name.replace("/", "_").replace("\\", "_")).stem
-        image = InputImage(label.name, label.name, stem, lambda index=index: content(index))
+    for index, record in enumerate(records.records):
+        stem = Path(record.name.replace("/", "_").replace("\\", "_")).stem
+        image = InputImage(record.name, record.name, stem, lambda index=index: content(index))
         other = images.setdefault(stem, image)
         if other is not image:
-            raise ValueError(f"{other.name} and {label.name} of {source} would write to the same files.")
+            raise ValueError(f"{other.name} and {record.name} of {source} would write to the same files.")
     return list(images.values())

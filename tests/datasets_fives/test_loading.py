@@ -1,148 +1,164 @@
-"""Sources, features, and the refusal of broken data."""
+"""From a source to rows by split: features, cache, streams, and the refusal of what cannot be loaded."""
 
-import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image
 
-from datasets_fives import FEATURES, SAMPLE_SPLIT, load_fives
-from datasets_fives.masks import binary_mask, resize_mask
-
-FIVES_DIR = os.environ.get("FIVES_DIR")
-needs_fives = pytest.mark.skipif(not FIVES_DIR, reason="FIVES_DIR is not set: no real images to read")
-
-
-def write_pair(
-    root: Path, name: str, seed: int = 0, mask: np.ndarray | None = None, size: int = 32, mode: str = "RGB"
-):
-    """Write one image and its mask, {0, 255} in RGB as in the published archive."""
-    published, stem = name.split("/")
-    rng = np.random.default_rng(seed)
-    for kind in ("Original", "Ground truth"):
-        (root / published / kind).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(
-        root / published / "Original" / f"{stem}.png"
-    )
-    if mask is None:
-        mask = rng.integers(0, 2, (size, size), np.uint8) * np.uint8(255)
-    Image.fromarray(mask).convert(mode).save(root / published / "Ground truth" / f"{stem}.png")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    root = tmp_path / "fives"
-    for seed, name in enumerate(["train/1_A", "train/2_D", "train/10_G", "train/11_N", "test/1_A", "test/2_N"]):
-        write_pair(root, name, seed)
-    return root
+import datasets_fives
+from datasets_fives import FEATURES, load_fives, load_vessels
+from datasets_fives.features import Record
+from datasets_fives.loading import checked_row, source_kind
+from datasets_fives.training_samples import SeededSamples
+from datasets_fives.transforms import TrainTransform
 
 
 def load(source, tmp_path, **kwargs):
     return load_fives(source, cache_dir=tmp_path / "cache", **kwargs)
 
 
-def test_a_folder_in_the_published_layout_becomes_a_dataset_dict(folder, tmp_path):
-    (folder / "train" / "Original" / "Thumbs.db").write_bytes(b"x")
-    (folder / "train" / "Ground truth" / "._1_A.png").write_bytes(b"x")
-    (folder / "Quality Assessment.xlsx").write_bytes(b"x")
-    data = load(folder, tmp_path, validation_fraction=0.25)
-    assert {side: len(rows) for side, rows in data.items()} == {"train": 3, "validation": 1, "test": 2}
+@pytest.fixture
+def synthetic(tmp_path):
+    return load("synthetic", tmp_path, working_size=32, synthetic_counts=(6, 0, 3))
+
+
+def save_parquet(data: DatasetDict, root: Path) -> Path:
+    (root / "data").mkdir(parents=True)
+    for split, rows in data.items():
+        rows.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
+    return root
+
+
+@pytest.fixture
+def sources(archive, synthetic, tmp_path) -> dict[str, str | Path]:
+    """One source of every kind, by what it is called."""
+    for kind, names in (("images", "Original"), ("masks", "Ground truth")):
+        (tmp_path / "plain" / "train" / kind).mkdir(parents=True)
+        for path in (archive / "train" / names).iterdir():
+            (tmp_path / "plain" / "train" / kind / path.name).write_bytes(path.read_bytes())
+    synthetic.save_to_disk(tmp_path / "saved")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"images": "plain/train/images", "masks": "plain/train/masks"}))
+    return {
+        "synthetic": "synthetic",
+        "archive": archive,
+        "folders": tmp_path / "plain",
+        "folders, in a file": tmp_path / "mine.yaml",
+        "saved": tmp_path / "saved",
+        "saved, as Parquet": save_parquet(synthetic, tmp_path / "parquet"),
+    }
+
+
+def test_an_archive_becomes_a_dataset_dict(archive, tmp_path):
+    (archive / "train" / "Original" / "Thumbs.db").write_bytes(b"x")
+    (archive / "train" / "Ground truth" / "._1_A.png").write_bytes(b"x")
+    (archive / "Quality Assessment.xlsx").write_bytes(b"x")
+    data = load(archive, tmp_path, validation_fraction=0.25)
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 3, "validation": 1, "test": 2}
     assert data["train"].features == FEATURES
     assert data["test"]["name"][:] == ["test/1_A", "test/2_N"]
     row = data["test"][1]
     assert row["image"].mode == "RGB"
     assert row["mask"].mode == "L"
     assert FEATURES["condition"].int2str(row["condition"]) == "N"
-    written = np.asarray(Image.open(folder / "test" / "Ground truth" / "2_N.png"))[..., 0]
+    written = np.asarray(Image.open(archive / "test" / "Ground truth" / "2_N.png"))[..., 0]
     np.testing.assert_array_equal(np.asarray(row["mask"]), written // 255)
 
 
-def test_masks_of_every_published_form_become_zeros_and_ones():
-    truth = np.zeros((64, 64), np.uint8)
-    truth[10:50, 20:30] = 1
-    for mode in ("L", "RGB", "RGBA", "1", "P", "LA"):
-        found = Image.fromarray(truth * np.uint8(255)).convert(mode)
-        np.testing.assert_array_equal(binary_mask(found), truth, err_msg=mode)
-    soft = truth * np.uint8(255)
-    soft[10:50, 19], soft[10:50, 30] = 127, 128  # antialiased edges: 127 is background, 128 is vessel
-    truth[10:50, 30] = 1
-    np.testing.assert_array_equal(binary_mask(Image.fromarray(soft)), truth)
-    np.testing.assert_array_equal(binary_mask(Image.fromarray(truth)), truth)
+def test_the_kind_of_a_source_is_recognised(sources, tmp_path):
+    for name, source in sources.items():
+        assert source_kind(source) == name.split(",")[0]
+    assert source_kind({"images": "a", "masks": "b"}) == "folders"
+    for other in ("user/images", tmp_path / "missing.yaml", "no such thing"):
+        assert source_kind(other) == "hub"
+    (tmp_path / "other" / "train" / "Original").mkdir(parents=True)
+    assert source_kind(tmp_path / "other") == "archive"  # one that is empty is told so
+    (tmp_path / "other" / "train" / "Original" / "eye.jpg").touch()
+    assert source_kind(tmp_path / "other") == "folders"  # of other images, under the same names
 
 
-def test_masks_shrink_by_area():
-    mask = np.zeros((4, 4), np.uint8)
-    mask[0, :2] = mask[1, 0] = 1  # three of four pixels of the first quarter
-    mask[2, 2] = 1  # one of four of the last
-    np.testing.assert_array_equal(resize_mask(mask, 2), [[1, 0], [0, 0]])
+def test_from_a_source_to_a_training_sample_seven_files_are_crossed(sources, tmp_path):
+    """A reader who follows an image from its source to a sample opens seven files, whatever the source."""
+    package, crossed = str(Path(datasets_fives.__file__).parent), set()
+
+    def note(frame, event, argument):
+        if frame.f_code.co_filename.startswith(package):
+            crossed.add(frame.f_code.co_filename.removeprefix(package))
+
+    for name, source in sources.items():
+        crossed.clear()
+        sys.settrace(note)
+        try:
+            split = "resplit" if name == "folders, in a file" else "official"
+            rows = load_vessels(source, split=split, working_size=32, synthetic_counts=(3, 1, 1), cache_dir=tmp_path)
+            sample = SeededSamples(rows["train"], TrainTransform(16), seed=0)[0, 0]
+        finally:
+            sys.settrace(None)
+        assert sample["pixel_values"].shape == (3, 16, 16)
+        assert len(crossed) == 7, (name, sorted(crossed))
 
 
-def test_resized_images_are_cached(folder, tmp_path):
-    data = load(folder, tmp_path, working_size=16)
+def test_all_kinds_of_sources_give_the_same_row(sources, archive, tmp_path):
+    wanted = load(archive, tmp_path, validation_fraction=0)["train"]
+    for kind, source in (("folders", sources["folders"]), ("saved", tmp_path / "again")):
+        if kind == "saved":
+            DatasetDict({"train": wanted}).save_to_disk(source)
+        found = load(source, tmp_path, validation_fraction=0)["train"]
+        assert found.features == wanted.features
+        order = sorted(range(len(wanted)), key=lambda i: found["name"][:].index(wanted["name"][i]))
+        for one, other in zip(found, wanted.select(order), strict=True):
+            for column in ("image", "mask"):
+                np.testing.assert_array_equal(np.asarray(one[column]), np.asarray(other[column]))
+            assert (one["name"], one["condition"]) == (other["name"], other["condition"])
+
+
+def test_files_that_need_no_change_are_pointed_to(archive):
+    image, mask = (str(archive / "train" / kind / "1_A.png") for kind in ("Original", "Ground truth"))
+    record = Record("train/1_A", "train", "A", image, mask)
+    row = checked_row(record)
+    assert row["image"] == {"path": image, "bytes": None}
+    assert row["mask"]["bytes"].startswith(b"\x89PNG")
+    assert checked_row(record._replace(image=Path(image).read_bytes())) == row | {
+        "image": {"path": None, "bytes": Path(image).read_bytes()}
+    }
+    smaller = checked_row(record, working_size=16)
+    assert smaller["image"]["bytes"].startswith(b"\x89PNG")
+    assert (smaller["image_hash"], smaller["mask_hash"]) == (row["image_hash"], row["mask_hash"])
+
+
+def test_resized_images_are_cached(archive, tmp_path, write_pair):
+    data = load(archive, tmp_path, working_size=16)
     assert data["train"][0]["image"].size == data["train"][0]["mask"].size == (16, 16)
     assert set(np.unique(np.asarray(data["train"][0]["mask"]))) <= {0, 1}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
-    again = load(folder, tmp_path, working_size=16)
+    again = load(archive, tmp_path, working_size=16)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")} == before
     assert again["train"].to_dict() == data["train"].to_dict()
-    write_pair(folder, "test/1_A", seed=99)
-    changed = load(folder, tmp_path, working_size=16)
+    write_pair(archive, "test/1_A", seed=99)
+    changed = load(archive, tmp_path, working_size=16)
     assert changed["test"][0]["image"].tobytes() != data["test"][0]["image"].tobytes()
 
 
-def test_only_test_images_have_no_official_split(tmp_path):
+def test_no_kind_of_source_is_read_twice(sources, tmp_path, monkeypatch):
+    def rows(source):
+        return load_vessels(source, split="resplit", working_size=24, cache_dir=tmp_path / "cache")["train"].to_dict()
+
+    first = {name: rows(source) for name, source in sources.items()}
+    monkeypatch.setattr("datasets_fives.loading.checked_row", None)
+    assert {name: rows(source) for name, source in sources.items()} == first
+
+
+def test_test_images_alone_have_no_official_split(tmp_path, write_pair):
     for n in range(1, 11):
         write_pair(tmp_path / "fives", f"test/{n}_A", n)
     with pytest.raises(ValueError, match=r'no "train" images.*split="resplit".*mapping'):
         load(tmp_path / "fives", tmp_path)
     assert not (tmp_path / "cache").exists()  # refused before anything was decoded
     data = load(tmp_path / "fives", tmp_path, split="resplit")
-    assert {side: len(rows) for side, rows in data.items()} == {"train": 7, "validation": 1, "test": 2}
-
-
-def test_all_problems_of_a_folder_are_in_one_message(folder, tmp_path):
-    (folder / "train" / "Ground truth" / "1_A.png").unlink()
-    (folder / "test" / "Original" / "1_A.png").unlink()
-    (folder / "train" / "Original" / "eye.png").write_bytes(b"x")
-    mask = folder / "train" / "Ground truth" / "2_D.png"
-    Image.open(mask).resize((8, 8)).save(mask)
-    cut = folder / "train" / "Original" / "10_G.png"
-    cut.write_bytes(cut.read_bytes()[:500])
-    (folder / "train" / "Ground truth" / "11_N.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="6 problems") as caught:
-        load(folder, tmp_path)
-    message = str(caught.value)
-    for part in (
-        "train/1_A: image without mask",
-        "test/1_A: mask without image",
-        "eye.png: the name is not <number>_<A|D|G|N>.png",
-        "train/2_D: image is 32x32 but mask is 8x8",
-        "train/10_G: image cannot be read (truncated",
-        "train/11_N: mask cannot be read",
-    ):
-        assert part in message
-    assert not (tmp_path / "cache").exists()
-
-
-def test_masks_that_are_no_masks_are_refused(folder, tmp_path):
-    grey = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
-    write_pair(folder, "train/2_D", 1, mask=grey)
-    image = np.random.default_rng(0).integers(0, 2, (32, 32, 3), np.uint8) * np.uint8(255)
-    Image.fromarray(image).save(folder / "test" / "Ground truth" / "1_A.png")
-    with pytest.raises(ValueError, match=r"2 problems.*train/2_D: mask is not binary.*test/1_A: mask is not binary"):
-        load(folder, tmp_path)
-
-
-def test_damage_inside_a_file_is_found(folder, tmp_path):
-    path = folder / "train" / "Original" / "1_A.png"
-    raw = bytearray(path.read_bytes())
-    middle = len(raw) // 2
-    raw[middle : middle + 40] = bytes(40)
-    path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"1 problems.*train/1_A"):
-        load(folder, tmp_path)
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 7, "validation": 1, "test": 2}
 
 
 def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
@@ -150,7 +166,8 @@ def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
     with pytest.raises(ValueError, match="No images in"):
         load(tmp_path / "fives", tmp_path)
     (tmp_path / "nothing").mkdir()
-    for source in (tmp_path / "nothing", "no such thing", "/no/such/folder"):
+    (tmp_path / "text.txt").touch()
+    for source in (tmp_path / "nothing", tmp_path / "text.txt", "no such thing", "/no/such/folder"):
         with pytest.raises(ValueError, match=r'published layout.*save_to_disk.*Hub id.*"synthetic"'):
             load(source, tmp_path)
 
@@ -162,87 +179,48 @@ def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
         ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
         ({"split": "random"}, "'random'"),
         ({"synthetic_counts": (0, 1, 1)}, r"synthetic_counts.*\(0, 1, 1\)"),
+        ({"synthetic_counts": (1, 1)}, r"synthetic_counts.*\(1, 1\)"),
     ],
 )
 def test_wrong_arguments_are_refused(kwargs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load("synthetic", tmp_path, **kwargs)
+    with pytest.raises(TypeError, match="photograph_size"):
+        load("synthetic", tmp_path, photograph_size=32)
 
 
-@pytest.fixture
-def stored(tmp_path):
-    return load("synthetic", tmp_path, working_size=32, synthetic_counts=(6, 0, 3))
-
-
-def save_parquet(data: DatasetDict, root: Path) -> Path:
-    for side, rows in data.items():
-        rows.to_parquet(root / "data" / f"{side}-00000-of-00001.parquet")
-    return root
-
-
-def test_saved_and_parquet_data_sets_load_like_their_origin(stored, tmp_path):
-    stored.save_to_disk(tmp_path / "saved")
-    (tmp_path / "parquet" / "data").mkdir(parents=True)
-    for source in (tmp_path / "saved", save_parquet(stored, tmp_path / "parquet")):
+def test_saved_and_parquet_data_sets_load_like_their_origin(synthetic, tmp_path):
+    synthetic.save_to_disk(tmp_path / "saved")
+    for source in (tmp_path / "saved", save_parquet(synthetic, tmp_path / "parquet")):
         data = load(source, tmp_path, validation_fraction=0)
         assert list(data) == ["train", "test"]
-        for side in data:
-            assert data[side].features == FEATURES
-            assert data[side]["name"][:] == stored[side]["name"][:]
-            for one, other in zip(data[side], stored[side], strict=True):
+        for split in data:
+            assert data[split].features == FEATURES
+            assert data[split]["name"][:] == synthetic[split]["name"][:]
+            for one, other in zip(data[split], synthetic[split], strict=True):
                 assert one["image"].tobytes() == other["image"].tobytes()
                 assert one["mask"].tobytes() == other["mask"].tobytes()
         assert load(source, tmp_path, working_size=16)["train"][0]["mask"].size == (16, 16)
     assert not list((tmp_path / "saved").rglob("cache*"))  # nothing was written into the user's folder
 
 
-def test_streaming_gives_the_same_rows_as_loading(stored, tmp_path):
-    (tmp_path / "parquet" / "data").mkdir(parents=True)
-    for source in (save_parquet(stored, tmp_path / "parquet"), "synthetic"):
+def test_streaming_gives_the_same_rows_as_loading(synthetic, tmp_path):
+    for source in (save_parquet(synthetic, tmp_path / "parquet"), "synthetic"):
         kwargs = {"split": "resplit", "working_size": 32, "synthetic_counts": (6, 0, 3)}
         streamed = load(source, tmp_path, streaming=True, **kwargs)
         loaded = load(source, tmp_path, **kwargs)
         assert isinstance(streamed, IterableDatasetDict)
         assert list(streamed) == list(loaded)
-        for side in loaded:
-            rows = list(streamed[side])
-            assert [row["name"] for row in rows] == loaded[side]["name"][:]
-            assert [row["mask"].tobytes() for row in rows] == [row["mask"].tobytes() for row in loaded[side]]
+        for split in loaded:
+            rows = list(streamed[split])
+            assert [row["name"] for row in rows] == loaded[split]["name"][:]
+            assert [row["mask"].tobytes() for row in rows] == [row["mask"].tobytes() for row in loaded[split]]
             assert rows[0]["image"].mode == "RGB"
 
 
-def test_stored_data_sets_of_another_form_are_refused(tmp_path):
-    DatasetDict({"train": Dataset.from_dict({"image": [1], "name": ["a"]})}).save_to_disk(tmp_path / "columns")
-    with pytest.raises(ValueError, match="columns image, name; missing: image, mask"):
-        load(tmp_path / "columns", tmp_path)
-    DatasetDict({"trian": Dataset.from_dict({"name": ["a"]})}).save_to_disk(tmp_path / "sides")
-    with pytest.raises(ValueError, match="splits trian; known are train, validation, test"):
-        load(tmp_path / "sides", tmp_path)
-
-
-@needs_fives
-def test_the_sample_of_fives_loads_whole(tmp_path):
-    data = load(FIVES_DIR, tmp_path, split="sample", working_size=64)
-    assert {side: len(rows) for side, rows in data.items()} == {"train": 11, "test": 3}
-    assert data["test"]["name"][:] == SAMPLE_SPLIT["test"]
-    for rows in data.values():
-        for row in rows:  # 28_A and 29_A have RGBA masks
-            mask = np.asarray(row["mask"])
-            assert set(np.unique(mask)) == {0, 1}, row["name"]
-            assert 0.02 < mask.mean() < 0.15, row["name"]
-    native = load(FIVES_DIR, tmp_path, split="sample")["train"]
-    row = native[native["name"][:].index("test/28_A")]
-    assert row["image"].size == row["mask"].size == (2048, 2048)
-    truth = np.asarray(Image.open(Path(FIVES_DIR, "test", "Ground truth", "28_A.png")))[..., 0] > 127
-    np.testing.assert_array_equal(np.asarray(row["mask"]), truth)
-
-
-@needs_fives
-def test_the_twins_of_fives_never_part(tmp_path):
-    for seed in range(4):
-        data = load(FIVES_DIR, tmp_path, split="resplit", seed=seed, working_size=64)
-        sides = [side for side, rows in data.items() for name in rows["name"] if name in ("test/22_A", "test/23_A")]
-        assert len(sides) == 2
-        assert len(set(sides)) == 1
-    with pytest.raises(ValueError, match=r"twins.*test/22_A \(train\) and test/23_A \(test\)"):
-        load(FIVES_DIR, tmp_path, split={"train": ["test/22_A"], "test": ["test/23_A"]}, working_size=64)
+def test_names_must_be_unique(tmp_path):
+    image = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    rows = Dataset.from_dict({"image": [image] * 2, "mask": [image] * 2, "name": ["a", "a"]})
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match="Names must be unique, but these are not: train/a"):
+        load_vessels(tmp_path / "d", cache_dir=tmp_path / "cache")

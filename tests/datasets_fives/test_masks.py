@@ -1,4 +1,4 @@
-"""Which masks are understood, and that no other ends as an empty one."""
+"""Which masks are understood, and that no other becomes an empty one."""
 
 from io import BytesIO
 
@@ -79,7 +79,7 @@ def test_palettes_of_greys_are_seen_and_of_colours_are_labels():
      ((0, 1, 2, 255), "0, 1, 2, 255"),
      ((0, 2, 255), "0, 2, 255"), ((0, 100, 200), "0, 100, 200"), ((5, 9), "5, 9"), ((2, 2), "2")],
 )  # fmt: skip
-def test_labels_that_may_mean_anything_are_refused_with_the_cure(values, seen):
+def test_labels_that_may_mean_anything_are_refused_with_advice(values, seen):
     with pytest.raises(ValueError, match=rf"mask is not binary .*{seen}\D.*vessel_labels=\[1, 2\]"):
         binary_mask(as_values(*values))
 
@@ -113,7 +113,7 @@ def test_grey_images_and_coloured_maps_are_refused():
         binary_mask(Image.fromarray(tree().astype(np.uint16) * 300))
 
 
-def test_labels_of_vessels_are_said_aloud():
+def test_labels_of_vessels_are_named():
     artery_vein = as_values(0, 1, 2)
     np.testing.assert_array_equal(binary_mask(artery_vein, [1, 2]), tree())
     np.testing.assert_array_equal(binary_mask(artery_vein, [2]), (np.asarray(artery_vein) == 2).astype(np.uint8))
@@ -127,7 +127,7 @@ def test_labels_of_vessels_are_said_aloud():
             check_vessel_labels(wrong)
 
 
-def test_no_mask_is_emptied_in_silence():
+def test_no_mask_is_emptied_silently():
     """Whatever few values a mask has: all zero, some vessel, or refused."""
     rng = np.random.default_rng(1)
     outcomes = {"vessel": 0, "refused": 0}

@@ -1,4 +1,4 @@
-"""Augmentation: joint, repeatable, binary masks, values in range."""
+"""Augmentation: joint, repeatable, binary masks, values in range; crops that reach beyond the image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from datasets_fives import load_fives
 from datasets_fives import transforms as module
-from datasets_fives.transforms import EvalTransform, TrainTransform, augment_colours
+from datasets_fives.transforms import EvalTransform, TrainTransform, augment_colours, cut_box
 
 PLAIN = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 
@@ -200,7 +200,7 @@ def test_ignored_pixels_stay_ignored(batch):
     assert torch.equal(EvalTransform()(batch)["labels"][0], torch.from_numpy(labels).long())
 
 
-def test_masks_that_are_no_labels_are_refused_or_said_aloud(batch):
+def test_masks_that_are_not_labels_are_refused_or_warned_of(batch):
     for values, mode in ((2, "L"), (128, "L"), (1, "RGB"), (1, "I")):
         batch["mask"] = [Image.fromarray(np.full((96, 96), values, np.uint8)).convert(mode)] * 2
         with pytest.raises(ValueError, match=f"mask of mode {mode} has values up to {values}; labels are"):
@@ -225,3 +225,27 @@ def test_wrong_sizes_are_refused(batch):
     for transform in (TrainTransform(32), EvalTransform()):
         with pytest.raises(ValueError, match=r"\(96, 96\).*\(50, 96\)"):
             transform(batch)
+
+
+@pytest.mark.parametrize(("left", "top", "side"), [(3, 4, 10), (-5, -2, 30), (20, -40, 60), (-100, 0, 150)])
+def test_a_box_beyond_the_edge_is_mirrored_and_ignored(left, top, side):
+    image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
+    mask = np.ones((24, 36), np.uint8)
+    cut, labels = cut_box(Image.fromarray(image), mask, left, top, side)
+    assert cut.size == (side, side)
+    assert labels.shape == (side, side)
+    cut = np.asarray(cut)
+    for row in range(side):
+        for column in range(side):
+            y, x = top + row, left + column
+            inside = 0 <= y < 24 and 0 <= x < 36
+            assert labels[row, column] == (1 if inside else 255)
+            # Reflected at the edges of the part that is inside, as often as it takes.
+            low_y, high_y, low_x, high_x = max(top, 0), min(top + side, 24), max(left, 0), min(left + side, 36)
+            assert np.array_equal(cut[row, column], image[mirror(y, low_y, high_y), mirror(x, low_x, high_x)])
+
+
+def mirror(place: int, low: int, high: int) -> int:
+    while not low <= place < high:
+        place = 2 * low - place if place < low else 2 * (high - 1) - place
+    return place

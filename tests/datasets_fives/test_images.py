@@ -1,4 +1,4 @@
-"""One way to read: every mode of image, upright; what is no picture ends in our own error."""
+"""Every mode of image is read upright, and scaled like its mask; what is not an image ends in our own error."""
 
 import os
 from io import BytesIO
@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from datasets_fives.images import as_rgb, open_image, read_image, resize_image, scaled_size
-from datasets_fives.masks import cut_box, read_mask, resize_mask
+from datasets_fives.masks import read_mask, resize_mask
 
 ORIENTATION = 0x0112
 
 
-def picture(height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
+def draw(height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
     """Smooth colours, so that JPEG changes little."""
     rows, columns = np.mgrid[:height, :width]
     red = 255 * columns / width
@@ -28,27 +28,27 @@ def encoded(image: Image.Image, kind: str = "PNG", **kwargs) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "BMP", "WEBP"])
 def test_colour_comes_out_as_it_went_in(kind):
-    read = read_image(encoded(Image.fromarray(picture()), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    read = read_image(encoded(Image.fromarray(draw()), kind, **({"lossless": True} if kind == "WEBP" else {})))
     assert read.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(read), picture())
+    np.testing.assert_array_equal(np.asarray(read), draw())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
 def test_other_modes_become_what_they_show(mode):
-    grey = Image.fromarray(picture()[..., 0])
+    grey = Image.fromarray(draw()[..., 0])
     shown = grey.convert("1") if mode == "1" else grey
     read = read_image(encoded(grey.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(shown.convert("RGB")))
 
 
 def test_a_gif_is_read_through_its_palette():
-    read = np.asarray(read_image(encoded(Image.fromarray(picture()).quantize(256), "GIF")))
-    assert np.abs(read.astype(int) - picture()).mean() < 8
+    read = np.asarray(read_image(encoded(Image.fromarray(draw()).quantize(256), "GIF")))
+    assert np.abs(read.astype(int) - draw()).mean() < 8
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(kind):
-    grey = picture()[..., 0]
+    grey = draw()[..., 0]
     read = read_image(encoded(Image.fromarray(grey.astype(np.uint16) * 257), kind))
     np.testing.assert_array_equal(np.asarray(read), np.repeat(grey[..., None], 3, axis=-1))
     wide = Image.fromarray(grey.astype(np.int32) * 257)  # how older versions of Pillow open 16 bits
@@ -58,7 +58,7 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
 
 
 def test_values_without_a_known_white_are_refused():
-    grey = picture()[..., 0]
+    grey = draw()[..., 0]
     with pytest.raises(ValueError, match=r"16 bits but no value above 1976.*white is 65535"):
         as_rgb(Image.fromarray(grey.astype(np.uint16) * 8))  # 11 bits
     for pixels in (grey.astype(np.float32), np.full((4, 4), np.nan, np.float32), grey.astype(np.int32) - 300):
@@ -74,7 +74,7 @@ def test_image_and_mask_are_turned_alike(orientation):
     mask[2:5, 3:30] = mask[2:20, 3:6] = 255  # no symmetry
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    for shown, read in ((picture(), read_image), (mask, read_mask)):
+    for shown, read in ((draw(), read_image), (mask, read_mask)):
         upright = Image.fromarray(shown)
         stored = upright if back is None else upright.transpose(Image.Transpose(back))
         found = np.asarray(read(encoded(stored, "PNG", exif=exif)))
@@ -83,12 +83,12 @@ def test_image_and_mask_are_turned_alike(orientation):
 
 def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path):
     for name in ("photo.gif", "with space, 'quotes' and \"more\".jpg", "Auge_眼底.tif", "no_ending"):
-        (tmp_path / name).write_bytes(encoded(Image.fromarray(picture())))
-        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name)), picture())
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(draw())))
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name)), draw())
 
 
-def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
-    whole = encoded(Image.fromarray(picture()))
+def test_what_is_not_an_image_is_refused(tmp_path, monkeypatch):
+    whole = encoded(Image.fromarray(draw()))
     for content in (b"", b"text", whole[: len(whole) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         with pytest.raises(ValueError, match="cannot be read"):
             read_image(content)
@@ -109,15 +109,15 @@ def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_first_page_counts():
-    pages = [Image.fromarray(picture(seed=seed)) for seed in range(2)]
+    pages = [Image.fromarray(draw(seed=seed)) for seed in range(2)]
     content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    np.testing.assert_array_equal(np.asarray(open_image(content)), picture())
+    np.testing.assert_array_equal(np.asarray(open_image(content)), draw())
 
 
 def test_scaling_keeps_the_aspect():
     assert scaled_size(3504, 2336, 504) == (504, 336)
     assert scaled_size(10, 2000, 100) == (1, 100)
-    image = Image.fromarray(picture(60, 90))
+    image = Image.fromarray(draw(60, 90))
     assert resize_image(image, 45).size == (45, 30)
     assert resize_image(image, 180).size == (180, 120)
     assert resize_image(image, 90) is image
@@ -128,26 +128,3 @@ def test_scaling_keeps_the_aspect():
     small = resize_mask(mask, 45)
     assert small.shape == (30, 45)
     assert [small[row, 0] for row in (4, 5, 9, 10, 14, 15, 19, 20)] == [0, 1, 1, 0, 0, 255, 255, 0]
-
-
-@pytest.mark.parametrize(("left", "top", "side"), [(3, 4, 10), (-5, -2, 30), (20, -40, 60), (-100, 0, 150)])
-def test_a_box_beyond_the_edge_is_mirrored_and_ignored(left, top, side):
-    image, mask = picture(), np.ones((24, 36), np.uint8)
-    cut, labels = cut_box(Image.fromarray(image), mask, left, top, side)
-    assert cut.size == (side, side)
-    assert labels.shape == (side, side)
-    cut = np.asarray(cut)
-    for row in range(side):
-        for column in range(side):
-            y, x = top + row, left + column
-            inside = 0 <= y < 24 and 0 <= x < 36
-            assert labels[row, column] == (1 if inside else 255)
-            # Reflected at the edges of the part that is inside, as often as it takes.
-            low_y, high_y, low_x, high_x = max(top, 0), min(top + side, 24), max(left, 0), min(left + side, 36)
-            assert np.array_equal(cut[row, column], image[mirror(y, low_y, high_y), mirror(x, low_x, high_x)])
-
-
-def mirror(place: int, low: int, high: int) -> int:
-    while not low <= place < high:
-        place = 2 * low - place if place < low else 2 * (high - 1) - place
-    return place

@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from transformers import set_seed
 
+from datasets_fives import load_fives
 from datasets_fives.training_samples import ORDER as ORDER_SEED
-from datasets_fives.training_samples import SAMPLE, STEP, ResumableSampler, SeededSamples, derived_seed
+from datasets_fives.training_samples import SAMPLE, STEP, ResumableSampler, SeededSamples, cut_into_tiles, derived_seed
 from datasets_fives.transforms import TrainTransform
 from reg4pru.training.arguments import DataArguments
 from reg4pru.training.setup import load_data
@@ -100,3 +102,37 @@ def test_derived_seeds_are_those_of_numpy_and_tell_purposes_apart():
     assert {key: derived_seed(*key) for key in known} == known
     keys = ((SAMPLE, 1), (SAMPLE, 1, 0), (ORDER_SEED, 1), (STEP, 1))
     assert len({derived_seed(seed, *key) for seed in range(3) for key in keys}) == 12
+
+
+@pytest.fixture
+def images(tmp_path):
+    return load_fives("synthetic", working_size=64, synthetic_counts=(3, 0, 1), cache_dir=tmp_path)["train"]
+
+
+def test_quadrants_put_together_are_the_image(images):
+    tiles = cut_into_tiles(images, 32)
+    assert len(tiles) == 12
+    assert tiles.features == images.features
+    assert tiles["name"][4:8] == ["synthetic/2_D#0-0", "synthetic/2_D#0-1", "synthetic/2_D#1-0", "synthetic/2_D#1-1"]
+    assert tiles["condition"][:] == [0] * 4 + [1] * 4 + [2] * 4
+    for key in ("image", "mask"):
+        a, b, c, d = (np.asarray(tiles[i][key]) for i in range(4, 8))
+        whole = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)])
+        np.testing.assert_array_equal(whole, np.asarray(images[1][key]))
+
+
+def test_tiles_that_do_not_fit_are_shifted_inwards(images):
+    tiles = cut_into_tiles(images, 40, stride=20)
+    assert len(tiles) == 3 * 9
+    np.testing.assert_array_equal(np.asarray(tiles[8]["mask"]), np.asarray(images[0]["mask"])[24:, 24:])
+    np.testing.assert_array_equal(np.asarray(tiles[1]["image"]), np.asarray(images[0]["image"])[:40, 20:60])
+
+
+def test_tiles_of_wrong_size_are_refused(images):
+    with pytest.raises(ValueError, match=r"synthetic/1_A has \(64, 64\) pixels.*tile of 65"):
+        cut_into_tiles(images, 65)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        cut_into_tiles(images, 0)
+    for stride in (0, 33):
+        with pytest.raises(ValueError, match="may share 0 to 31 pixels"):
+            cut_into_tiles(images, 32, stride=stride)

@@ -1,4 +1,4 @@
-"""Folders with names and entries of any kind: pairs that belong together, or our own sentence."""
+"""Folders with names and entries of any kind: pairs that belong together, or an error of our own."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from PIL import Image
 
 from datasets_fives.images import read_image
 from datasets_fives.masks import read_mask
-from datasets_fives.sources.image_folders import list_pairs
+from datasets_fives.sources.image_folders import list_folders
 
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 
@@ -22,7 +22,7 @@ NAMES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20),
 )
 KINDS = st.sampled_from(
-    ["picture"] * 6
+    ["image"] * 6
     + ["text", "truncated", "empty", "wrong ending", "link out", "broken link", "loop", "device", "folder"]
 )
 ENTRIES = st.lists(st.tuples(NAMES, KINDS), min_size=1, max_size=5, unique_by=lambda entry: entry[0])
@@ -40,10 +40,10 @@ def write(path: Path, kind: str, pixels: np.ndarray, outside: Path) -> None:
         case "loop":
             path.symlink_to(path)
         case "link out":
-            Image.fromarray(pixels).save(outside / "picture.png")
-            path.symlink_to(outside / "picture.png")
+            Image.fromarray(pixels).save(outside / "image.png")
+            path.symlink_to(outside / "image.png")
         case "text" | "empty":
-            path.write_text("no picture" if kind == "text" else "")
+            path.write_text("no image" if kind == "text" else "")
         case _:
             Image.fromarray(pixels).save(path, "BMP" if kind == "wrong ending" else "PNG")
             if kind == "truncated":
@@ -62,34 +62,34 @@ def check_folder(entries: list[tuple[str, str]]) -> int:
         for name, kind in entries:
             try:
                 write(root / "images" / f"{name}.png", kind, image, outside)
-                write(root / "masks" / f"{name}.png", "picture", mask, outside)
+                write(root / "masks" / f"{name}.png", "image", mask, outside)
             except (OSError, ValueError):  # a name that this file system does not have, or has already
                 return 0
-            if kind in ("picture", "wrong ending", "link out"):
+            if kind in ("image", "wrong ending", "link out"):
                 readable.add(name)
         try:
-            pairs = list_pairs(root)
+            pairs = list_folders(root).records
         except ValueError as error:
             said = str(error)
             return names_what(said, root, [name for name, _ in entries])
         count = 0
         for pair in pairs:
-            assert Path(pair.image_path).stem == Path(pair.mask_path).stem
-            assert read_mask(pair.mask_path).sum() == 6
+            assert Path(pair.image).stem == Path(pair.mask).stem
+            assert read_mask(pair.mask).sum() == 6
             try:
-                found = np.asarray(read_image(pair.image_path))
+                found = np.asarray(read_image(pair.image))
             except ValueError as error:
                 said = str(error)
             else:
                 said = ""
                 np.testing.assert_array_equal(found, image)
-            assert bool(said) == (Path(pair.image_path).stem not in readable)
+            assert bool(said) == (Path(pair.image).stem not in readable)
             count += not said
         return count
 
 
 def names_what(said: str, root: Path, names: list[str]) -> int:
-    """The sentence names the folder, or what in it is meant; no pairs were found."""
+    """The error names the folder, or what in it is meant; no pairs were found."""
     assert str(root) in said or any(name in said for name in names), said
     return 0
 

@@ -1,4 +1,4 @@
-"""Your own images: which folder is what, which names belong together, and what is said of the rest."""
+"""Your own images: which folder holds what, which files belong together, and what happens to the rest."""
 
 import logging
 import os
@@ -10,10 +10,15 @@ import yaml
 from PIL import Image
 
 from datasets_fives import load_vessels
-from datasets_fives.sources.image_folders import is_two_folders, list_pairs
+from datasets_fives.features import Record
+from datasets_fives.sources.image_folders import list_folders
 
 HRF_DIR = os.environ.get("HRF_DIR")
 needs_hrf = pytest.mark.skipif(not HRF_DIR, reason="HRF_DIR is not set: no images of HRF to read")
+
+
+def list_records(source, condition_pattern: str | None = None) -> tuple[Record, ...]:
+    return list_folders(source, condition_pattern).records
 
 
 def write(folder: Path, *names: str, kind: str = "mask", size: tuple[int, int] = (48, 32)) -> Path:
@@ -45,50 +50,50 @@ def write(folder: Path, *names: str, kind: str = "mask", size: tuple[int, int] =
 def test_names_are_paired_by_what_they_share(images, masks, tmp_path):
     write(tmp_path / "images", *images, kind="image")
     write(tmp_path / "manual1", *reversed(masks))
-    pairs = list_pairs(tmp_path)
-    assert [(Path(p.image_path).name, Path(p.mask_path).name) for p in pairs] == list(
+    pairs = list_records(tmp_path)
+    assert [(Path(p.image).name, Path(p.mask).name) for p in pairs] == list(
         zip(sorted(images), sorted(masks), strict=True)
     )
     assert [p.name for p in pairs] == [Path(name).stem for name in sorted(images)]
 
 
-def test_what_has_no_counterpart_is_left_out_aloud(tmp_path, caplog):
+def test_files_without_counterpart_are_left_out_with_a_warning(tmp_path, caplog):
     write(tmp_path / "images", "1.png", "2.png", "3.png", kind="image")
     write(tmp_path / "masks", "1.png", "3.png", "4.png")
     with caplog.at_level(logging.WARNING):
-        assert [p.name for p in list_pairs(tmp_path)] == ["1", "3"]
+        assert [p.name for p in list_records(tmp_path)] == ["1", "3"]
     assert "2 (image), 4 (mask)" in caplog.text
 
 
-def test_pairs_that_are_not_clear_are_refused(tmp_path):
+def test_ambiguous_pairs_are_refused(tmp_path):
     write(tmp_path / "images", "Image_01L.jpg", "Image_01R.jpg", kind="image")
     write(tmp_path / "masks", "Image_01L_1stHO.png", "Image_01L_2ndHO.png", "Image_01R_1stHO.png")
     with pytest.raises(ValueError, match=r"Image_01L: 2 masks \(Image_01L_1stHO, Image_01L_2ndHO\)"):
-        list_pairs(tmp_path)
+        list_records(tmp_path)
     chosen = {"images": tmp_path / "images", "masks": f"{tmp_path}/masks/*_1stHO.png"}
-    assert [Path(p.mask_path).name for p in list_pairs(chosen)] == ["Image_01L_1stHO.png", "Image_01R_1stHO.png"]
+    assert [Path(p.mask).name for p in list_records(chosen)] == ["Image_01L_1stHO.png", "Image_01R_1stHO.png"]
     write(tmp_path / "other", "x.png", "y.png")
     with pytest.raises(ValueError, match=r"No image of .* has a mask: nothing is shared by .* Image_01L and x"):
-        list_pairs({"images": tmp_path / "images", "masks": tmp_path / "other"})
+        list_records({"images": tmp_path / "images", "masks": tmp_path / "other"})
     write(tmp_path / "twice", "1.png", "1.jpg", kind="image")
     with pytest.raises(ValueError, match=r"holds 1.jpg and 1.png: which one"):
-        list_pairs({"images": tmp_path / "twice", "masks": tmp_path / "masks"})
+        list_records({"images": tmp_path / "twice", "masks": tmp_path / "masks"})
 
 
 def test_a_folder_called_mask_is_the_field_of_view_beside_vessels(tmp_path):
     write(tmp_path / "images", "1_a.png", "2_b.png", kind="image")
     write(tmp_path / "mask", "1_a_mask.png", "2_b_mask.png")
-    assert [p.field_of_view_path for p in list_pairs(tmp_path)] == [None, None]
+    assert [p.field_of_view for p in list_records(tmp_path)] == [None, None]
     write(tmp_path / "1st_manual", "1_a.png", "2_b.png")
-    pairs = list_pairs(tmp_path)
-    assert [Path(p.field_of_view_path).parent.name for p in pairs] == ["mask", "mask"]
-    assert [Path(p.mask_path).parent.name for p in pairs] == ["1st_manual"] * 2
+    pairs = list_records(tmp_path)
+    assert [Path(p.field_of_view).parent.name for p in pairs] == ["mask", "mask"]
+    assert [Path(p.mask).parent.name for p in pairs] == ["1st_manual"] * 2
     (tmp_path / "mask" / "2_b_mask.png").unlink()
     with pytest.raises(ValueError, match="2_b: no field of view"):
-        list_pairs(tmp_path)
+        list_records(tmp_path)
     write(tmp_path / "labels", "1_a.png")
     with pytest.raises(ValueError, match=r"not clear which sub-folders.*1st_manual, images, labels, mask"):
-        list_pairs(tmp_path)
+        list_records(tmp_path)
 
 
 def test_folders_of_sides_are_the_official_split(tmp_path):
@@ -107,7 +112,7 @@ def test_folders_of_sides_are_the_official_split(tmp_path):
     assert [row["name"] for row in streamed["test"]] == data["test"]["name"][:]
 
 
-def test_a_mapping_or_its_file_says_everything(tmp_path):
+def test_a_mapping_or_its_file_names_everything(tmp_path):
     names = [f"left{n}-{'xy'[n % 2]}.png" for n in range(10)]
     write(tmp_path / "a", *names, kind="image")
     write(tmp_path / "b", *names)
@@ -116,40 +121,40 @@ def test_a_mapping_or_its_file_says_everything(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mapping))
     kwargs = {"validation_fraction": 0, "cache_dir": tmp_path / "cache"}
     data = load_vessels(str(tmp_path / "mine.yaml"), **kwargs)
-    assert {side: rows["name"][:] for side, rows in data.items()} == split
+    assert {key: rows["name"][:] for key, rows in data.items()} == split
     assert data["train"].features["condition"].names == ["x", "y"]
     absolute = {"images": tmp_path / "a", "masks": tmp_path / "b"}
     resplit = load_vessels(absolute, split="resplit", condition_pattern="([xy])", **kwargs)
-    assert {side: len(rows) for side, rows in resplit.items()} == {"train": 7, "validation": 1, "test": 2}
-    with pytest.raises(ValueError, match=r"condition_pattern '\(z\)' does not fit 10 of 10 names, first left0-x"):
+    assert {split: len(rows) for split, rows in resplit.items()} == {"train": 7, "validation": 1, "test": 2}
+    with pytest.raises(ValueError, match=r"condition_pattern '\(z\)' does not match 10 of 10 names, first left0-x"):
         load_vessels(absolute, condition_pattern="(z)", **kwargs)
-    for pattern, message in (("(", "no regular expression"), ("x", "one group"), ("(x)(y)", "one group")):
+    for pattern, message in (("(", "not a regular expression"), ("x", "one group"), ("(x)(y)", "one group")):
         with pytest.raises(ValueError, match=message):
             load_vessels(absolute, condition_pattern=pattern, **kwargs)
     with pytest.raises(ValueError, match=r'no "train" images.*split="resplit"'):
         load_vessels(absolute, **kwargs)
     for wrong, message in (({"images": "a"}, "missing masks"), ({**mapping, "mask": "b"}, "unknown mask"),
-                           ({**mapping, "split": {"train": ["nobody"]}}, "not there: nobody"),
-                           ({**mapping, "masks": "c"}, "is no folder")):  # fmt: skip
+                           ({**mapping, "split": {"train": ["nobody"]}}, "do not exist: nobody"),
+                           ({**mapping, "masks": "c"}, "is not a folder")):  # fmt: skip
         (tmp_path / "wrong.json").write_text(yaml.safe_dump(wrong))
         with pytest.raises(ValueError, match=message):
             load_vessels(tmp_path / "wrong.json", **kwargs)
     (tmp_path / "wrong.json").write_text("[1]")
-    with pytest.raises(ValueError, match="holds list; needed is a mapping"):
+    with pytest.raises(ValueError, match="must hold a mapping, but holds list"):
         load_vessels(tmp_path / "wrong.json", **kwargs)
 
 
-def test_pictures_that_do_not_fit_are_all_listed(tmp_path):
+def test_files_that_cannot_be_a_pair_are_all_listed(tmp_path):
     write(tmp_path / "images", "1.png", "2.png", "3.png", kind="image")
     write(tmp_path / "masks", "1.png")
     write(tmp_path / "masks", "2.png", size=(32, 48))
-    (tmp_path / "masks" / "3.png").write_bytes(b"no picture")
+    (tmp_path / "masks" / "3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"2 problems.*2: image is 48x32 but mask is 32x48 \(.*3: mask cannot"):
         load_vessels(tmp_path, split={"train": ["1", "2", "3"]}, cache_dir=tmp_path / "cache")
     (tmp_path / "masks" / "3.png").unlink()
     (tmp_path / "masks" / "3.png").symlink_to("/nowhere.png")
-    with pytest.raises(ValueError, match=r"3.png is no file"):
-        list_pairs(tmp_path)
+    with pytest.raises(ValueError, match=r"3.png is not a file"):
+        list_records(tmp_path)
 
 
 def test_a_data_set_whose_masks_are_all_empty_is_refused(tmp_path):
@@ -161,17 +166,24 @@ def test_a_data_set_whose_masks_are_all_empty_is_refused(tmp_path):
         load_vessels(tmp_path, split={"train": ["1", "2"]}, cache_dir=tmp_path / "cache")
 
 
-def test_other_folders_are_not_taken_for_two(tmp_path):
-    assert not is_two_folders(tmp_path)
-    assert not is_two_folders("user/images")
-    assert not is_two_folders(tmp_path / "missing.yaml")
+def test_a_mapping_of_before_still_loads(tmp_path):
+    """Its key for images was called photographs."""
+    write(tmp_path / "a", "1.png", "2.png", kind="image")
+    write(tmp_path / "b", "1.png", "2.png")
+    (tmp_path / "old.yaml").write_text("photographs: a\nmasks: b\nsplit: {train: ['1'], test: ['2']}\n")
+    (tmp_path / "new.yaml").write_text("images: a\nmasks: b\nsplit: {train: ['1'], test: ['2']}\n")
+    old = list_records(tmp_path / "old.yaml")
+    assert old == list_records(tmp_path / "new.yaml")
+    assert [(record.name, record.split) for record in old] == [("1", "train"), ("2", "test")]
+    with pytest.raises(ValueError, match="unknown photographs"):
+        list_records({"images": tmp_path / "a", "photographs": tmp_path / "a", "masks": tmp_path / "b"})
 
 
 @pytest.mark.slow
 @needs_hrf
-def test_hrf_is_one_folder_and_no_image_is_stretched(tmp_path):
+def test_hrf_has_its_usual_split_and_keeps_its_aspect_ratio(tmp_path):
     data = load_vessels(HRF_DIR, working_size=252, cache_dir=tmp_path, validation_fraction=0.2)
-    assert {side: len(rows) for side, rows in data.items()} == {"train": 12, "validation": 3, "test": 27}
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 12, "validation": 3, "test": 27}
     assert data["train"].features["condition"].names == ["dr", "g", "h"]
     first_five = {f"{n:02}_{c}" for n in range(1, 6) for c in ("dr", "g", "h")}
     assert {*data["train"]["name"], *data["validation"]["name"]} == first_five

@@ -21,12 +21,12 @@ from modeling_reg4pru.label_maps import read_label_map
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 
 KINDS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP")
-# Far more than any of these small pictures takes.
+# Far more than any of these small images takes.
 SECONDS = 5.0
 
 
 def originals() -> list[bytes]:
-    """One small picture in every format, and in several modes."""
+    """One small image in every format, and in several modes."""
     rows, columns = np.mgrid[:40, :60]
     pixels = np.stack([rows * 6, columns * 4, (rows * columns) % 256], axis=-1).astype(np.uint8)
     found = []
@@ -48,7 +48,7 @@ WHOLE = originals()
 
 @st.composite
 def damaged(draw) -> bytes:
-    """A picture, cut off, overwritten (its header, too, where sizes and types are) or with a part repeated."""
+    """An image, cut off, overwritten (its header, too, where sizes and types are) or with a part repeated."""
     raw = bytearray(draw(st.sampled_from(WHOLE)))
     place = st.one_of(st.integers(0, min(63, len(raw) - 1)), st.integers(0, len(raw) - 1))
     for _ in range(draw(st.integers(1, 4))):
@@ -99,7 +99,7 @@ def check_file(content: bytes) -> None:
         np.testing.assert_array_equal(mask, map_of_model)
 
 
-def test_whole_pictures_are_read_alike():
+def test_whole_images_are_read_alike():
     assert len(WHOLE) > 15
     for content in WHOLE:
         check_file(content)
@@ -108,14 +108,14 @@ def test_whole_pictures_are_read_alike():
 
 @settings(max_examples=100, derandomize=True, deadline=None, database=None)
 @given(damaged())
-def test_some_damaged_pictures(content):
+def test_some_damaged_images(content):
     check_file(content)
 
 
 @pytest.mark.slow
 @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged())
-def test_many_damaged_pictures(content):
+def test_many_damaged_images(content):
     check_file(content)
 
 
@@ -124,7 +124,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
-def test_pictures_that_claim_to_be_huge(side):
+def test_images_that_claim_to_be_huge(side):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
     with pytest.raises(ValueError, match=r"cannot be read"):
