@@ -83,9 +83,7 @@ def check_names(split: Mapping[str, list[str]]) -> None:
             raise ValueError(f"split must map {key} to a list of names, got {names!r}.")
     if not any(split.values()):
         raise ValueError("split names no image.")
-    check_unique(
-        [name for names in split.values() for name in names], "Names must be unique in split"
-    )
+    check_unique([name for names in split.values() for name in names], "Names must be unique in split")
 
 
 def check_unique(names: Sequence[str], rule: str = "Names must be unique") -> None:

@@ -140,6 +140,7 @@ WORDS = {
         "CHANGELOG.md": "the names of before",
         "datasets_fives/sources/image_folders.py": "a name that users give to a folder",
         "datasets_fives/sources/saved_datasets.py": "a name that users give to a column",
+        "tests/datasets_fives/sources/test_image_folders.py": "a name that users gave to a folder",
     },
 }
 

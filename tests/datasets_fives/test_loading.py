@@ -185,8 +185,8 @@ def test_an_empty_folder_and_unknown_sources_are_refused(tmp_path):
 def test_wrong_arguments_are_refused(kwargs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load("synthetic", tmp_path, **kwargs)
-    with pytest.raises(TypeError, match="photograph_size"):
-        load("synthetic", tmp_path, photograph_size=32)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'size'"):
+        load("synthetic", tmp_path, size=32)
 
 
 def test_saved_and_parquet_data_sets_load_like_their_origin(synthetic, tmp_path):

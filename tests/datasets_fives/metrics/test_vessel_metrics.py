@@ -188,9 +188,9 @@ def test_space_has_a_card_and_overwrites_nothing(tmp_path):
     assert "<user>" not in card
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
+        "accumulator.py",
         "image_counts.py",
         "index.html",
-        "metrics.py",
         "requirements.txt",
         "vessel_metrics.py",
     }
