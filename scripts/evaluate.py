@@ -15,8 +15,7 @@ from typing import Literal
 
 from transformers import HfArgumentParser
 
-from datasets_fives.evaluation import measure, results_table, write_results
-from datasets_fives.metrics.accumulator import VesselMetrics
+from datasets_fives.metrics import VesselMetrics, measure
 
 from .common.cli import check_at_least_1, read_flags, set_up_logging
 from .common.data_overlap import describe_data
@@ -26,6 +25,7 @@ from .inference.evaluation_data import EvaluationDataArguments, load_images, ref
 from .inference.loading import load_checkpoint, select_at_random
 from .inference.prediction import draw_figure
 from .inference.predictors import predictors
+from .reporting.evaluation import results_table, write_results
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import BaseImageProcessor
 
-from datasets_fives.evaluation import measure
+from datasets_fives.metrics import measure
 
 from ..inference.predictors import predictor
 

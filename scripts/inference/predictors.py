@@ -23,7 +23,7 @@ def predictors(
     seed: int = 0,
 ) -> dict[str, Callable[[Image.Image, int], np.ndarray]]:
     """
-    The model at several keep rates, for [`~datasets_fives.evaluation.measure`].
+    The model at several keep rates, for [`~datasets_fives.metrics.measure`].
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model.

@@ -8,8 +8,7 @@ from datasets import Dataset
 from transformers import BaseImageProcessor
 
 from datasets_fives import load_vessels
-from datasets_fives.evaluation import measure
-from datasets_fives.metrics.accumulator import METRICS
+from datasets_fives.metrics import METRICS, measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_table, replace_text

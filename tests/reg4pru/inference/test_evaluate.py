@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from datasets_fives import load_vessels
-from datasets_fives.evaluation import measure, write_results
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.metrics.accumulator import METRICS, VesselMetrics
+from datasets_fives.metrics import METRICS, VesselMetrics, measure
 from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
@@ -21,6 +20,7 @@ from reg4pru.common.data_overlap import fingerprints, read_training_images, writ
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.inference.evaluation_data import load_images
 from reg4pru.inference.predictors import predictors
+from reg4pru.reporting.evaluation import write_results
 
 
 def measured_at(model, processor, images, keep_rates, seed=0, **settings):

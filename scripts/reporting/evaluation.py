@@ -1,0 +1,89 @@
+"""The results of an evaluation by keep rate: as a table to read, as JSON and CSV to compute with."""
+
+import json
+from pathlib import Path
+
+from datasets_fives.metrics import METRICS, VesselMetrics
+
+from ..common.atomic_files import replace_table, replace_text
+from .tables import markdown_table
+
+HEADINGS = {
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "cldice": "clDice",
+    "boundary_iou": "boundary IoU",
+    "centerline_recall": "centre-line recall",
+    "mcc": "MCC",
+    "betti0_error": "β0 error",
+    "betti1_error": "β1 error",
+    "calibration_error": "calibration error",
+}
+
+
+def results_table(measured: dict[str, VesselMetrics], size: str = "their own size") -> str:
+    """
+    All metrics by keep rate, pooled, per image and by group, as Markdown that also reads well on a terminal.
+
+    Args:
+        measured (`dict[str, VesselMetrics]`): From [`~datasets_fives.metrics.measure`], by keep rate.
+        size (`str`, *optional*, defaults to `"their own size"`): The size of images at which it was measured.
+    """
+    results = {rate: metrics.compute() for rate, metrics in measured.items()}
+    num_images = next(iter(results.values()))["num_images"]
+    headings = ["keep rate", *(HEADINGS[metric] for metric in METRICS)]
+
+    def pooled(result: dict) -> list[str]:
+        return [f"{result['pooled'][metric]:.3f}" for metric in METRICS]
+
+    def with_best(result: dict) -> list[str]:
+        return [*pooled(result), f"{result['best_threshold']:.2f} ({result['best_dice']:.3f})"]
+
+    def per_image(result: dict) -> list[str]:
+        values = (result["per_image"][metric] for metric in METRICS)
+        return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
+
+    parts = [f"Pooled over all pixels (images: {num_images}, at {size}):\n"]
+    rows = [[rate, *with_best(result)] for rate, result in results.items()]
+    parts.append(_aligned([[*headings, "best threshold (its Dice)"], *rows]))
+    if num_images > 1:
+        parts.append("\nPer image, mean ± sd:\n")
+        parts.append(_aligned([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
+    first = next(iter(results.values()))
+    for kind in ("condition", *first["per_group"]):
+        rows = [
+            [value, rate, *pooled(part)]
+            for rate, result in results.items()
+            for value, part in (result["per_condition"] if kind == "condition" else result["per_group"][kind]).items()
+        ]
+        if len({row[0] for row in rows}) > 1:
+            parts.append(f"\nPooled by {kind}:\n")
+            parts.append(_aligned([[kind, *headings], *sorted(rows, key=lambda row: row[0])]))
+    return "\n".join(parts) + "\n"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """A table that also reads well on a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return markdown_table([[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows])
+
+
+def write_results(
+    output_dir: Path, measured: dict[str, VesselMetrics], size: str = "their own size", **context: dict
+) -> None:
+    """
+    Write `metrics.json` (the context, such as provenance, then `results` by keep rate), `per_image.csv` (a row per
+    image and keep rate) and `table.md`.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    content = {**context, "results": {rate: metrics.compute() for rate, metrics in measured.items()}}
+    # JSON knows no nan: what is undefined becomes null.
+    content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
+    replace_text(output_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
+    images = [{"keep_rate": rate, **row} for rate, metrics in measured.items() for row in metrics.rows]
+    replace_table(output_dir / "per_image.csv", ["keep_rate", "name", "condition", *METRICS], images)
+    replace_text(output_dir / "table.md", results_table(measured, size))
