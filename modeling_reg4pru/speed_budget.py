@@ -1,5 +1,6 @@
 """Keep rates for a budget in milliseconds, from what `reg4pru tune` measured and left beside the checkpoint."""
 
+import hashlib
 import json
 import os
 import platform
@@ -30,6 +31,38 @@ def describe_machine(device: torch.device | str, dtype: torch.dtype) -> dict[str
     """What times hold for: `device`, `dtype`, and on a CPU `num_threads`."""
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else None
     return {"device": processor_name(device), "dtype": str(dtype).removeprefix("torch."), "num_threads": threads}
+
+
+def fingerprint_weights(folder: str | os.PathLike) -> str:
+    """
+    Fingerprint of the bytes of all weight files of a checkpoint: what was measured belongs to the weights it was
+    measured with.
+
+    Args:
+        folder (`str` or `os.PathLike`): The checkpoint.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_tuned_weights(folder: str | os.PathLike, speed: dict) -> None:
+    """
+    Args:
+        folder (`str` or `os.PathLike`): A checkpoint.
+        speed (`dict`): Its `speed.json`.
+
+    Raises:
+        `ValueError`: if the checkpoint holds other weights than those that were measured.
+    """
+    if speed.get("weights") != fingerprint_weights(folder):
+        raise ValueError(
+            f"{folder}: its {SPEED_FILE} was measured with other weights than it holds now. `reg4pru tune` with "
+            f"--overwrite measures anew; or remove {SPEED_FILE}."
+        )
 
 
 def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
@@ -127,7 +160,8 @@ class SpeedBudgetMixin:
         was measured on another machine than this.
 
         Raises:
-            `ValueError`: If the model is of no checkpoint, or its checkpoint has no `speed.json`, or a damaged one.
+            `ValueError`: If the model is of no checkpoint, or its checkpoint has no `speed.json`, a damaged one, or
+                one that was measured with other weights than the checkpoint holds.
         """
         advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <images>` makes one"
         if self._source is None:
@@ -145,6 +179,7 @@ class SpeedBudgetMixin:
                 raise ValueError("it has no candidates")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no file of reg4pru tune: {error!r}. {advice}.") from None
+        check_tuned_weights(Path(path).parent, speed)
         here = describe_machine(self.device, self.dtype)
         other = [
             f"{field} {measured.get(field)} (here {here[field]})"

@@ -20,7 +20,6 @@ from modeling_reg4pru.speed_budget import SPEED_FILE
 
 from .benchmarking.tuning import REPORTS, TuneArguments, Tuning, check_arguments, write_choice
 from .common.cli import read_flags, set_up_logging
-from .common.weight_fingerprints import check_tuned_weights
 from .inference.evaluation_data import load_as_seen
 from .inference.loading import load_checkpoint
 from .reporting.speed import front_table
@@ -40,7 +39,6 @@ def main(argv: list[str] | None = None) -> None:
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
             speed = model.read_speed()
-            check_tuned_weights(folder, speed)
             logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
         else:
             images = load_as_seen(arguments, processor, "validation")

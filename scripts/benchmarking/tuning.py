@@ -14,14 +14,13 @@ from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import SELECTION_POOLS
-from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine
+from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine, fingerprint_weights
 
 from ..common.atomic_files import replace_text
 from ..common.cli import check_at_least_1
 from ..common.data_overlap import describe_data
 from ..common.keep_rates import check_keep_rates
 from ..common.provenance import provenance
-from ..common.weight_fingerprints import fingerprint_weights
 from ..inference.evaluation_data import AsSeenArguments
 from ..reporting.speed import draw_front, front_table
 from .baselines import variant, variant_config

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from modeling_reg4pru.speed_budget import SPEED_FILE
+from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, fingerprint_weights
 
 from ..common.data_overlap import FILE, read_training_images, refuse_trained
-from ..common.weight_fingerprints import check_tuned_weights, fingerprint_weights
 from .model_card import eval_results_yaml, measured_id, render_card
 from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder

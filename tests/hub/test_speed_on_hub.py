@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from modeling_reg4pru import Reg4PruImageProcessor
-from modeling_reg4pru.speed_budget import describe_machine
-from reg4pru.common.weight_fingerprints import fingerprint_weights
+from modeling_reg4pru.speed_budget import describe_machine, fingerprint_weights
 
 pytestmark = pytest.mark.hub
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.speed_budget import describe_machine
+from modeling_reg4pru.speed_budget import describe_machine, fingerprint_weights
 
 
 def candidate(milliseconds, precision, rates, layer=4, pool="active"):
@@ -31,10 +31,15 @@ SPEED = {
 }
 
 
+def write_speed(folder, **others):
+    """As `reg4pru tune` leaves it."""
+    (folder / "speed.json").write_text(json.dumps(SPEED | {"weights": fingerprint_weights(folder)} | others))
+
+
 @pytest.fixture
 def folder(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "speed.json").write_text(json.dumps(SPEED))
+    write_speed(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
@@ -61,14 +66,13 @@ def test_a_budget_also_sets_layer_and_pool(model):
     assert model.keep_rates_for(milliseconds=60) == [0.7] * 3
 
 
-def test_another_machine_is_said_aloud(model, folder, caplog, monkeypatch):
+def test_times_of_another_machine_give_a_warning(model, folder, caplog, monkeypatch):
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.WARNING):
         model.keep_rates_for(milliseconds=90)
         assert "do not hold here" not in caplog.text
-        other = SPEED | {"machine": SPEED["machine"] | {"num_threads": 99}}
-        (folder / "speed.json").write_text(json.dumps(other))
+        write_speed(folder, machine=SPEED["machine"] | {"num_threads": 99})
         model.keep_rates_for(milliseconds=90)
     assert "num_threads 99 (here 1)" in caplog.text
     assert "dtype" not in caplog.text
@@ -103,6 +107,22 @@ def test_what_cannot_be_answered(model, folder, tiny_model):
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="no longer there"):
         model.keep_rates_for(milliseconds=90)
+
+
+def test_a_speed_of_other_weights_is_refused(model, folder, tiny_model):
+    """Training, or a push to the Hub, that puts new weights beside an old `speed.json`."""
+    trained = tiny_model()
+    with torch.no_grad():
+        trained.query.weight += 1
+    trained.save_pretrained(folder)
+    for one in (model, type(model).from_pretrained(folder)):
+        before = one.config.to_dict()
+        for budget in (one.keep_rates_for, one.set_speed_budget):
+            with pytest.raises(ValueError, match=r"its speed.json was measured with other weights than it holds now"):
+                budget(milliseconds=90)
+        assert one.config.to_dict() == before
+    write_speed(folder)
+    assert type(model).from_pretrained(folder).keep_rates_for(milliseconds=90) == [1.0, 0.7, 0.5]
 
 
 def test_the_checkpoint_is_found_from_any_folder(folder, monkeypatch, tmp_path):

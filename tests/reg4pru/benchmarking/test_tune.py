@@ -7,9 +7,9 @@ import datasets
 import pytest
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import tune
 from reg4pru.benchmarking import quality
-from reg4pru.common.weight_fingerprints import fingerprint_weights
 
 IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 64)
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 
-from reg4pru.common.weight_fingerprints import fingerprint_weights
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru.hub.model_card import eval_results_yaml, hub_id, render_card
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.push import main
