@@ -113,7 +113,10 @@ def _one_channel(mask: Image.Image) -> np.ndarray:
         raise _not_binary("16 bits, with both small and large values")
     if highest < 2 * 257:  # would become 1, a vessel
         raise _not_binary(f"16 bits, with no value above {highest}")
-    return np.rint(pixels / 257).astype(np.uint8)
+    scaled = np.rint(pixels / 257).astype(np.uint8)
+    if scaled[scaled < 255].max(initial=0) == 1:  # would be taken for the vessel of a label map, and white for ignored
+        raise _not_binary("16 bits, with values just above 0")
+    return scaled
 
 
 def _not_binary(reason: str) -> ValueError:

@@ -30,7 +30,7 @@ def derived_seed(seed: int, *key: int) -> int:
 
 
 def hold_in_memory(rows: datasets.IterableDataset) -> datasets.Dataset:
-    """All images of a stream, as the files that they are."""
+    """All images of a stream, encoded as their files are."""
     return datasets.Dataset.from_list(list(_undecoded(rows)), features=rows.features)
 
 
@@ -39,7 +39,7 @@ def _undecoded(rows: datasets.IterableDataset) -> datasets.IterableDataset:
 
 
 def count_rows(rows: datasets.Dataset | datasets.IterableDataset) -> int:
-    """How many images a side has."""
+    """Number of images, of a stream as well."""
     if isinstance(rows, datasets.IterableDataset):
         (split,) = rows.info.splits.values()
         return split.num_examples
@@ -70,11 +70,11 @@ def _seeded(transform: TrainTransform, batch: dict[str, list], seed: int) -> dic
 class StreamedSamples(IterableDataset):
     """
     Training samples of images that are read while they download. The order follows from the seed and the size of
-    the shuffle buffer, the randomness of a sample from the seed and its position; what a resumed run has seen already
-    is read past, but neither decoded nor augmented.
+    the shuffle buffer, the randomness of a sample from the seed and its position; a resumed run skips what it has seen
+    already, neither decoding nor augmenting it.
 
     Args:
-        rows (`datasets.IterableDataset`): Images, from `load_fives(..., streaming=True)`.
+        rows (`datasets.IterableDataset`): Images, from `load_vessels(..., streaming=True)`.
         transform (`TrainTransform`): Makes a sample of an image.
         total (`int`): Samples of the whole training.
         start (`int`): Samples that a resumed run has already seen.
@@ -95,7 +95,7 @@ class StreamedSamples(IterableDataset):
             yield _seeded(self.transform, images, derived_seed(self.seed, SAMPLE, position))
 
     def names(self, positions: range) -> list[str]:
-        """The images of some samples of the training; the stream is read anew up to there."""
+        """Names of the images of some samples of the training; the stream is read again up to there."""
         return [row["name"] for row in self._read(positions.start, positions.stop)]
 
     def _read(self, position: int, stop: int) -> Iterator[dict]:
@@ -152,10 +152,10 @@ def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple
 
 def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None = None) -> datasets.Dataset:
     """
-    Cut images and masks into square tiles; only ever after splitting, so that no image is on two sides.
+    Cut images and masks into square tiles; only ever after splitting, so that no image is in two splits.
 
     Args:
-        dataset (`Dataset`): Rows as [`load_fives`] gives them.
+        dataset (`Dataset`): Rows as [`~datasets_fives.load_vessels`] returns them.
         tile_size (`int`): Side of the tiles; half of the image's side gives its quadrants.
         stride (`int`, *optional*, defaults to `tile_size`):
             Distance of neighbouring tiles. The last ones are shifted inwards where they would not fit.
@@ -167,7 +167,13 @@ def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None
         ValueError: If the tile size or the stride is wrong, or an image is smaller than a tile.
     """
     stride = tile_size if stride is None else stride
-    _check_tiles(tile_size, tile_size - stride)
+    if tile_size < 1:
+        raise ValueError(f"The side of a tile must be at least 1, got {tile_size}.")
+    if not 0 < stride <= tile_size:
+        overlap = tile_size - stride
+        raise ValueError(
+            f"Neighbouring tiles of side {tile_size} may share 0 to {tile_size - 1} pixels, got {overlap}."
+        )
     return dataset.map(
         _cut,
         batched=True,
@@ -200,10 +206,3 @@ def _cut(batch: dict[str, list], tile_size: int, stride: int) -> dict[str, list]
 def _starts(length: int, tile: int, stride: int) -> list[int]:
     last = max(0, length - tile)
     return [*range(0, last, stride), last]
-
-
-def _check_tiles(tile: int, overlap: int) -> None:
-    if tile < 1:
-        raise ValueError(f"The side of a tile must be at least 1, got {tile}.")
-    if not 0 <= overlap < tile:
-        raise ValueError(f"Neighbouring tiles of side {tile} may share 0 to {tile - 1} pixels, got {overlap}.")

@@ -202,7 +202,7 @@ def _equalise(pixels: torch.Tensor, clip_limit: float) -> torch.Tensor:
 
 
 def _label_values(mask: Image.Image) -> np.ndarray:
-    """The mask as `load_vessels` gives it: {0, 1}, and 255 where pixels do not count."""
+    """A mask as `load_vessels` returns it: {0, 1}, and 255 where pixels are ignored."""
     labels = np.asarray(mask)
     if labels.dtype == bool:
         labels = labels.astype(np.uint8)

@@ -56,14 +56,14 @@ class VesselMetrics:
       vessels are under 12 pixels wide: all of a vessel would be boundary, and the metric would be the IoU. Here it is
       a thousandth of the longer side, at least 1 pixel: 2 pixels at 2048², 1 pixel up to 1500.
     - `mcc`: Matthews correlation coefficient, -1 to 1.
-    - `betti0_error`, `betti1_error`: how far the number of connected pieces (β0) and of holes (β1) of the prediction
-      is from that of the truth. Vessels hang together over corners (8 neighbours), background does not (4). Here the
-      field of view cuts first. There is no pooling of pixels here: pooled is the mean over the images.
+    - `betti0_error`, `betti1_error`: how far the number of connected components (β0) and of holes (β1) of the
+      prediction is from that of the truth. Vessels connect over corners (8 neighbours), background does not (4). Here
+      the field of view cuts first. There is no pooling of pixels here: pooled is the mean over the images.
     - `calibration_error`: expected calibration error of the probability of vessel, |mean probability − fraction of
       vessel| in 15 bins even in probability, weighted by their pixels.
 
     `compute` also tells the threshold with the highest pooled Dice, from the histograms, and that Dice: whether
-    pruning moves it is seen by its side of `threshold`.
+    pruning moves it shows beside `threshold`.
 
     Undefined values are `nan`, and are left out of means (`compute` tells how many images each mean is over):
 
@@ -190,7 +190,7 @@ class VesselMetrics:
                 raise ValueError(f"{setting} differs: {mine} here, {theirs} in the metrics to merge.")
         both = sorted({row["name"] for row in self.rows} & {row["name"] for row in other.rows})
         if both:
-            raise ValueError(f"Measured on both sides, must be on one only: {', '.join(both)}.")
+            raise ValueError(f"Measured by both, must be by one only: {', '.join(both)}.")
         self.rows += [dict(row) for row in other.rows]
         self._counts += [dict(counts) for counts in other._counts]
         self._calibration += other._calibration

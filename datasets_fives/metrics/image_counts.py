@@ -70,11 +70,11 @@ def count_image(
 
 
 def _betti(mask: np.ndarray) -> tuple[int, int]:
-    """β0 and β1: connected pieces (8 neighbours), and background (4 neighbours) that they enclose."""
-    pieces = ndimage.label(mask, np.ones((3, 3)), output=np.int32)[1]
-    # The margin joins all background that reaches the border to the one piece that is no hole.
-    outside = ndimage.label(~np.pad(mask, 1), output=np.int32)[1]
-    return pieces, outside - 1
+    """β0 and β1: connected components (8 neighbours), and holes in them (background of 4 neighbours)."""
+    components = ndimage.label(mask, np.ones((3, 3)), output=np.int32)[1]
+    # The margin joins all background that reaches the border to the one component that is not a hole.
+    background = ndimage.label(~np.pad(mask, 1), output=np.int32)[1]
+    return components, background - 1
 
 
 def calibration(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each ends in a right answer or in our own error, in bounded time."""
+"""Damaged, hostile and odd files: each is read by both packages alike, or ends in our own errors, in bounded time."""
 
 import struct
 import time
@@ -15,8 +15,8 @@ from PIL import Image
 
 import modeling_reg4pru.image_reading as of_the_model
 from datasets_fives.images import read_image
-from datasets_fives.masks import read_mask
-from modeling_reg4pru.label_maps import read_label_map
+from datasets_fives.masks import read_mask, resize_mask
+from modeling_reg4pru.label_maps import read_label_map, resize_label_map
 
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 
@@ -117,6 +117,38 @@ def test_some_damaged_images(content):
 @given(damaged())
 def test_many_damaged_images(content):
     check_file(content)
+
+
+@pytest.mark.parametrize("grey", [1, 2, 31, 32, 33, 127, 128, 222, 223, 254])
+@pytest.mark.parametrize("columns", [0, 1, 9, 10, 11])
+def test_both_packages_draw_the_same_line_between_masks_and_label_maps(grey, columns):
+    """Black and white with 5 % of its pixels grey, a little less or more: as dots, as a line, as an area."""
+    pixels = np.zeros((40, 200), np.uint8)
+    pixels[:20] = 255
+    dots, line, area = pixels.copy(), pixels.copy(), pixels.copy()
+    dots[::4, : 4 * columns : 1] = grey
+    line[20, : 20 * columns] = grey
+    area[5:35, :columns] = grey
+    for image in (dots, line, area, area.astype(np.uint16) * 257):
+        buffer = BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        check_file(buffer.getvalue())
+
+
+@pytest.mark.parametrize("highest", [1, 255, 4095, 4096, 65535])
+def test_both_packages_draw_the_same_line_in_dark_images_of_16_bits(highest):
+    buffer = BytesIO()
+    Image.fromarray(np.linspace(0, highest, 600).astype(np.uint16).reshape(20, 30)).save(buffer, "PNG")
+    check_file(buffer.getvalue())
+    assert (answer(read_image, buffer.getvalue()) is None) == (highest < 4096)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (13, 21), (40, 60), (200, 300)])
+def test_both_packages_scale_masks_alike(size):
+    mask = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (40, 60), p=[0.6, 0.3, 0.1])
+    longest = max(size)
+    scaled = resize_mask(mask, longest)
+    np.testing.assert_array_equal(scaled, resize_label_map(mask, *scaled.shape, num_labels=2))
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -67,9 +67,9 @@ def expected(probability, mask, inside=None, threshold=0.5):
 
 
 def betti(mask: np.ndarray) -> tuple[int, int]:
-    """Pieces by flood filling, holes from Euler's number: pieces - holes."""
-    pieces = measure.label(mask, connectivity=2).max()
-    return pieces, pieces - measure.euler_number(mask, connectivity=2)
+    """Components by flood filling, holes from Euler's number: components - holes."""
+    components = measure.label(mask, connectivity=2).max()
+    return components, components - measure.euler_number(mask, connectivity=2)
 
 
 def calibration_error(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -136,7 +136,7 @@ def test_pooled_equals_the_images_set_side_by_side():
     pooled = metrics.compute()["pooled"]
     for key in set(METRICS) - {"betti0_error", "betti1_error"}:
         assert pooled[key] == pytest.approx(reference[key], abs=1e-4 if key == "average_precision" else 1e-6), key
-    # Numbers of pieces are not pooled: too many in one image do not make up for too few in another.
+    # Numbers of components are not pooled: too many in one image do not make up for too few in another.
     for key in ("betti0_error", "betti1_error"):
         assert pooled[key] == np.mean([row[key] for row in metrics.rows])
 

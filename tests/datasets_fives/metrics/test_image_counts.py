@@ -81,7 +81,7 @@ def test_matthews_of_sixteen_pixels():
     assert measure(~mask, mask)["mcc"] == -1
 
 
-def test_pieces_and_holes_are_counted():
+def test_components_and_holes_are_counted():
     ring = bar(slice(2, 8), slice(2, 8)) & ~bar(slice(3, 7), slice(3, 7))
     dots = bar(slice(2, 3), slice(12, 13)) | bar(slice(3, 4), slice(13, 14)) | bar(slice(8, 9), slice(20, 21))
     row = measure(ring, dots)  # one piece with a hole; two dots that touch at a corner are one piece, so two
