@@ -1,14 +1,14 @@
 """
-Choose keep rates by stage, reactivation layer and selection pool of a trained checkpoint for this machine.
+Choose keep rate, reactivation layer and selection pool of a trained checkpoint for this machine.
 
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
     reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
 
-One checkpoint serves every keep rate, so nothing is trained: quality is measured on the validation images for
-all uniform rates and for a greedy walk over rates by stage, and the time of them all side by side on this device. Into
-the checkpoint this writes speed.json, speed.md and speed.png, with the settings that nothing beats in both time and
-average precision; what was interrupted goes on where it stopped. `--budget_ms` then writes the most accurate settings
-within a budget into config.json; where speed.json is there already, nothing is measured anew.
+One checkpoint serves every keep rate, so nothing is trained: every setting is measured, its quality on the validation
+images and its time side by side with all others on this device. speed.json, speed.md and speed.png are written into
+the checkpoint, with the settings that no other beats in both time and average precision; an interrupted measurement
+continues where it stopped. `--budget_ms` then writes the most accurate setting within a budget into config.json; if
+speed.json exists already, nothing is measured again.
 """
 
 import logging
@@ -18,11 +18,10 @@ from transformers import HfArgumentParser
 
 from modeling_reg4pru.speed_budget import SPEED_FILE
 
-from .benchmarking.tuning import REPORTS, TuneArguments, Tuning, check_arguments, write_choice
+from .benchmarking.tuning import REPORTS, TuneArguments, Tuning, check_arguments, speed_markdown, write_choice
 from .common.cli import read_flags, set_up_logging
 from .inference.evaluation_data import load_as_seen
 from .inference.loading import load_checkpoint
-from .reporting.speed import front_table
 
 logger = logging.getLogger("tune")
 
@@ -39,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
             speed = model.read_speed()
-            logger.info("Measured on %s, not again: --overwrite measures anew.", speed["provenance"]["date"])
+            logger.info("Measured on %s; --overwrite measures again.", speed["provenance"]["date"])
         else:
             images = load_as_seen(arguments, processor, "validation")
             speed = Tuning(arguments, folder, model, processor, images).run()
             logger.info("Written to %s: %s", folder, ", ".join(REPORTS))
-        print(front_table(speed))
+        print(speed_markdown(speed))
         if arguments.budget_ms is not None:
             write_choice(folder, speed, arguments.budget_ms)
     except ValueError as error:

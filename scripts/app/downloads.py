@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ..reporting.panels import mask_picture, probability_picture
+from ..reporting.panels import mask_image, probability_image
 from .comparison import Prediction
 from .html_tables import COLUMNS
 
@@ -34,8 +34,8 @@ class Downloads:
         """
         folder, name = self._folder(visitor), re.sub(r"[^\w.-]", "_", name)[:60]
         mask, probability = folder / f"{name}_mask.png", folder / f"{name}_probability.png"
-        Image.fromarray(mask_picture(prediction.vessels)).save(mask)
-        Image.fromarray(probability_picture(prediction.probability)).save(probability, compress_level=1)
+        Image.fromarray(mask_image(prediction.vessels)).save(mask)
+        Image.fromarray(probability_image(prediction.probability)).save(probability, compress_level=1)
         return [str(mask), str(probability), self.write_table(visitor, rows, f"{name}.csv")]
 
     def write_pictures(self, visitor: str, pictures: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ..reporting.panels import mask_picture
+from ..reporting.panels import mask_image
 from .comparison import Comparer, agreement
 from .uploads import decode_base64, open_upload
 
@@ -37,7 +37,7 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         buffer = BytesIO()
-        Image.fromarray(mask_picture(pruned.vessels)).save(buffer, format="PNG")
+        Image.fromarray(mask_image(pruned.vessels)).save(buffer, format="PNG")
         dice, _ = agreement(pruned, opened.dense.vessels, opened.inside)
         answer = {
             "mask": base64.b64encode(buffer.getvalue()).decode(),

@@ -15,6 +15,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,8 +35,8 @@ from ..inference.loading import check_image_size, load_checkpoint
 from .baselines import MODEL_SIZES, dense_model, model_config, variant, variant_config
 from .engines import ENGINES, EngineModel, Logits, build_engine, why_not
 from .quality import QUALITIES, measure_quality
-from .report import engine_table, with_ratios
-from .timing import interleaved_seconds
+from .report import engine_table
+from .timing import interleaved_seconds, summary
 
 logger = logging.getLogger("engines")
 OURS = "reg4pru"
@@ -162,7 +163,7 @@ class EngineComparison:
                     rows.append(row | self._quality(run, trained))
                     runs.append(run)
                     bar.update()
-        calls = [lambda run=run: run(images) for run in runs]
+        calls = {place: partial(run, images) for place, run in enumerate(runs)}
         seconds = interleaved_seconds(calls, self.device, arguments.rounds, arguments.min_seconds)
         return {
             "provenance": provenance(self.device, arguments.seed),
@@ -170,7 +171,7 @@ class EngineComparison:
             "data": None if self.images is None else describe_data({arguments.side: self.images}),
             "image_size": self.image_size,
             "skipped": self.skipped,
-            "rows": with_ratios(rows, seconds, arguments.batch_size),
+            "rows": with_ratios(rows, list(seconds.values()), arguments.batch_size),
         }
 
     def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
@@ -178,6 +179,26 @@ class EngineComparison:
             return dict.fromkeys(QUALITIES)
         common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
         return measure_quality(EngineModel(run, self.device), self.processor, self.images, "config", **common)
+
+
+def with_ratios(rows: list[dict], seconds: list[list[float]], batch_size: int) -> list[dict]:
+    """
+    The rows with their times, the ratio to the first row (EoMT of transformers in the first engine) within rounds, and
+    the `change` of their average precision from that of the same model in the first engine.
+
+    Args:
+        rows (`list[dict]`): What was measured, all engines of a model together.
+        seconds (`list[list[float]]`): Seconds of every row, by round.
+        batch_size (`int`): Images per call.
+    """
+    first: dict[tuple, float | None] = {}
+    timed = []
+    for row, own in zip(rows, seconds, strict=True):
+        reference = first.setdefault((row["model"], row["keep_rate"]), row["average_precision"])
+        known = row["average_precision"] is not None
+        change = row["average_precision"] - reference if known else None
+        timed.append({**row, "change": change, "seconds": own, **summary(own, seconds[0], batch_size)})
+    return timed
 
 
 def prepare(arguments: EngineArguments) -> EngineComparison:

@@ -1,4 +1,4 @@
-"""What can compute a model: torch in two precisions and compiled, ONNX Runtime in two precisions."""
+"""Engines that a model can run in: PyTorch in two precisions, torch.compile, ONNX Runtime in two precisions."""
 
 import copy
 import logging
@@ -13,6 +13,7 @@ from torch import nn
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.segmentation_head import semantic_logits
 
+from ..common.devices import fast_dtype
 from ..inference.onnx_export import export_module
 
 # Name → what it is.
@@ -31,8 +32,8 @@ class Logits(nn.Module):
     A binary model, ours or EoMT of transformers, as a function: images to logits `(batch, 2, map_height, map_width)`.
 
     Args:
-        model (`nn.Module`): In evaluation mode. Where it is one of transformers, its masked attention must be annealed
-            away; that it is becomes a constant here, as reading it from a tensor neither compiles whole nor exports.
+        model (`nn.Module`): In evaluation mode. The masked attention of EoMT of transformers must be annealed to zero;
+            the probability becomes a constant here, as reading it from a tensor breaks compiled graphs and exports.
     """
 
     def __init__(self, model: nn.Module):
@@ -51,12 +52,12 @@ class Logits(nn.Module):
 
 class EngineModel(nn.Module):
     """
-    A function of images to logits in the place of a model, for [`~modeling_reg4pru.predict_image`]. Keep rates
-    are what it was built with.
+    A function from images to logits in the place of a model, for [`~modeling_reg4pru.predict_image`]. Its keep rates
+    are fixed.
 
     Args:
-        run (`Callable`): Images `(batch, channels, height, width)` to logits, as [`build_engine`] gives it.
-        device (`torch.device`): Where the images go.
+        run (`Callable`): From images `(batch, channels, height, width)` to logits; from [`build_engine`].
+        device (`torch.device`): Device of the images.
     """
 
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device):
@@ -69,9 +70,9 @@ class EngineModel(nn.Module):
 
 
 def why_not(engine: str, device: torch.device) -> str | None:
-    """Why an engine cannot be measured here; `None` if it can."""
-    if engine == "bfloat16" and device.type == "cpu" and not _cpu_has_bfloat16():
-        return "this CPU computes bfloat16 in software only (neither avx512_bf16 nor amx_bf16 nor bf16)"
+    """Why an engine cannot be measured on this device; `None` if it can."""
+    if engine == "bfloat16" and fast_dtype(str(device)) != "bfloat16":
+        return "this device has no instructions for bfloat16 and emulates it"
     if engine == "compile" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "torch.compile needs a C++ compiler, and there is none"
     if engine in _ONNX and device.type != "cpu":
@@ -85,24 +86,18 @@ def why_not(engine: str, device: torch.device) -> str | None:
     return None
 
 
-def _cpu_has_bfloat16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
 def build_engine(
     engine: str, logits: Logits, image_size: tuple[int, int], folder: Path, device: torch.device
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """
-    Images of one size, `float32` on the device, to logits, `float32` as well: casts are part of what is measured.
+    Build the function from images of one size to logits, both `float32`: casts are part of what is measured.
 
     Args:
-        engine (`str`): One of [`ENGINES`] for which [`why_not`] knows no reason.
+        engine (`str`): One of [`ENGINES`] for which [`why_not`] returns `None`.
         logits ([`Logits`]): The model, in float32.
         image_size (`tuple[int, int]`): Height and width.
-        folder (`Path`): Empty; for the files of an engine.
-        device (`torch.device`): Where it computes.
+        folder (`Path`): An empty folder, for the files of an engine.
+        device (`torch.device`): Device to compute on.
     """
     if engine == "float32":
         return logits
@@ -125,8 +120,8 @@ def _onnx(
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         linear, path = path, folder / "int8.onnx"
-        # The convolutions of patch embedding and heads stay: dynamic ones are slower than in float32.
-        logging.disable(logging.INFO)  # it tells the root logger of every tensor
+        # The convolutions of patch embedding and heads are left out: quantised dynamically they are slower.
+        logging.disable(logging.INFO)  # it logs every tensor
         try:
             quantize_dynamic(
                 linear, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8

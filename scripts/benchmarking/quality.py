@@ -1,4 +1,4 @@
-"""What a setting or an engine costs in quality: pooled over images, as `reg4pru evaluate` measures it."""
+"""Quality of a model, pooled over images, as `reg4pru evaluate` measures it."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ def measure_quality(
     seed: int,
 ) -> dict[str, float]:
     """
-    [`QUALITIES`] of a model over all pixels of images; `nan` where they have no vessel.
+    [`QUALITIES`] of a model over all pixels of the images; `nan` if these contain no vessel.
 
     Args:
-        model (`nn.Module`): What [`~reg4pru.inference.predictors.predictor`] takes.
+        model (`nn.Module`): A model, or an engine in its place ([`~reg4pru.benchmarking.engines.EngineModel`]).
         processor ([`Reg4PruImageProcessor`]): Its image processor.
         images (`Dataset`): Rows of images and masks.
         keep_rates (`float`, sequence of `float`, `None` or `"config"`): As in the model's forward.

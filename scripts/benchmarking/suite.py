@@ -1,4 +1,4 @@
-"""Time, operations and memory of pruned models against the dense model, measured in one run."""
+"""Time, operations and memory of pruned models and of the dense model, measured side by side."""
 
 import json
 import math
@@ -20,8 +20,16 @@ from ..common.provenance import provenance
 from ..inference.loading import check_image_size, load_model
 from .baselines import MODEL_SIZES, dense_model, model_config, variant
 from .flops import forward_flops, token_counts
-from .report import attention_table, inference_table, plot_throughput, summary, training_table
-from .timing import MEMORY_METHOD, peak_memory, repeats_for, save_profile, seconds_per_call, share_between_layers
+from .report import attention_table, inference_table, plot_throughput, training_table
+from .timing import (
+    MEMORY_METHOD,
+    interleaved_rounds,
+    peak_memory,
+    save_profile,
+    seconds_per_call,
+    share_between_layers,
+    summary,
+)
 from .training_steps import compare_policy_attention, training_variants, typical_windows
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -86,7 +94,7 @@ def check_arguments(arguments: BenchmarkArguments) -> None:
 
 class Benchmark:
     """
-    One run: the model, its results so far, and the file that they are kept in.
+    One run of the benchmark: the model, the results so far, and the file that holds them.
 
     Args:
         arguments (`BenchmarkArguments`): What is measured.
@@ -108,7 +116,7 @@ class Benchmark:
         self.grid_size = (side, side)
         depth = model.config.num_hidden_layers
         layers = [layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers]
-        # All configurations are made, and so checked, before the first measurement.
+        # All configurations are created, and thereby validated, before the first measurement.
         self.variants = [
             (rate, layer, variant(self.model, keep_rates=rate, reactivation_layer=layer))
             for layer in layers
@@ -127,12 +135,12 @@ class Benchmark:
         }
 
     def save(self) -> None:
-        """Write what there is; a half-written file never takes the place of a whole one."""
+        """Write the results so far; an incomplete file never replaces a complete one."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.output_dir / "benchmark.json", json.dumps(self.results, indent=1) + "\n")
 
     def report(self) -> str:
-        """Tables, in table.md and to be shown; and the plot."""
+        """Write table.md and benchmark.png; returns the tables."""
         parts = []
         if self.results["inference"]:
             parts.append(inference_table(self.results["inference"]))
@@ -151,8 +159,8 @@ class Benchmark:
 
     def compiled(self, model: torch.nn.Module, whole: bool) -> Callable:
         """
-        Compiled as asked, for these very sizes. The dense model of transformers reads its annealing, which breaks the
-        graph.
+        The model, compiled if that was asked for, for inputs of one shape. The dense model of transformers reads its
+        mask probability from a tensor, which breaks the graph: it is not compiled as a whole.
         """
         if self.arguments.compile_mode is None:
             return model
@@ -160,24 +168,22 @@ class Benchmark:
 
     @torch.inference_mode()
     def measure_inference(self, batch_size: int, bar: tqdm) -> None:
-        """All contestants at one batch size."""
+        """Memory, then time, of the dense model and of ours in every setting at one batch size."""
         size = self.arguments.image_size
         dense = dense_model(self.model, size).to(self.device, self.dtype)
         shape = (batch_size, self.model.config.num_channels, size, size)
         pixel_values = torch.randn(shape, device=self.device, dtype=self.dtype)
         self.model.to(self.dtype)
-        contestants = [(self.compiled(dense, False), self._row("transformers", None, None, batch_size))]
-        for rate, layer, model in self.variants:
-            contestants.append((self.compiled(model, True), self._row("reg4pru", rate, layer, batch_size, model)))
-
         models = [dense, *(model for _, _, model in self.variants)]
-        calls, repeats = [], []
-        for (forward, row), model in zip(contestants, models, strict=True):
+        rows = [self._row("transformers", None, None, batch_size)]
+        rows += [self._row("reg4pru", rate, layer, batch_size, model) for rate, layer, model in self.variants]
+        calls = []
+        for model, row in zip(models, rows, strict=True):
             bar.set_postfix_str(f"memory, batch {batch_size}, keep {row['keep_rate'] or 'dense'}")
+            forward = self.compiled(model, whole=model is not dense)
             calls.append(lambda forward=forward: forward(pixel_values))
             calls[-1]()  # compiles; fills caches
             row["peak_memory"] = peak_memory(calls[-1], self.device)
-            repeats.append(repeats_for(calls[-1], self.device, self.arguments.min_seconds))
             if row["keep_rate"] is not None:
                 row["between_layers_share"] = share_between_layers(
                     model, lambda model=model: model(pixel_values), self.device
@@ -189,17 +195,15 @@ class Benchmark:
                 save_profile(calls[-1], self.device, self.output_dir / f"profile_batch{batch_size}_{name}.txt")
             bar.update()
 
-        for _ in range(self.arguments.rounds):
-            for (_, row), call, count in zip(contestants, calls, repeats, strict=True):
-                bar.set_postfix_str(f"batch {batch_size}, keep {row['keep_rate'] or 'dense'}")
-                row["seconds"].append(seconds_per_call(call, self.device, count))
-                bar.update()
-            reference = contestants[0][1]["seconds"]
-            for _, row in contestants:
-                row.update(summary(row["seconds"], reference, batch_size))
-            done = [row for row in self.results["inference"] if row["batch_size"] != batch_size]
-            self.results["inference"] = done + [row for _, row in contestants]
+        bar.set_postfix_str(f"time, batch {batch_size}")
+        done = self.results["inference"]
+        for seconds in interleaved_rounds(calls, self.device, self.arguments.rounds, self.arguments.min_seconds):
+            for row, own in zip(rows, seconds, strict=True):
+                row["seconds"].append(own)
+                row.update(summary(row["seconds"], rows[0]["seconds"], batch_size))
+            self.results["inference"] = done + rows
             self.save()
+            bar.update(len(rows))
 
     def _row(
         self,
@@ -228,27 +232,27 @@ class Benchmark:
         }
 
     def measure_training(self, bar: tqdm) -> None:
-        """Steps of every variant; those that route take a window of typical length in every round."""
+        """Steps of every variant; those that route have a routing window of typical length in every round."""
         arguments = self.arguments
         self.model.float()
         variants, self.results["training_skipped"] = training_variants(
             self.model, arguments.image_size, arguments.train_batch_size, self.dtype, arguments.compile_mode
         )
-        # Every window is a graph of its own: compiled, one must do.
+        # Every window is a graph of its own: if the steps are compiled, there is only one.
         count = 1 if arguments.compile_mode else arguments.train_rounds
         windows = typical_windows(self.model.config, count) * (arguments.train_rounds // count)
         rows = {name: {"name": name, "seconds": [], "peak_memories": [], "windows": []} for name in variants}
         for window in windows:
-            for name, step in variants.items():
+            for (name, timed), row in zip(variants.items(), rows.values(), strict=True):
                 bar.set_postfix_str(f"training, {name}")
-                row = rows[name]
-                if step.routed is not None:
-                    step.routed.config.routing_window = window
+                if timed.routed is not None:
+                    timed.routed.config.routing_window = window
                     row["windows"].append(window)
-                if step.routed is not None or not row["peak_memories"]:
-                    step.step()  # warm-up
-                    row["peak_memories"].append(peak_memory(step.step, self.device))
-                row["seconds"].append(seconds_per_call(step.step, self.device))
+                if timed.routed is not None or not row["peak_memories"]:
+                    timed.step()  # warm-up
+                    row["peak_memories"].append(peak_memory(timed.step, self.device))
+            for timed, row in zip(variants.values(), rows.values(), strict=True):
+                row["seconds"].append(seconds_per_call(timed.step, self.device))
                 bar.update()
             dense = rows["dense"]
             for row in rows.values():

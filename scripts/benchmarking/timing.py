@@ -1,4 +1,4 @@
-"""How the benchmark measures: seconds, bytes, and the share of a forward pass that is spent between its layers."""
+"""Measuring seconds, bytes, and the share of a forward pass that is spent between its layers."""
 
 import itertools
 import json
@@ -6,7 +6,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ MEMORY_METHOD = {
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU, so that a clock tells the time of the work and not of its launch."""
+    """Wait for a GPU, so that a clock measures the work and not its launch."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -38,35 +38,69 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, repeats: 
     return (time.perf_counter() - start) / repeats
 
 
-def repeats_for(call: Callable[[], object], device: torch.device, min_seconds: float) -> int:
-    """How many calls in a row take so many seconds, at least one."""
-    return max(1, math.ceil(min_seconds / seconds_per_call(call, device)))
+def interleaved_rounds(
+    calls: Sequence[Callable[[], object]], device: torch.device, rounds: int, min_seconds: float = 0.0
+) -> Iterator[list[float]]:
+    """
+    Time calls side by side: in every round each runs once, short ones several times in a row. A machine that is busy
+    for a while slows down all of them, so that ratios within a round can be trusted.
+
+    Args:
+        calls (`Sequence[Callable]`): What is timed, after two calls each that do not count.
+        device (`torch.device`): Where they compute.
+        rounds (`int`): Number of rounds.
+        min_seconds (`float`, *optional*, defaults to 0.0): How long a call is repeated within a round.
+
+    Yields:
+        `list[float]`: mean wall time of every call in one round.
+    """
+    repeats = []
+    for call in calls:
+        call()
+        repeats.append(max(1, math.ceil(min_seconds / seconds_per_call(call, device))))
+    for _ in range(rounds):
+        yield [seconds_per_call(call, device, count) for call, count in zip(calls, repeats, strict=True)]
 
 
 def interleaved_seconds(
-    calls: list[Callable[[], object]], device: torch.device, rounds: int, min_seconds: float
-) -> list[list[float]]:
+    calls: Mapping[Hashable, Callable[[], object]], device: torch.device, rounds: int, min_seconds: float = 0.0
+) -> dict[Hashable, list[float]]:
+    """The seconds of every call, by its key, in the rounds of [`interleaved_rounds`]; with a progress bar."""
+    timed = interleaved_rounds(list(calls.values()), device, rounds, min_seconds)
+    of_calls = zip(*tqdm(timed, total=rounds, desc="Timing", unit="round"), strict=True)
+    return {key: list(seconds) for key, seconds in zip(calls, of_calls, strict=True)}
+
+
+def summary(seconds: list[float], reference: list[float], batch_size: int = 1) -> dict:
     """
-    Mean wall time of every call in every round; each runs once a round, short ones several times.
+    Median and quartiles over the rounds. A ratio is taken within its round, against what ran beside it, before the
+    median.
 
     Args:
-        calls (`list[Callable]`): What is timed, after one call that is not.
-        device (`torch.device`): Where they compute.
-        rounds (`int`): Rounds.
-        min_seconds (`float`): How long one call is repeated within a round.
+        seconds (`list[float]`): Seconds of every round.
+        reference (`list[float]`): Those of the reference in the same rounds.
+        batch_size (`int`, *optional*, defaults to 1): Images per call.
+
+    Returns:
+        `dict`: `latency` (seconds), `throughput` (images per second), `ratio` (how many times as fast as the
+        reference), and `latency_quartiles` and `ratio_quartiles`.
     """
-    seconds: list[list[float]] = [[] for _ in calls]
-    with tqdm(total=len(calls) * (rounds + 1), desc="Timing", unit="run") as bar:
-        repeats = []
-        for call in calls:
-            call()
-            repeats.append(repeats_for(call, device, min_seconds))
-            bar.update()
-        for _ in range(rounds):
-            for own, call, count in zip(seconds, calls, repeats, strict=True):
-                own.append(seconds_per_call(call, device, count))
-                bar.update()
-    return seconds
+    ratios = [other / own for own, other in zip(seconds, reference, strict=True)]
+    return {
+        "latency": statistics.median(seconds),
+        "latency_quartiles": quartiles(seconds),
+        "throughput": batch_size / statistics.median(seconds),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": quartiles(ratios),
+    }
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """First and third quartile; both are the value itself if there is only one."""
+    if len(values) == 1:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
@@ -91,7 +125,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 def peak_of_allocations(records: list[dict]) -> int:
     """
     Highest rise above the start. A record holds the `Bytes` of one allocation or release and the `Total Allocated`
-    after it; the first one tells what was held before, for instance by an earlier call.
+    after it; from the first one follows what was held before, for instance by an earlier call.
     """
     if not records:
         return 0
@@ -103,9 +137,9 @@ def share_between_layers(
     model: Reg4PruForSemanticSegmentation, call: Callable[[], object], device: torch.device, repeats: int = 3
 ) -> float:
     """
-    Share of the forward pass that is spent in none of its parts (embeddings, layers, drift corrections, heads):
-    selecting, gathering and reactivating, and whatever else lies between (rotary positions, entry of the queries).
-    Median over a few calls, without torch.compile, whose graph has no such seams.
+    Share of the forward pass that is spent in none of its modules (embeddings, layers, drift corrections, heads):
+    selecting, gathering and reactivating, and whatever else lies between (rotary positions, insertion of the queries).
+    Median over a few calls, without torch.compile, whose graph has no such boundaries.
     """
     marks: list[tuple[str, float | torch.cuda.Event]] = []
 
@@ -157,19 +191,3 @@ def save_profile(call: Callable[[], object], device: torch.device, path: Path, r
         synchronize(device)
     table = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=rows)
     path.write_text(table)
-
-
-WARMUP_ROUNDS = 2
-
-
-def time_interleaved(
-    contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every contestant in every round, after two rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for count in range(WARMUP_ROUNDS + rounds):
-        for name, call in contestants.items():
-            elapsed = seconds_per_call(call, device)
-            if count >= WARMUP_ROUNDS:
-                seconds[name].append(elapsed)
-    return seconds

@@ -1,6 +1,8 @@
-"""The training part of the benchmark: steps of every variant, and the policy attention against its explicit form."""
+"""The training part of the benchmark: a step of every variant, and policy attention against its explicit form."""
 
+import bisect
 import copy
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +18,11 @@ from modeling_reg4pru.token_bank import routing_window_range
 from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 from .baselines import dense_model, explicit_policy_attention, use_explicit_attention, variant
-from .timing import peak_memory, seconds_per_call
+from .timing import interleaved_seconds, peak_memory
 
 logger = logging.getLogger("benchmark")
 
-# Name → fields of the configuration. "dense" is the reference of all ratios.
+# Name → fields of the configuration. All ratios are relative to "dense".
 VARIANTS = {
     "dense": {"train_pruning": "none", "routing": False},
     "soft": {"train_pruning": "soft", "routing": False},
@@ -28,14 +30,14 @@ VARIANTS = {
     "hard": {"train_pruning": "hard", "routing": False},
     "hard + routing": {"train_pruning": "hard", "routing": True},
 }
-EXPLICIT = "soft, explicit N x N softmax"
+EXPLICIT = "soft, explicit N × N softmax"
 TRANSFORMERS = "dense (transformers)"
-MATRICES_PER_LAYER = 3  # of all pairs of tokens, that the explicit softmax keeps for its gradient
+MATRICES_PER_LAYER = 3  # N × N matrices that the explicit softmax keeps for its gradient
 
 
 @dataclass
-class TrainingArm:
-    """A step to take, and the model whose routing window the rounds set (`None`: it has none)."""
+class TimedStep:
+    """A training step, and its model if that routes, so that every round can set the routing window."""
 
     step: Callable[[], object]
     routed: Reg4PruForSemanticSegmentation | None = None
@@ -43,8 +45,8 @@ class TrainingArm:
 
 def typical_windows(config: Reg4PruConfig, count: int) -> list[list[int]]:
     """
-    Routing windows at evenly spaced quantiles of their length, as few random draws would not be representative; the
-    window of the configuration if it has one.
+    Routing windows at evenly spaced quantiles of their length, since a few random draws would not be representative;
+    the window of the configuration if it has one.
     """
     if config.routing_window is not None:
         return [list(config.routing_window)] * count
@@ -54,16 +56,9 @@ def typical_windows(config: Reg4PruConfig, count: int) -> list[list[int]]:
         (start, end): 1 / (last - start) for start in range(earliest, latest + 1) for end in range(start + 1, last + 1)
     }
     by_length = sorted(chances, key=lambda window: (window[1] - window[0], window))
-    total = sum(chances.values())
-    windows = []
-    for index in range(count):
-        passed = 0.0
-        for window in by_length:
-            passed += chances[window] / total
-            if passed >= (index + 0.5) / count:
-                windows.append(list(window))
-                break
-    return windows
+    passed = list(itertools.accumulate(chances[window] for window in by_length))
+    places = [bisect.bisect_left(passed, (index + 0.5) / count * passed[-1]) for index in range(count)]
+    return [list(by_length[place]) for place in places]
 
 
 def training_variants(
@@ -72,14 +67,14 @@ def training_variants(
     batch_size: int,
     dtype: torch.dtype,
     compile_mode: str | None,
-) -> tuple[dict[str, TrainingArm], dict[str, str]]:
+) -> tuple[dict[str, TimedStep], dict[str, str]]:
     """
     Steps (forward, backward, AdamW) of every variant on random images. Weights, gradients and moments exist before the
     first step, so that the memory of a step is what it needs beside them. All variants predict at every query layer
-    under masked attention, as EoMT is trained.
+    with masked attention, as EoMT is trained.
 
     Returns:
-        `tuple`: name → variant, and name → reason of what cannot be measured.
+        `tuple`: the step of every variant, and for each that cannot be measured the reason, both by name.
     """
     device = model.device
     pixel_values = torch.randn(batch_size, model.config.num_channels, image_size, image_size, device=device)
@@ -96,7 +91,7 @@ def training_variants(
         return forward(pixel_values, labels=labels).loss
 
     variants = {
-        TRANSFORMERS: TrainingArm(
+        TRANSFORMERS: TimedStep(
             make_step(
                 dense,
                 dtype,
@@ -113,20 +108,20 @@ def training_variants(
         variant = _variant_model(model, name)
         variant.selectors.requires_grad_(variant.config.selectors_learn)
         step = make_step(variant, dtype, compile_mode, compute_loss)
-        variants[name] = TrainingArm(step, variant if fields["routing"] else None)
+        variants[name] = TimedStep(step, variant if fields["routing"] else None)
 
     num_tokens = (image_size // model.config.patch_size) ** 2 + model.config.num_prefix_tokens
     needed = _explicit_bytes(model.config, num_tokens, batch_size, dtype)
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if "soft" not in variants:
         skipped[EXPLICIT] = skipped["soft"]
-    elif needed > 0.7 * available:  # the rest of the step needs some, too
+    elif needed > 0.7 * available:  # the rest of the step needs memory, too
         skipped[EXPLICIT] = (
             f"needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB: choose a smaller image_size"
         )
     else:
         explicit = _variant_model(use_explicit_attention(copy.deepcopy(model)), "soft")
-        variants[EXPLICIT] = TrainingArm(make_step(explicit, dtype, compile_mode, compute_loss))
+        variants[EXPLICIT] = TimedStep(make_step(explicit, dtype, compile_mode, compute_loss))
     for name, reason in skipped.items():
         logger.warning("Not measured: %s, %s.", name, reason)
     return variants, skipped
@@ -134,7 +129,7 @@ def training_variants(
 
 def _variant_model(model: Reg4PruForSemanticSegmentation, name: str) -> Reg4PruForSemanticSegmentation:
     fields = VARIANTS[name]
-    corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # others cannot learn it
+    corrected = model.config.drift_correction and fields["train_pruning"] == "hard"  # no other training can learn it
     return variant(model, **fields, drift_correction=corrected).train()
 
 
@@ -151,13 +146,13 @@ def make_step(
     compute_loss: Callable[[torch.nn.Module], torch.Tensor],
 ) -> Callable[[], None]:
     """
-    A training step to time: forward, backward, AdamW. Gradients and moments exist before the first one.
+    A training step to time: forward, backward, AdamW. Gradients and moments exist before the first step.
 
     Args:
         model (`torch.nn.Module`): In training mode; its weights hardly change (learning rate 1e-6).
         dtype (`torch.dtype`): Of autocast; float32 switches it off.
         compile_mode (`str`, *optional*): Of torch.compile; `None`: not compiled.
-        compute_loss (`Callable`): Gives the loss of a step from the model, compiled where it is.
+        compute_loss (`Callable`): From the model, or its compiled form, to the loss of a step.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     for parameter in model.parameters():
@@ -179,12 +174,12 @@ def compare_policy_attention(
     config: Reg4PruConfig, num_tokens: int, dtype: torch.dtype, device: torch.device, rounds: int
 ) -> dict:
     """
-    One attention layer under a policy, forward and backward, for one image: the extra channel in a fused kernel
-    against the explicit softmax.
+    One attention layer with a policy, forward and backward, for one image: the extra channel in a fused kernel against
+    the explicit softmax.
 
     Returns:
-        `dict`: for `extra_channel` and `explicit` the `seconds` of every round and the `peak_memory` in bytes, their
-        ratios, and the largest difference of the outputs.
+        `dict`: `extra_channel` and `explicit`, each with the `seconds` of every round and the `peak_memory` in bytes;
+        `num_tokens`; and `output_difference`, the largest of the outputs.
     """
     head_dim = config.hidden_size // config.num_attention_heads
     shape = (1, config.num_attention_heads, num_tokens, head_dim)
@@ -211,11 +206,9 @@ def compare_policy_attention(
     with torch.no_grad():
         difference = (extra_channel() - explicit()).abs().max().item()
     calls = {"extra_channel": both_ways(extra_channel), "explicit": both_ways(explicit)}
-    result = {name: {"seconds": []} for name in calls}
-    for name, call in calls.items():
-        call()
-        result[name]["peak_memory"] = peak_memory(call, device)
-    for _ in range(rounds):
-        for name, call in calls.items():
-            result[name]["seconds"].append(seconds_per_call(call, device))
+    for call in calls.values():
+        call()  # fills caches
+    result = {name: {"peak_memory": peak_memory(call, device)} for name, call in calls.items()}
+    for name, seconds in interleaved_seconds(calls, device, rounds).items():
+        result[name]["seconds"] = seconds
     return {"num_tokens": num_tokens, "output_difference": difference, **result}

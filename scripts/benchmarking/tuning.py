@@ -1,10 +1,13 @@
-"""Time and quality of one checkpoint over keep rates, and the choice within a budget."""
+"""Time and quality of one checkpoint in every setting of its pruning, and the choice within a budget."""
 
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
@@ -22,43 +25,89 @@ from ..common.data_overlap import describe_data
 from ..common.keep_rates import check_keep_rates
 from ..common.provenance import provenance
 from ..inference.evaluation_data import AsSeenArguments
-from ..reporting.speed import draw_front, front_table
-from .baselines import variant, variant_config
+from ..reporting.speed import draw_front, front_table, measured_sentence
+from .baselines import variant
 from .flops import forward_flops
-from .keep_rate_search import Setting, greedy_walk, pareto_front, uniform_settings, walk_length
 from .quality import measure_quality
-from .report import summary
-from .timing import interleaved_seconds
+from .timing import interleaved_seconds, summary
 
 logger = logging.getLogger("tune")
 
 REPORTS = (SPEED_FILE, "speed.md", "speed.png")
-CONFIG_FIELDS = ("keep_rates", "reactivation_layer", "selection_pool")
+
+
+class Setting(NamedTuple):
+    """How a checkpoint prunes: these fields of its configuration, with a keep rate for each stage."""
+
+    keep_rates: tuple[float, ...]
+    reactivation_layer: int
+    selection_pool: str
+
+
+def settings_to_measure(
+    num_stages: int, keep_rates: Sequence[float], layers: Sequence[int], pools: Sequence[str]
+) -> list[Setting]:
+    """
+    One keep rate for all stages, from unpruned down, with every reactivation layer and selection pool; unpruned, where
+    these make no difference, only once.
+
+    Args:
+        num_stages (`int`): Number of pruning stages.
+        keep_rates (`Sequence[float]`): Keep rates, 1 among them.
+        layers (`Sequence[int]`), pools (`Sequence[str]`): Reactivation layers and selection pools.
+    """
+    pruned = [
+        Setting((rate,) * num_stages, layer, pool)
+        for rate in sorted(set(keep_rates), reverse=True)
+        for layer in layers
+        for pool in pools
+        if rate < 1
+    ]
+    return [Setting((1.0,) * num_stages, layers[0], pools[0]), *pruned]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """
+    Indices of the points (time, quality) that no other point beats in both, the fastest first.
+
+    Args:
+        points (`Sequence[tuple[float, float]]`): Less time and more quality are better.
+    """
+    front, best = [], -math.inf
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front
 
 
 @dataclass(kw_only=True)
 class TuneArguments(AsSeenArguments):
-    """What is tuned, on what, and for which budget."""
+    """What is measured, and the budget to choose for."""
 
     keep_rates: list[float] = field(
-        default_factory=lambda: [1.0, 0.85, 0.7, 0.55, 0.4, 0.3],
-        metadata={"help": "Rates that a stage can have; fewer are measured sooner."},
+        default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
+        metadata={"help": "Keep rates of every stage, 1.0 among them."},
     )
     reactivation_layers: list[int] = field(
         default_factory=lambda: [-2, -1],
-        metadata={"help": "Negative ones count from the depth; the checkpoint's own is always among them."},
+        metadata={"help": "Negative ones count from the end; the checkpoint's own is always measured, too."},
     )
     selection_pools: list[str] = field(
-        default_factory=lambda: list(SELECTION_POOLS), metadata={"help": "The checkpoint's own is always among them."}
+        default_factory=lambda: list(SELECTION_POOLS),
+        metadata={"help": "The checkpoint's own is always measured, too."},
     )
-    batch_size: int = field(default=1, metadata={"help": "Tiles per forward pass, when time is measured, too."})
+    batch_size: int = field(default=1, metadata={"help": "Tiles per forward pass; also when time is measured."})
     rounds: int = field(default=5, metadata={"help": "Interleaved rounds of timing."})
-    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
+    min_seconds: float = field(
+        default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
     budget_ms: float | None = field(
-        default=None, metadata={"help": "Milliseconds an image may take: write the best settings into config.json."}
+        default=None,
+        metadata={"help": "Milliseconds per tile: write the best setting within this budget into config.json."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Measure anew, and replace what was measured before."})
+    overwrite: bool = field(default=False, metadata={"help": "Measure again, and replace earlier results."})
 
 
 def check_arguments(arguments: TuneArguments) -> Path:
@@ -71,36 +120,37 @@ def check_arguments(arguments: TuneArguments) -> Path:
     folder = Path(arguments.model_name_or_path)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"--model_name_or_path is {folder}: it must be a folder with a checkpoint, as the results are written "
-            "into it. Fetch one of the Hub with `hf download <name> --local-dir <folder>`."
+            f"--model_name_or_path is {folder}: it must be the folder of a checkpoint, since the results are written "
+            "into it. Download one from the Hub with `hf download <name> --local-dir <folder>`."
         )
     check_keep_rates(arguments.keep_rates)
     if 1 not in arguments.keep_rates or len(arguments.keep_rates) < 2:
-        raise ValueError(f"--keep_rates is {arguments.keep_rates}: it must hold 1.0 and lower rates.")
+        raise ValueError(f"--keep_rates is {arguments.keep_rates}: it must contain 1.0 and at least one lower rate.")
     check_at_least_1(arguments, "batch_size", "rounds", "limit", "num_threads")
     if arguments.budget_ms is not None and not arguments.budget_ms > 0:
         raise ValueError(f"--budget_ms is {arguments.budget_ms}: it must be above 0.")
     existing = [name for name in REPORTS if (folder / name).exists()]
     if existing and not arguments.overwrite and (arguments.budget_ms is None or SPEED_FILE not in existing):
         raise ValueError(
-            f"{folder} holds {', '.join(existing)}: choose from it with --budget_ms, or measure anew with --overwrite."
+            f"{folder} already contains {', '.join(existing)}: choose a setting with --budget_ms, or measure again "
+            "with --overwrite."
         )
     return folder
 
 
 class Tuning:
     """
-    One checkpoint, the settings measured so far, and the file that they are kept in.
+    One checkpoint, the settings measured so far, and the file that holds them until all are.
 
     Args:
-        arguments ([`TuneArguments`]): What is tuned.
+        arguments ([`TuneArguments`]): What is measured.
         folder (`Path`): The checkpoint.
-        model ([`Reg4PruForSemanticSegmentation`]), processor ([`Reg4PruImageProcessor`]): What was loaded from it.
+        model ([`Reg4PruForSemanticSegmentation`]), processor ([`Reg4PruImageProcessor`]): Loaded from it.
         images (`Dataset`): The validation images.
 
     Raises:
-        `ValueError`: for a model without stages, settings that it cannot have, or an unfinished tuning of something
-            else.
+        `ValueError`: if the model has no pruning stages or cannot have a setting, or the folder holds an unfinished
+            measurement of something else.
     """
 
     def __init__(
@@ -115,18 +165,17 @@ class Tuning:
         self.model, self.processor, self.images = model, processor, images
         config = model.config
         if not config.num_stages:
-            raise ValueError(f"{folder} has no pruning stages: there is nothing to tune.")
+            raise ValueError(f"The model in {folder} has no pruning stages: there is nothing to tune.")
         depth = config.num_hidden_layers
         layers = {layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers}
         layers = sorted(layers | {config.reactivation_layer})
         pools = list(dict.fromkeys([config.selection_pool, *arguments.selection_pools]))
-        self.space = (config.num_stages, sorted(arguments.keep_rates), layers, pools)
-        for layer in layers:
-            for pool in pools:
-                try:
-                    variant_config(config, reactivation_layer=layer, selection_pool=pool)
-                except StrictDataclassClassValidationError as error:
-                    raise ValueError(str(error.__cause__)) from None
+        self.settings = settings_to_measure(config.num_stages, arguments.keep_rates, layers, pools)
+        for setting in self.settings:
+            try:
+                self._variant(setting)
+            except StrictDataclassClassValidationError as error:
+                raise ValueError(str(error.__cause__)) from None
         self.size = (processor.size.height, processor.size.width)
         self.data = describe_data({"validation": images})
         self.identity = {
@@ -145,14 +194,14 @@ class Tuning:
         content = json.loads(self.unfinished.read_text())
         if content["identity"] != self.identity:
             raise ValueError(
-                f"{self.unfinished} holds a tuning of other weights, images or data type: remove it, or "
-                "replace it with --overwrite."
+                f"{self.unfinished} holds measurements of other weights, images or data type: remove it, or replace "
+                "it with --overwrite."
             )
-        logger.info("Going on with %d settings of %s.", len(content["qualities"]), self.unfinished)
+        logger.info("Continuing with %d settings from %s.", len(content["qualities"]), self.unfinished)
         return {Setting(tuple(rates), layer, pool): row for rates, layer, pool, row in content["qualities"]}
 
     def cost(self, setting: Setting) -> int:
-        """Operations of a forward pass."""
+        """Floating-point operations of a forward pass."""
         grid_size = tuple(side // self.model.config.patch_size for side in self.size)
         return sum(forward_flops(self._variant(setting).config, grid_size).values())
 
@@ -171,48 +220,31 @@ class Tuning:
                 seed=self.arguments.seed,
             )
             if math.isnan(quality["average_precision"]):
-                raise ValueError("There is no vessel in the validation images, so nothing tells good rates from bad.")
+                raise ValueError("The validation images contain no vessels: quality cannot be measured on them.")
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
             replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
         return self.qualities[setting]
 
-    def measure_qualities(self) -> list[Setting]:
-        """Measure the uniform rates and those of the walk; all that they are, in the order of their measurement."""
-        uniform = uniform_settings(*self.space)
-        met: dict[Setting, None] = {}
-        with tqdm(total=len(uniform) + walk_length(*self.space), desc="Settings (at most)", unit="setting") as bar:
-
-            def average_precision(setting: Setting) -> float:
-                precision = self.quality(setting)["average_precision"]
-                if setting not in met:
-                    met[setting] = None
-                    bar.update()
-                return precision
-
-            for setting in uniform:
-                average_precision(setting)
-            greedy_walk(*self.space, average_precision, self.cost)
-        return list(met)
-
     @torch.inference_mode()
-    def measure_times(self, settings: list[Setting]) -> list[list[float]]:
-        """Seconds of a forward pass, by setting and round; all settings run once in every round."""
+    def measure_times(self) -> dict[Setting, list[float]]:
+        """Seconds of a forward pass in every round, by setting."""
         batch_size = self.arguments.batch_size
         shape = (batch_size, self.model.config.num_channels, *self.size)
         pixel_values = torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
-        models = [self._variant(setting) for setting in settings]
-        calls = [lambda model=model: model(pixel_values) for model in models]
+        calls = {setting: partial(self._variant(setting), pixel_values) for setting in self.settings}
         return interleaved_seconds(calls, self.model.device, self.arguments.rounds, self.arguments.min_seconds)
 
     def run(self) -> dict:
-        """Measure, and write speed.json, speed.md and speed.png; what speed.json holds."""
+        """Measure, and write speed.json, speed.md and speed.png; returns the content of speed.json."""
         arguments = self.arguments
-        settings = self.measure_qualities()
-        seconds = self.measure_times(settings)
+        qualities = [self.quality(setting) for setting in tqdm(self.settings, desc="Quality", unit="setting")]
+        seconds = self.measure_times()
         rows = []
-        for setting, own in zip(settings, seconds, strict=True):
-            timed = summary(own, seconds[0], arguments.batch_size)  # the first one is unpruned
+        for setting, quality in zip(self.settings, qualities, strict=True):
+            timed = summary(
+                seconds[setting], seconds[self.settings[0]], arguments.batch_size
+            )  # to the first: unpruned
             rows.append(
                 {
                     **setting._asdict(),
@@ -222,7 +254,7 @@ class Tuning:
                     ],
                     "ratio": timed["ratio"],
                     "gflops": self.cost(setting) / 1e9,
-                    **self.qualities[setting],
+                    **quality,
                 }
             )
         front = set(pareto_front([(row["milliseconds"], row["average_precision"]) for row in rows]))
@@ -237,15 +269,20 @@ class Tuning:
             "tiles_per_image": sum(map(len, tiles)) / len(tiles),
             "weights": self.identity["weights"],
             "num_layers": self.model.config.num_hidden_layers,
-            "checkpoint": {name: vars(self.model.config)[name] for name in CONFIG_FIELDS},
+            "checkpoint": {name: vars(self.model.config)[name] for name in Setting._fields},
             "candidates": [{**row, "on_front": index in front} for index, row in enumerate(rows)],
         }
-        (self.folder / "speed.md").write_text(front_table(speed) + "\n")
+        (self.folder / "speed.md").write_text(speed_markdown(speed) + "\n")
         draw_front(speed, self.folder / "speed.png")
         standard = json.loads(json.dumps(speed), parse_constant=lambda constant: None)  # there is no nan in JSON
         replace_text(self.folder / SPEED_FILE, _json(standard))
         self.unfinished.unlink(missing_ok=True)
         return speed
+
+
+def speed_markdown(speed: dict) -> str:
+    """What is shown of a `speed.json`, as Markdown."""
+    return f"{measured_sentence(speed)}\n\n{front_table(speed)}"
 
 
 def _json(content: dict) -> str:
@@ -254,22 +291,22 @@ def _json(content: dict) -> str:
 
 def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     """
-    Write the most accurate settings within a budget into the configuration of a checkpoint.
+    Write the most accurate setting within a budget into the configuration of a checkpoint.
 
     Returns:
-        `dict`: what was chosen.
+        `dict`: the chosen candidate.
 
     Raises:
-        `ValueError`: if the budget is below the fastest that was measured.
+        `ValueError`: if the budget is below the time of the fastest setting.
     """
     chosen = choose_candidate(speed["candidates"], budget)
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    before = {name: config.get(name) for name in CONFIG_FIELDS}
-    after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in CONFIG_FIELDS}
+    before = {name: config.get(name) for name in Setting._fields}
+    after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in Setting._fields}
     replace_text(path, json.dumps({**config, **after}, indent=2, sort_keys=True) + "\n")
     logger.info(
-        "Written into %s for %g ms: %s (%.3g ms, average precision %.3f). Before it held %s.",
+        "Written to %s for a budget of %g ms: %s (%.3g ms, average precision %.3f). Before: %s.",
         path,
         budget,
         after,

@@ -22,7 +22,7 @@ def replace_table(path: Path, fields: Sequence[str], rows: Iterable[dict]) -> No
         `ValueError`: for a row with a field that is not among `fields`.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields)
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     replace_text(path, text.getvalue())

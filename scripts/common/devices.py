@@ -38,7 +38,7 @@ def fast_dtype(device: str | None = None) -> str:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         abilities = torch.cpu.get_capabilities() if kind == "cpu" else {}
-        native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last: ARM
     return "bfloat16" if native else "float32"
 
 

@@ -92,7 +92,7 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
     unfinished.rename(folder)
 
 
-def _row(row: dict[str, str], results: Path, image: Image) -> dict:
+def _row(row: dict[str, str], results: Path, image: InputImage) -> dict:
     pictures = {
         kind: str(results / picture_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
     }

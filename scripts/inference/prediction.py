@@ -20,10 +20,10 @@ from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 from ..common.keep_rates import rate_name
 from ..reporting.panels import (
     blank_outside,
-    mask_picture,
+    mask_image,
     overlay_panel,
     prediction_panels,
-    probability_picture,
+    probability_image,
     save_prediction_figure,
     stage_panel,
 )
@@ -116,8 +116,8 @@ def pictures(
     probability, pixels = prediction.probabilities[1].numpy(), np.asarray(image)
     vessels, inside = probability > threshold, field_of_view(pixels)
     made = {
-        "mask": mask_picture(vessels),
-        "probability": probability_picture(probability),
+        "mask": mask_image(vessels),
+        "probability": probability_image(probability),
         "overlay": blank_outside(overlay_panel(pixels, vessels), inside),
     }
     if prediction.stages is not None:

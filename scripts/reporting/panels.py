@@ -1,9 +1,9 @@
 """
-The pictures of a prediction: pieces that turn arrays into panels, and the figure of five panels a row.
+A prediction as images: functions that turn arrays into panels, and the figure with one row of five panels per image.
 
 All panels show the field of view only, on white: what lies outside it may hold burned-in characters. Figures are
 opaque, so that they read the same in print and on a dark page. The colours of Okabe and Ito (errors) and a part of
-viridis (stages) are told apart by colour-blind readers, and in grey by their lightness.
+viridis (stages) can be told apart by colour-blind readers, and in grey by their lightness.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+
+from .style import hide_axes, new_figure
 
 WHITE = (255, 255, 255)
 GROUND = (236, 236, 236)  # background inside the field of view
@@ -34,13 +34,13 @@ class PredictionPanels(NamedTuple):
     panels: tuple[np.ndarray, ...]
 
 
-def mask_picture(vessels: np.ndarray) -> np.ndarray:
-    """A mask as it is written: `(height, width)` `bool` to `uint8`, 255 is vessel."""
+def mask_image(vessels: np.ndarray) -> np.ndarray:
+    """A mask as it is saved: `(height, width)` `bool` to `uint8`, 255 is vessel."""
     return vessels.astype(np.uint8) * np.uint8(255)
 
 
-def probability_picture(probability: np.ndarray) -> np.ndarray:
-    """A probability as it is written: `(height, width)` in [0, 1] to `uint16`, 65535 is probability 1."""
+def probability_image(probability: np.ndarray) -> np.ndarray:
+    """A probability map as it is saved: `(height, width)` in [0, 1] to `uint16`, 65535 is probability 1."""
     return np.round(probability * 65535).astype(np.uint16)
 
 
@@ -95,7 +95,7 @@ def probability_panel(probability: np.ndarray) -> np.ndarray:
 
 
 def error_panel(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Vessels found (grey), missed (vermillion) and claimed where there are none (blue)."""
+    """True positives (grey), missed vessels (vermillion) and false positives (blue)."""
     prediction, mask = prediction.astype(bool), mask.astype(bool)
     panel = mask_panel(np.zeros_like(mask))
     panel[prediction & mask] = FOUND
@@ -117,7 +117,7 @@ def stage_colours(num_stages: int) -> np.ndarray:
 
 
 def stage_panel(image: np.ndarray, stages: np.ndarray, num_stages: int) -> np.ndarray:
-    """The colour of each token's stage over the image, of which a faint shading is left to find one's way."""
+    """The colour of each token's stage; a faint shading of the image is left for orientation."""
     colours = stage_colours(num_stages)[stages]
     green = image[..., 1:2].astype(np.float32)  # the channel in which vessels stand out
     shade = 0.7 + 0.3 * np.clip(green / max(float(np.percentile(green, 98)), 1.0), 0, 1)
@@ -143,8 +143,8 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
     """
     side, margin, foot = 2.3, 0.25, 0.75  # inches
     width, height = len(COLUMNS) * side + margin, len(rows) * side + 2 * margin + foot
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
     figure.subplots_adjust(
         left=margin / width,
@@ -160,8 +160,7 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
     for row, line in zip(rows, axes, strict=True):
         for panel, axis in zip(row.panels, line, strict=True):
             axis.imshow(panel, interpolation="nearest" if panel.shape[0] < PANEL_SIDE else None)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            hide_axes(axis)
         line[0].set_ylabel(row.name, fontsize=8, labelpad=2)
 
     def legend(column: int, entries: list[tuple[tuple[int, int, int], str]], columns: int) -> None:

@@ -1,12 +1,24 @@
-"""What `reg4pru tune` shows of its measurements: the table of the front, and its picture."""
+"""What `reg4pru tune` measured, as table, sentence and figure: `speed.json` for readers."""
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ..common.keep_rates import rate_name
+from .style import DPI, new_figure, tidy
+from .tables import format_number, markdown_table
+
+# Field of a row of [`front_rows`] → its heading.
+FRONT_HEADINGS = {
+    "milliseconds": "ms per tile",
+    "ratio": "× unpruned",
+    "keep_rates": "keep rate per stage",
+    "reactivation_layer": "reactivation after layer",
+    "selection_pool": "pool",
+    "average_precision": "AP",
+    "dice": "Dice",
+    "cldice": "clDice",
+}
 
 
 def rates_name(keep_rates: list[float]) -> str:
@@ -16,7 +28,7 @@ def rates_name(keep_rates: list[float]) -> str:
 
 
 def front_rows(speed: dict) -> list[dict[str, str]]:
-    """The front of a `speed.json`, the most accurate first, each value as it is shown."""
+    """The Pareto front of a `speed.json`, the most accurate setting first, each value as it is shown."""
     front = [row for row in speed["candidates"] if row["on_front"]]
     return [
         {
@@ -25,39 +37,38 @@ def front_rows(speed: dict) -> list[dict[str, str]]:
             "keep_rates": rates_name(row["keep_rates"]),
             "reactivation_layer": f"L−{speed['num_layers'] - row['reactivation_layer']}",
             "selection_pool": row["selection_pool"],
-            **{name: _score(row[name]) for name in ("average_precision", "dice", "cldice")},
+            **{name: format_number(row[name]) for name in ("average_precision", "dice", "cldice")},
         }
         for row in sorted(front, key=lambda row: -row["milliseconds"])
     ]
 
 
 def front_table(speed: dict) -> str:
-    """The front as Markdown."""
-    lines = [
-        "| ms an image | × unpruned | keep rates by stage | reactivated after | pool | AP | Dice | clDice |",
-        "|---|---|---|---|---|---|---|---|",
-        *("| " + " | ".join(row.values()) + " |" for row in front_rows(speed)),
-    ]
-    return f"{measured_sentence(speed)}\n\n" + "\n".join(lines)
+    """The Pareto front as a Markdown table."""
+    return markdown_table([[*FRONT_HEADINGS.values()], *([*row.values()] for row in front_rows(speed))])
 
 
 def measured_sentence(speed: dict) -> str:
-    """On what the numbers were measured."""
+    """Where, on what and when it was measured."""
     machine, (height, width) = speed["machine"], speed["image_size"]
-    threads = f", {machine['num_threads']} threads" if machine["num_threads"] else ""
     count = speed["data"]["images"]["validation"]
     return (
-        f"Measured on {speed['provenance']['date'][:10]} on {machine['device']}{threads}, {machine['dtype']}, images "
-        f"of {height} × {width} pixels, batch {speed['batch_size']}; an image takes "
-        f"{speed['tiles_per_image']:.3g} of them. Quality is that of {count} validation images. Of "
-        f"{len(speed['candidates'])} settings that were measured none is both faster and more accurate than these."
+        f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, tiles of {height} × {width} "
+        f"pixels, {speed['tiles_per_image']:.3g} tiles per image, batch size {speed['batch_size']}. Quality is that "
+        f"of {count} validation images. Of {len(speed['candidates'])} settings, none is both faster and more accurate "
+        "than these."
     )
 
 
+def _machine_name(machine: dict) -> str:
+    threads = f", {machine['num_threads']} threads" if machine["num_threads"] else ""
+    return f"{machine['device']}{threads}, {machine['dtype']}"
+
+
 def draw_front(speed: dict, path: Path) -> None:
-    """Average precision against time: what was measured, the uniform rates of the checkpoint, and the front."""
+    """Average precision against time: all settings, the checkpoint's own at every rate, and the Pareto front."""
     rows, checkpoint = speed["candidates"], speed["checkpoint"]
-    place = (checkpoint["reactivation_layer"], checkpoint["selection_pool"])
+    own = (checkpoint["reactivation_layer"], checkpoint["selection_pool"])
 
     def points(chosen: list[dict]) -> tuple[np.ndarray, np.ndarray]:
         chosen = sorted(chosen, key=lambda row: row["milliseconds"])
@@ -67,24 +78,16 @@ def draw_front(speed: dict, path: Path) -> None:
         row
         for row in rows
         if len(set(row["keep_rates"])) == 1
-        and (row["keep_rates"][0] == 1 or (row["reactivation_layer"], row["selection_pool"]) == place)
+        and (row["keep_rates"][0] == 1 or (row["reactivation_layer"], row["selection_pool"]) == own)
     ]
-    figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.2, 4.6)
     axis = figure.subplots()
     axis.plot(*points(rows), "o", color="0.75", markersize=4, label="measured")
-    axis.plot(*points(uniform), "s--", color="#D55E00", label="one rate for all stages, as the checkpoint is set")
+    axis.plot(*points(uniform), "s--", color="#D55E00", label="the checkpoint's own layer and pool")
     front = points([row for row in rows if row["on_front"]])
-    axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="front")
-    axis.set(xlabel="milliseconds an image", ylabel="average precision, validation images")
-    threads = speed["machine"]["num_threads"]
-    title = f"{speed['machine']['device']}{f', {threads} threads' if threads else ''}, {speed['machine']['dtype']}"
-    axis.set_title(title, fontsize=9)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="Pareto front")
+    axis.set(xlabel="milliseconds per tile", ylabel="average precision, validation images")
+    axis.set_title(_machine_name(speed["machine"]), fontsize=9)
+    tidy(axis)
     axis.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    figure.savefig(path, dpi=DPI)

@@ -1,12 +1,10 @@
 """
-What the variants of a study cost, measured side by side in one process: step time and memory of training, throughput
-of inference. Rounds are interleaved (every contestant once a round), and a ratio is taken within its round, so that a
-machine that is busy for a while does not favour anyone.
+What the variants of a study cost, measured side by side in one process: time and memory of a training step, throughput
+of inference. See [`~reg4pru.benchmarking.timing.interleaved_rounds`].
 """
 
 import json
 import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +13,7 @@ from PIL import Image
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-from ..benchmarking.report import summary
-from ..benchmarking.timing import peak_memory, time_interleaved
+from ..benchmarking.timing import interleaved_seconds, peak_memory, summary
 from ..benchmarking.training_steps import make_step
 from ..common.devices import fast_dtype, usable_device
 from ..common.keep_rates import rate_name
@@ -32,13 +29,18 @@ from .run_folder import RunFolder
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
-    Costs of all variants, which do not depend on what the weights are; measured once and kept in `cost.json` of the
-    runs until the recipes change.
+    Costs of all variants, which do not depend on the weights. They are measured once and kept in `cost.json` beside
+    the runs until the recipes change.
+
+    Args:
+        study ([`Study`]): The study; ratios are relative to its first variant.
+        runs_dir (`Path`): Folder of its runs.
+        rounds (`int`): Interleaved rounds.
 
     Returns:
-        `dict`: `training`: variant → `seconds` (median), `time_ratio`, `memory_bytes`, `memory_ratio`, relative to the
-        first variant; `training_dtype`, in which all variants take their steps; `inference`: variant → keep rate →
-        `images_per_second`, `ratio` to the first variant unpruned; and the `provenance`.
+        `dict`: `training`, by variant `seconds` (median), `time_ratio`, `memory_bytes` and `memory_ratio`;
+        `training_dtype`, the data type of all training steps; `inference`, by variant and keep rate
+        `images_per_second` and `ratio` (relative to the first variant unpruned); `rounds`; and `provenance`.
     """
     path = runs_dir / "cost.json"
     recipes = {variant: study.run_recipe(variant, study.seeds[0]) for variant in study.variants}
@@ -62,8 +64,8 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
 
 def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:
     """
-    That of the first variant, as variants are compared and not precisions; float32 where bfloat16 would be emulated,
-    which is tens of times as slow.
+    That of the first variant, since variants are compared and not precisions; float32 where bfloat16 would be
+    emulated, which is tens of times slower.
     """
     _, _, arguments = RunFolder(runs_dir, next(iter(study.variants)), study.seeds[0]).arguments()
     if arguments.mixed_precision == "bf16" and fast_dtype(str(device)) == "float32":
@@ -74,21 +76,21 @@ def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch
 def _training(
     study: Study, runs_dir: Path, device: torch.device, dtype: torch.dtype, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Steps of every variant as they are once pruning and routing have begun, on random pictures."""
+    """Steps of every variant with pruning and routing in effect, on random images."""
     steps, memory = {}, {}
     for variant in study.variants:
         model_arguments, _, arguments = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
         torch.manual_seed(0)
         model = build_model(model_arguments).to(device).train()
         size = training_size(model.config)
-        pictures = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
-        labels = (torch.rand(len(pictures), size, size, device=device) < 0.1).long()
-        batch = {"pixel_values": pictures, "labels": labels}
+        pixel_values = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
+        labels = (torch.rand(len(pixel_values), size, size, device=device) < 0.1).long()
+        batch = {"pixel_values": pixel_values, "labels": labels}
         step = make_step(model, dtype, None, partial(_loss, batch=batch, arguments=arguments))
         steps[variant] = step
         draws = [peak_memory(step, device) for _ in range(5)]  # routing windows differ
         memory[variant] = statistics.median(draws)
-    seconds = time_interleaved(steps, rounds, device)
+    seconds = interleaved_seconds(steps, device, rounds)
     first = next(iter(study.variants))
     return {
         variant: {
@@ -104,7 +106,7 @@ def _training(
 def _loss(
     model: Reg4PruForSemanticSegmentation, batch: dict[str, torch.Tensor], arguments: TrainArguments
 ) -> torch.Tensor:
-    """That of the last step of a training."""
+    """The loss of the last step of a training."""
     rates = keep_rates_of_step(model, arguments, 1.0)
     if arguments.distillation:
         return distilled_loss(model, model.config, batch, rates)[0]
@@ -112,7 +114,7 @@ def _loss(
 
 
 def training_time(study: Study, variant: str, cost: dict) -> float:
-    """Time of a whole training relative to that of the first variant: its dense steps cost as much as those do."""
+    """Time of a whole training relative to that of the first variant; dense steps count as a step of the latter."""
     recipe = study.run_recipe(variant, study.seeds[0])
     dense_fraction = float(recipe.get("dense_fraction", 0.0))
     return dense_fraction + (1 - dense_fraction) * cost["training"][variant]["time_ratio"]
@@ -120,40 +122,33 @@ def training_time(study: Study, variant: str, cost: dict) -> float:
 
 @torch.inference_mode()
 def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) -> dict[str, dict]:
-    """Images a second of the variants' models, in batches as large as those of the training."""
+    """Throughput of every variant's model, in batches as large as those of the training of the first variant."""
+    first = next(iter(study.variants))
+    batch_size = RunFolder(runs_dir, first, study.seeds[0]).arguments()[2].per_device_train_batch_size
     calls = {}
     for variant in study.variants:
-        model_arguments, _, arguments = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
-        model = build_model(model_arguments).to(device).eval()
-        size, batch_size = training_size(model.config), arguments.per_device_train_batch_size
-        pictures = torch.randn(batch_size, 3, size, size, device=device)
+        model = build_model(RunFolder(runs_dir, variant, study.seeds[0]).arguments()[0]).to(device).eval()
+        size = training_size(model.config)
+        pixel_values = torch.randn(batch_size, 3, size, size, device=device)
         for rate in {1.0, *study.keep_rates}:
-            calls[variant, rate] = _forward(model, pictures, rate)
-    seconds = time_interleaved(calls, rounds, device)
-    reference = seconds[next(iter(study.variants)), 1.0]
-    return {
-        variant: {
-            rate_name(rate): {
-                "images_per_second": (measured := summary(seconds[variant, rate], reference, batch_size))[
-                    "throughput"
-                ],
+            calls[variant, rate] = partial(model, pixel_values, keep_rates=rate)
+    seconds = interleaved_seconds(calls, device, rounds)
+    costs: dict[str, dict] = {variant: {} for variant in study.variants}
+    for variant in study.variants:
+        for rate in study.keep_rates:
+            measured = summary(seconds[variant, rate], seconds[first, 1.0], batch_size)
+            costs[variant][rate_name(rate)] = {
+                "images_per_second": measured["throughput"],
                 "ratio": measured["ratio"],
             }
-            for rate in study.keep_rates
-        }
-        for variant in study.variants
-    }
+    return costs
 
 
 def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
-    """Forward passes that an image takes, by variant: its tiles at the size at which the variant sees it."""
+    """Number of tiles of an image by variant, at the variant's working size."""
     tiles = {}
     for variant in study.variants:
         model_arguments, data_arguments, _ = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
         processor = make_processor(build_model(model_arguments).config, data_arguments)
         tiles[variant] = len(processor.cut_image(image).patch_offsets)
     return tiles
-
-
-def _forward(model: Reg4PruForSemanticSegmentation, pictures: torch.Tensor, rate: float) -> Callable[[], object]:
-    return lambda: model(pictures, keep_rates=rate)

@@ -1,24 +1,24 @@
 """
-What a study holds, read from its YAML file: variants x seeds to train, and how each trained run is evaluated.
+The definition of a study, read from a YAML file: variants × seeds to train, and the evaluations of every trained run.
 
-    recipe: tiny_synthetic                        # of `reg4pru train`, a name or a path; what all runs share
-    overrides: {max_train_steps: 900}             # fields of the recipe, for all runs
-    config: {routing_keep_rate: 0.5}              # fields of Reg4PruConfig, for all runs
+    recipe: tiny_synthetic                # of `reg4pru train`, a name or a path; shared by all runs
+    overrides: {max_train_steps: 900}     # fields of the recipe, for all runs
+    config: {routing_keep_rate: 0.5}      # fields of Reg4PruConfig, for all runs
     seeds: [0, 1, 2]
-    keep_rates: [1.0, 0.7, 0.5, 0.3]              # at evaluation, each for every stage
-    evaluations:                                  # besides the model as it was trained, on the test images
-      - {selector: random}                        # changed
-      - {name: HRF, dataset: $HRF_DIR}            # on others, of the same size; `split` as in training
-      - {working_size: 1024}                   # at one size, whichever size a variant sees them at
-    compare: [soft, reg4pru]                      # the two variants of the pictures
-    variants:                                         # the first is the reference of the costs
+    keep_rates: [1.0, 0.7, 0.5, 0.3]      # of the evaluations, each for every stage
+    evaluations:                          # besides that of the model as trained, on the test images
+      - {selector: random}                # with this change of the model
+      - {name: HRF, dataset: $HRF_DIR}    # on other images, at the same working size; `split` as in training
+      - {working_size: 1024}              # at this size, whatever the working size of a variant
+    compare: [soft, reg4pru]              # the two variants that figures show side by side
+    variants:                             # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
       drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
 
 A variant is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
-evaluation on a data set whose variable is not set is left out with a warning. A study may say only what differs from a
-`base`: `overrides` and `config` add to those of the base, variants can be some of its own by their names, and any
-other field replaces that of the base.
+evaluation on a data set whose variable is not set is left out with a warning. A study may define only its differences
+from a `base`: `overrides` and `config` are added to those of the base, `variants` may be a list of names of the base's
+variants, and any other field replaces that of the base.
 
     base: sample
     overrides: {max_train_steps: 1200}
@@ -41,16 +41,16 @@ from ..training.arguments import TRAIN_ARGUMENTS
 
 logger = logging.getLogger(__name__)
 
-# What an evaluation changes in the model, and what images it is on.
+# What an evaluation may change: the model, and the images that it is done on.
 MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
 DATA_FIELDS = ("dataset", "split", "working_size")
-# What the study itself decides for every run.
+# Flags that the study sets for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
 
 REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "variants")
 OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
-# What a study adds to those of its base, instead of replacing them.
+# Fields that a study adds to those of its base instead of replacing them.
 MERGED_FIELDS = ("overrides", "config")
 
 
@@ -58,14 +58,14 @@ MERGED_FIELDS = ("overrides", "config")
 class Study:
     """
     Args:
-        name (`str`): That of the file.
-        recipe (`dict`): What all runs share, `config_overrides` included.
+        name (`str`): Name of the file.
+        recipe (`dict`): Settings that all runs share, `config_overrides` among them.
         seeds (`list[int]`): Seeds, the same for every variant.
         keep_rates (`list[float]`): Keep rates of the evaluations.
-        evaluations (`dict[str, dict]`): Settings of every evaluation by its name; the first is the trained model as
-            it is, on the test images, without any.
-        variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by its name.
-        compare (`list[str]`): Two variants to be shown side by side, or none.
+        evaluations (`dict[str, dict]`): Settings of every evaluation by name; the first, without any, is that of the
+            model as trained, on the test images.
+        variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by name.
+        compare (`list[str]`): Two variants to show side by side, or none.
     """
 
     name: str
@@ -78,32 +78,32 @@ class Study:
 
     @property
     def shown_rate(self) -> float:
-        """The mildest pruning of the study: that of the paper's figure, where it has the usual keep rates."""
+        """The mildest pruning of the study, which figures show; in the paper it is 0.7."""
         return max((rate for rate in self.keep_rates if rate < 1), default=1.0)
 
     def run_recipe(self, variant: str, seed: int) -> dict:
-        """The whole recipe of one run."""
+        """The complete recipe of one run."""
         settings = self.variants[variant]
         config = _changed(self.recipe.get("config_overrides", {}), settings["config"])
         return {**self.recipe, **settings["flags"], "seed": seed, "config_overrides": config}
 
     def runs(self) -> list[tuple[str, int]]:
-        """(variant, seed) of every run, all variants of a seed before the next seed."""
+        """Variant and seed of every run; all variants of a seed come before the next seed."""
         return [(variant, seed) for seed in self.seeds for variant in self.variants]
 
     def part(self, variants: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
         """
-        The study with some of its variants and seeds only, in its own order; without pictures of compared variants
-        that are not among them.
+        The study with some of its variants and seeds, in the same order; without figures of compared variants unless
+        both are among them.
 
         Raises:
-            `ValueError`: for a variant or a seed that there is not.
+            `ValueError`: for an unknown variant or seed.
         """
         for flag, wanted, known in (("--only", variants, list(self.variants)), ("--seeds", seeds, self.seeds)):
             unknown = sorted(set(wanted or ()) - set(known))
             if unknown:
-                names, there = (", ".join(map(str, entries)) for entries in (unknown, known))
-                raise ValueError(f"{flag} names {names}: {self.name} has {there}.")
+                names, available = (", ".join(map(str, entries)) for entries in (unknown, known))
+                raise ValueError(f"{flag} names {names}: {self.name} has {available}.")
         kept = {
             variant: settings for variant, settings in self.variants.items() if not variants or variant in variants
         }
@@ -117,15 +117,15 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """
-    Read and check a study; everything that can be wrong in it is found here, before any run.
+    Read and validate a study; every mistake in it is found here, before any run.
 
     Raises:
-        `ValueError`: for a file, field, variant, setting or value that does not exist or fit.
+        `ValueError`: for a file, field, variant, setting or value that does not exist or is not allowed.
     """
     content = _with_base(_read_fields(path), path)
     missing = [name for name in REQUIRED_FIELDS if not content.get(name)]
     if missing:
-        raise ValueError(f"The study {path} lacks {', '.join(missing)}.")
+        raise ValueError(f"The study {path} has no {', '.join(missing)}.")
     content["evaluations"] = [entry for entry in content.get("evaluations") or [] if _has_data(entry)]
     content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
 
@@ -136,7 +136,7 @@ def read_study(path: Path) -> Study:
 
     seeds = content["seeds"]
     if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"`seeds` of {path} is {seeds}: it must list distinct numbers from 0.")
+        raise ValueError(f"`seeds` of {path} is {seeds}: it must be a list of distinct integers, 0 or above.")
     check_keep_rates(content["keep_rates"])
     study = Study(
         name=path.stem,
@@ -155,7 +155,7 @@ def read_study(path: Path) -> Study:
 
 
 def _changed(config: dict, changes: dict) -> dict:
-    """A configuration with changes; one to null leaves the field at its default."""
+    """A configuration with changes; a change to null leaves the field at its default."""
     unset = {name for name, value in changes.items() if value is None}
     return {name: value for name, value in {**config, **changes}.items() if name not in unset}
 
@@ -179,13 +179,13 @@ def _find(name: str, field: str, path: Path) -> Path:
 
 
 def _with_base(content: dict, path: Path) -> dict:
-    """The fields of a study on top of those of its `base`; variants given by name are those of the base."""
+    """The fields of a study, completed by those of its `base`; variants given as names are those of the base."""
     base = {}
     if "base" in content:
         base_path = _find(content["base"], "base", path)
         base = _read_fields(base_path)
         if "base" in base:
-            raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: name {base['base']}.")
+            raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: use {base['base']}.")
         base = _with_base(base, base_path)
     if isinstance(content.get("variants"), list):
         known = base.get("variants", {})
@@ -199,27 +199,27 @@ def _with_base(content: dict, path: Path) -> dict:
 
 
 def evaluation_name(settings: dict) -> str:
-    """`"selection_pool=all"`, or its `name`: what an evaluation is called in the results."""
+    """The name of an evaluation in the results: its `name`, or its settings, such as `"selection_pool=all"`."""
     _check_keys(settings, ("name", *MODEL_FIELDS, *DATA_FIELDS), "An evaluation")
     if settings.get("selector", "random") != "random":
         raise ValueError(f"An evaluation has selector {settings['selector']!r}: it can only be 'random'.")
     if "split" in settings and "dataset" not in settings:
-        raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset that it splits.")
+        raise ValueError(f"An evaluation has split {settings['split']!r} but no dataset to split.")
     size = settings.get("working_size", 1)
     if type(size) is not int or size < 1:
-        raise ValueError(f"An evaluation has working_size {size!r}: it must be a number of pixels.")
+        raise ValueError(f"An evaluation has working_size {size!r}: it must be a positive number of pixels.")
     if "dataset" in settings and "name" not in settings:
-        raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one, for the tables.")
+        raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one to show in the tables.")
     return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED
 
 
 def is_as_trained(settings: dict) -> bool:
-    """Whether an evaluation leaves the model as it was trained, on whatever images."""
+    """Whether an evaluation changes nothing in the model; its images may be others."""
     return not set(settings) & set(MODEL_FIELDS)
 
 
 def _has_data(settings: dict) -> bool:
-    """Whether the data set of an evaluation is there; one that is not there on this machine is left out aloud."""
+    """Whether the variable of an evaluation's data set is set; a warning says which evaluation is left out."""
     if not (isinstance(settings, dict) and "$" in os.path.expandvars(str(settings.get("dataset", "")))):
         return True
     logger.warning("Not evaluated on %s: %s is not set.", settings.get("name"), settings["dataset"])
@@ -237,7 +237,7 @@ def _read_evaluations(entries: list[dict], path: Path) -> dict[str, dict]:
 
 def _read_variant(name: str, settings: dict, path: Path) -> dict:
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"{path} has a variant {name!r}: letters, digits, '_', '-' and '.' make a name.")
+        raise ValueError(f"{path} has a variant {name!r}: a name consists of letters, digits, '_', '-' and '.'.")
     _check_keys(settings, ("label", "config", "flags"), f"The variant {name} of {path}")
     variant = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
     _check_flags(variant["flags"], f"`flags` of the variant {name}")
@@ -245,7 +245,7 @@ def _read_variant(name: str, settings: dict, path: Path) -> dict:
 
 
 def _check_configurations(study: Study, variant: str) -> None:
-    """Every configuration that the study will build, trained and evaluated, must be valid."""
+    """Raises `ValueError` unless every configuration of the variant, trained or evaluated, is valid."""
     config = study.run_recipe(variant, study.seeds[0])["config_overrides"]
     _check_keys(config, (*Reg4PruConfig().to_dict(), "num_labels"), f"The configuration of the variant {variant}")
     for name, settings in study.evaluations.items():
@@ -254,7 +254,7 @@ def _check_configurations(study: Study, variant: str) -> None:
             Reg4PruConfig(**{**config, **changed})
         except Exception as error:  # the strict dataclass of huggingface_hub wraps errors in its own classes
             raise ValueError(
-                f"The variant {variant}, evaluated {name}, has no valid configuration: {error}"
+                f"The configuration of the variant {variant}, evaluated {name}, is not valid: {error}"
             ) from error
 
 
@@ -268,11 +268,11 @@ def _check_keys(settings: dict, known: tuple | list, where: str) -> None:
         raise ValueError(f"{where} is {settings!r}: it must be a mapping with {', '.join(known)}.")
     unknown = [str(name) for name in settings if name not in known]
     if unknown:
-        raise ValueError(f"{where} has {', '.join(unknown)}: known are {', '.join(known)}.")
+        raise ValueError(f"{where} has {', '.join(unknown)}: it may have {', '.join(known)}.")
 
 
 def _expand(value: object, where: str) -> object:
-    """The value with environment variables in its strings; one that is not set is an error, not an odd path."""
+    """The value with environment variables replaced in its strings; raises `ValueError` for one that is not set."""
     if isinstance(value, dict):
         return {key: _expand(entry, where) for key, entry in value.items()}
     if isinstance(value, list):

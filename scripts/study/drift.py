@@ -1,12 +1,12 @@
-"""How far preserved states drift in a run, layer by layer, and what can be decoded from them: measured once a run."""
+"""Drift of preserved states in a run, by layer, and what can be decoded from them; measured once per run."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 
+from datasets_fives.metrics.image_counts import rank_exactly
 from datasets_fives.training_samples import cut_into_tiles
 from datasets_fives.transforms import EvalTransform
 
@@ -24,9 +24,9 @@ FIELDS = ("variant", "seed", "keep_rate", "layer", *MEASURED)
 
 def measure_run(folder: RunFolder, rate: float) -> None:
     """
-    Write `drift.csv` of a run, a row a layer, unless it is there for this keep rate: cosine similarity to the unpruned
-    states, and average precision of what the heads decode after the layer. Up to 16 test tiles with vessels, evenly
-    spaced.
+    Write `drift.csv` of a run, unless it exists for this keep rate: for every layer the cosine similarity to the
+    unpruned states, and the average precision of what the heads decode after it. Up to [`NUM_TILES`] test tiles with
+    vessels are used, evenly spaced.
     """
     if folder.drift.is_file() and {row["keep_rate"] for row in _read(folder.drift)} == {rate}:
         return
@@ -45,7 +45,7 @@ def measure_run(folder: RunFolder, rate: float) -> None:
 
 
 def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per compared variant, seed and layer, in the order of the study."""
+    """One row with [`FIELDS`] per compared variant, seed and layer, in the order of the study."""
     return [
         {"variant": variant, "seed": seed, **row}
         for variant in study.compare
@@ -55,7 +55,7 @@ def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
 
 
 def write_drift(path: Path, rows: list[dict]) -> None:
-    """The rows of [`collect_drift`] as CSV."""
+    """Write the rows of [`collect_drift`] as CSV."""
     replace_table(path, FIELDS, rows)
 
 
@@ -79,10 +79,10 @@ def _decoded_precision(logits: torch.Tensor, labels: torch.Tensor) -> list[float
     precisions = []
     for layer in logits:
         enlarged = torch.nn.functional.interpolate(layer, size=labels.shape[-2:], mode="bilinear")[:, 0]
-        precisions.append(average_precision_score(labels.flatten().numpy(), enlarged.flatten().cpu().numpy()))
+        precisions.append(rank_exactly(enlarged.flatten().cpu().numpy(), labels.flatten().numpy() == 1)[0])
     return precisions
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` evenly spaced places among `count`."""
+    """Up to `wanted` evenly spaced indices below `count`."""
     return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()

@@ -1,6 +1,6 @@
 """
-How far a preserved representation drifts: the last state of a pruned token against the state that the same token would
-have had after each layer, had nothing been pruned.
+Drift of preserved representations: the last state of a pruned token compared, after each layer, with the state that
+it would have if nothing had been pruned.
 """
 
 from typing import NamedTuple
@@ -17,10 +17,10 @@ class GridTrace(NamedTuple):
 
     Args:
         states (`torch.Tensor` of shape `(num_layers, batch, num_patches, hidden_size)`): The last state of every
-            token: fresh where it ran through the layer, preserved where it did not.
-        active (`torch.Tensor` of shape `(num_layers, batch, num_patches)`, `bool`): True where it ran.
+            token: fresh if it ran through the layer, preserved otherwise.
+        active (`torch.Tensor` of shape `(num_layers, batch, num_patches)`, `bool`): Whether it ran.
         logits (`torch.Tensor` of shape `(num_layers, batch, num_labels, height, width)`): What the heads decode from
-            the grid after each layer; before the queries enter, with the queries as they will enter.
+            the grid after each layer; before the queries are inserted, with their initial states.
     """
 
     states: torch.Tensor
@@ -30,11 +30,12 @@ class GridTrace(NamedTuple):
 
 class Drift(NamedTuple):
     """
-    Mean cosine similarity to the unpruned states after each layer, `(num_layers,)` each; nan where there is no token.
+    Mean cosine similarity to the unpruned states after each layer; nan where there is no such token.
 
     Args:
-        pruned: Of the tokens that have missed a layer so far; behind the reactivation layer they run again.
-        kept: Of the tokens that have run through every layer so far.
+        pruned (`torch.Tensor` of shape `(num_layers,)`): Of the tokens that have missed a layer so far; after the
+            reactivation layer they run again.
+        kept (`torch.Tensor` of shape `(num_layers,)`): Of the tokens that have run through every layer so far.
     """
 
     pruned: torch.Tensor
@@ -93,12 +94,12 @@ def measure_drift(pruned: GridTrace, unpruned: GridTrace) -> Drift:
     if pruned.states.shape != unpruned.states.shape:
         raise ValueError(f"The traces have shapes {tuple(pruned.states.shape)} and {tuple(unpruned.states.shape)}.")
     if not unpruned.active.all():
-        raise ValueError("The second trace is pruned, too: record it at keep rate 1.0.")
+        raise ValueError("The second trace is pruned as well: record it at keep rate 1.0.")
     similarity = F.cosine_similarity(pruned.states, unpruned.states, dim=-1)  # (num_layers, batch, num_patches)
     missed = (~pruned.active).cumsum(dim=0) > 0
     return Drift(_masked_mean(similarity, missed), _masked_mean(similarity, ~missed))
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over images and tokens where the mask is true; nan where it is nowhere."""
+    """Mean over the images and tokens where the mask is true; nan if there are none."""
     return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))

@@ -1,7 +1,8 @@
-"""The trained model of a run, measured: each evaluation and keep rate once, over all pixels and by image."""
+"""The evaluations of a run at every keep rate, over all pixels and by image; each is done once."""
 
 import csv
 import json
+import math
 from dataclasses import replace
 
 from datasets import Dataset
@@ -24,19 +25,19 @@ IMAGE_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
 
 def evaluate_run(study: Study, folder: RunFolder) -> None:
     """
-    Measure what is missing, evaluation by evaluation. `evaluation.json` of the run gets the metrics over all pixels,
-    `per_image.csv` those of every image.
+    Do the evaluations that are missing. Metrics over all pixels go to `evaluation.json` of the run, those of every
+    image to `per_image.csv`.
     """
     results, rows = folder.results(), read_images(folder)
-    first_on: dict[tuple, str] = {}  # data → the first evaluation on them
+    first_on: dict[tuple, str] = {}  # data → the first evaluation on it
     for name, settings in study.evaluations.items():
         done = results.setdefault(name, {})
         first = first_on.setdefault(tuple(settings.get(field) for field in DATA_FIELDS), name)
         for rate in map(rate_name, study.keep_rates):
-            # Without pruning nothing that an evaluation changes in the model has an effect.
+            # What an evaluation changes in the model has no effect without pruning.
             if first != name and float(rate) == 1:
                 done[rate], rows[name, rate] = results[first][rate], rows[first, rate]
-        # A run that was measured before images had rows is measured again.
+        # What has no rows of images was measured before these were recorded, and is measured again.
         known = {rate for rate in done if (name, rate) in rows}
         missing = [rate for rate in study.keep_rates if rate_name(rate) not in known]
         if not missing:
@@ -52,7 +53,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
 
 
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
-    """The trained model of a run and its image processor, changed as an evaluation wants it."""
+    """The trained model of a run with the changes of an evaluation, and its image processor."""
     model, processor = load_checkpoint(str(folder.weights()))
     for name, value in settings.items():
         if name == "selector":
@@ -63,7 +64,7 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
 
 
 def _images(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
-    """The test images of an evaluation, at its size, else at that of those of the training."""
+    """The test images of an evaluation, at its working size or else at that of the training."""
     _, data_arguments, arguments = folder.arguments()
     size = settings.get("working_size", data_arguments.working_size)
     if "dataset" not in settings:
@@ -76,22 +77,19 @@ def _images(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmenta
 
 
 def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
-    """Rows of images by evaluation and keep rate, as far as they have been measured."""
+    """Rows of images measured so far, by evaluation and keep rate; nan for a metric that the record does not have."""
     rows: dict[tuple[str, str], list[dict]] = {}
     if not folder.per_image.is_file():
         return rows
     with folder.per_image.open(newline="") as file:
         for row in csv.DictReader(file):
-            numbers = {metric: float(row[metric]) for metric in METRICS}
-            place = (row.pop("evaluation"), row.pop("keep_rate"))
-            rows.setdefault(place, []).append({**row, **numbers})
+            image = {"name": row["name"], "condition": row["condition"]}
+            image |= {metric: float(row.get(metric, math.nan)) for metric in METRICS}
+            rows.setdefault((row["evaluation"], row["keep_rate"]), []).append(image)
     return rows
 
 
 def _write_images(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
-    of_all = [
-        {"evaluation": evaluation, "keep_rate": rate, **row}
-        for (evaluation, rate), images in rows.items()
-        for row in images
-    ]
-    replace_table(folder.per_image, IMAGE_FIELDS, of_all)
+    places = ({"evaluation": evaluation, "keep_rate": rate} for evaluation, rate in rows)
+    every = [place | image for place, images in zip(places, rows.values(), strict=True) for image in images]
+    replace_table(folder.per_image, IMAGE_FIELDS, every)

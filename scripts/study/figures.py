@@ -1,9 +1,9 @@
 """
-The figures of a study, on white cards that read the same in print and on a dark page, in the colours of Okabe and Ito.
+The figures of a study, on white, so that they read the same in print and on a dark page.
 
-`data_sets.png` (average precision of every seed on every data set), `figure1.png` (predictions, and average precision
-against throughput: Figure 1 of arXiv 2602.02163), `keep_rates.png`, `drift.png` with its numbers in `drift.csv`,
-`stages.png`. Images are shown inside their field of view only.
+`keep_rates.png`; `data_sets.png` (average precision of every seed on every data set); `throughput.png`; `figure1.png`
+(predictions, and average precision against throughput: Figure 1 of arXiv 2602.02163); `stages.png`; `drift.png`, with
+its numbers in `drift.csv`. Images are shown inside their field of view only.
 """
 
 import logging
@@ -22,7 +22,7 @@ from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 from ..common.keep_rates import rate_name
 from ..inference.loading import load_checkpoint
 from ..reporting.panels import WHITE, mask_panel, stage_colours, stage_panel
-from ..reporting.style import COLOURS, DASHES, DPI, MARKERS, _bare, card, legend_below, tidy
+from ..reporting.style import COLOURS, DASHES, DPI, MARKERS, hide_axes, legend_below, new_figure, tidy
 from ..reporting.tables import mean_and_sd
 from ..training.setup import load_data
 from .definition import AS_TRAINED, Study, is_as_trained
@@ -31,20 +31,20 @@ from .run_folder import RunFolder
 from .tables import summarise
 
 logger = logging.getLogger(__name__)
-HEAT = "magma_r"  # light ground, dark vessels: prints like the ground truth beside it
+HEAT = "magma_r"  # dark vessels on light ground, like the ground truth beside it
 MEASURED = {"average_precision": "average precision", "dice": "Dice"}
 NUM_IMAGES = 3
 
 
 def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
     """
-    Draw all figures of a finished study; those of drift and pictures only if the study compares two variants, and
-    those of pictures only where the weights of a seed are here: records of runs may have come without them.
+    Draw all figures of a finished study; those of two variants side by side only if it compares two, and those with
+    images only if the weights of all variants are present for one seed.
 
     Args:
-        study (`Study`): The study.
-        runs_dir (`Path`): Where its runs are.
-        output_dir (`Path`): Where the figures go.
+        study ([`Study`]): The study.
+        runs_dir (`Path`): Folder of its runs.
+        output_dir (`Path`): Folder for the figures.
         rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
         cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
     """
@@ -60,7 +60,7 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
     seed = seed_with_weights(study, runs_dir)
     if seed is None:
-        logger.warning("figure1.png and stages.png are not drawn: of no seed the weights of every variant are here.")
+        logger.warning("figure1.png and stages.png are not drawn: no seed has the weights of all variants.")
         return
     images = load_images(study, runs_dir)
     draw_figure1(study, runs_dir, seed, images, rows, cost, output_dir / "figure1.png")
@@ -68,7 +68,7 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
 
 
 def seed_with_weights(study: Study, runs_dir: Path) -> int | None:
-    """The first seed of which the weights of every variant are here."""
+    """The first seed for which the weights of every variant are present."""
     for seed in study.seeds:
         if all(RunFolder(runs_dir, variant, seed).has_weights for variant in study.variants):
             return seed
@@ -83,7 +83,7 @@ def load_images(study: Study, runs_dir: Path) -> Dataset:
 
 
 def variant_style(study: Study, variant: str) -> dict:
-    """Colour, marker and dash of a variant, the same in every figure."""
+    """Colour, marker and line style of a variant, the same in every figure."""
     place = list(study.variants).index(variant)
     return {
         "color": COLOURS[place % len(COLOURS)],
@@ -95,13 +95,13 @@ def variant_style(study: Study, variant: str) -> dict:
 
 
 def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
-    """Average precision and Dice against the keep rate: a line a variant, bars of one standard deviation."""
-    figure = card(9.5, 4.4)
+    """Average precision and Dice against the keep rate: a line per variant, bars of one standard deviation."""
+    figure = new_figure(9.5, 4.4)
     for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
         for variant, settings in study.variants.items():
             cells = np.array([summarise(rows, variant, AS_TRAINED, rate, metric) for rate in study.keep_rates])
             style = variant_style(study, variant)
-            # Bars of many variants on one spot cannot be read: each variant stands a little beside the next.
+            # Bars on the same spot cannot be told apart: shift each variant a little.
             beside = np.array(study.keep_rates) + 0.004 * (
                 list(study.variants).index(variant) - (len(study.variants) - 1) / 2
             )
@@ -118,11 +118,11 @@ def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
 
 def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
     """
-    Average precision against the keep rate, a panel a data set: a line a variant through the means, a faint one a
-    seed.
+    Average precision against the keep rate, a panel per data set: a line per variant through the means, a faint one
+    per seed.
     """
     evaluations = [name for name, settings in study.evaluations.items() if is_as_trained(settings)]
-    figure = card(4.75 * len(evaluations), 5.0)
+    figure = new_figure(4.75 * len(evaluations), 5.0)
     axes = figure.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
     for axis, evaluation in zip(axes, evaluations, strict=True):
         for variant, settings in study.variants.items():
@@ -148,11 +148,8 @@ def _mean_precision(rows: list[dict], variant: str, evaluation: str, rate: float
 
 
 def draw_many_variants(study: Study, rows: list[dict], path: Path) -> None:
-    """
-    Average precision and Dice of more variants than lines can be told apart: a row a variant, a point a keep
-    rate.
-    """
-    figure = card(9.5, 1.5 + 0.3 * len(study.variants))
+    """Average precision and Dice of more variants than there are colours: a row per variant, a point per keep rate."""
+    figure = new_figure(9.5, 1.5 + 0.3 * len(study.variants))
     places = range(len(study.variants))
     for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
         for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
@@ -171,11 +168,11 @@ def draw_many_variants(study: Study, rows: list[dict], path: Path) -> None:
 def draw_figure1(
     study: Study, runs_dir: Path, seed: int, images: Dataset, rows: list[dict], cost: dict, path: Path
 ) -> None:
-    """Input, ground truth and the pruned predictions of the two compared variants; average precision against speed."""
+    """Images, ground truth and pruned predictions of two variants; average precision against throughput of all."""
     rate = study.shown_rate
-    chosen = [rows[index] for index in spread(len(rows), NUM_IMAGES)]
+    chosen = [images[index] for index in spread(len(images), NUM_IMAGES)]
     labels = [f"{study.variants[variant]['label']}\npruned to {rate_name(rate)}" for variant in study.compare]
-    figure = card(2.1 * len(chosen) + 5.6, 9.0)
+    figure = new_figure(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
     models = [load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights())) for variant in study.compare]
@@ -188,7 +185,7 @@ def draw_figure1(
             panels.append(_heat_map(probability))
         for axis, panel in zip(column, panels, strict=True):
             axis.imshow(_crop(panel, inside))
-            _bare(axis)
+            hide_axes(axis)
         column[0].set_title(row["name"], fontsize=9)
     for line, name in zip(axes, ("input", "ground truth", *labels), strict=True):
         line[0].set_ylabel(name, fontsize=9)
@@ -203,8 +200,8 @@ def draw_figure1(
 
 
 def draw_throughput(study: Study, rows: list[dict], cost: dict, path: Path) -> None:
-    """Average precision against throughput: the right half of figure 1, for which no weights are needed."""
-    figure = card(7, 5.4)
+    """Average precision against throughput: the right half of figure 1, which needs no weights."""
+    figure = new_figure(7, 5.4)
     axis = figure.subplots()
     _plot_throughput(axis, study, rows, cost)
     legend_below(figure, axis.get_legend_handles_labels()[0], ncols=2)
@@ -222,12 +219,12 @@ def _plot_throughput(axis, study: Study, rows: list[dict], cost: dict) -> None:
     axis.axvline(1, color="0.6", linewidth=0.8)
     first = next(iter(study.variants.values()))["label"]
     axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
-    axis.set_title("numbers at the points: keep rate at every stage", fontsize=9)
+    axis.set_title("labels: keep rate at every stage", fontsize=9)
     tidy(axis)
 
 
-def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Path) -> None:
-    """Where tokens are pruned, by stage, over two images: a column a variant whose selectors are trained."""
+def draw_stages(study: Study, runs_dir: Path, seed: int, images: Dataset, path: Path) -> None:
+    """Where tokens are pruned, by stage, in two images: a column per variant with trained selectors."""
     rate = study.shown_rate
     configs = {variant: study.run_recipe(variant, study.seeds[0])["config_overrides"] for variant in study.variants}
     variants = {
@@ -238,24 +235,24 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Pa
     }
     if not variants:
         return
-    chosen = [rows[index] for index in spread(len(rows), 2)]
-    figure = card(1.9 * (len(variants) + 1), 2.1 * len(chosen) + 0.8)
+    chosen = [images[index] for index in spread(len(images), 2)]
+    figure = new_figure(1.9 * (len(variants) + 1), 2.1 * len(chosen) + 0.8)
     axes = figure.subplots(len(chosen), len(variants) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
-    images = [np.asarray(row["image"]) for row in chosen]
-    insides = [field_of_view(image) for image in images]
-    for line, image, inside, row in zip(axes, images, insides, chosen, strict=True):
+    pixels = [np.asarray(row["image"]) for row in chosen]
+    insides = [field_of_view(image) for image in pixels]
+    for line, image, inside, row in zip(axes, pixels, insides, chosen, strict=True):
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
     for column, (variant, settings) in zip(axes.T[1:], variants.items(), strict=True):
         model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
-        for axis, row, image, inside in zip(column, chosen, images, insides, strict=True):
+        for axis, row, image, inside in zip(column, chosen, pixels, insides, strict=True):
             stages = predict_image(model, processor, row["image"], rate, output_stages=True).stages.numpy()
             panel = stage_panel(image, stages, model.config.num_stages)
             axis.imshow(_crop(panel, inside))
     for axis in axes.flat:
-        _bare(axis)
+        hide_axes(axis)
     names = [*(f"pruned at stage {stage + 1}" for stage in range(model.config.num_stages)), "never pruned"]
     colours = stage_colours(model.config.num_stages) / 255
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
@@ -267,7 +264,7 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, rows: Dataset, path: Pa
 def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
     """Cosine similarity of preserved and unpruned states by layer; average precision decoded after the last layers."""
     num_layers = max(row["layer"] for row in drift) + 1
-    figure = card(9.5, 5.2)
+    figure = new_figure(9.5, 5.2)
     similarity, decoded = figure.subplots(1, 2)
     for variant in study.compare:
         label, style = study.variants[variant]["label"], variant_style(study, variant)
@@ -281,7 +278,7 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
     similarity.set(xlabel="after layer", ylabel="cosine similarity to the unpruned state")
     similarity.set_title(f"pruned tokens, keep rate {rate_name(rate)} at every stage", fontsize=10)
     decoded.set(xlabel="decoded after layer", ylabel="average precision")
-    decoded.set_title("read out by the model's own heads", fontsize=10)
+    decoded.set_title("decoded by the model's own heads", fontsize=10)
     for axis in (similarity, decoded):
         tidy(axis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, fontsize=8)
@@ -303,7 +300,7 @@ def _heat_map(probability: np.ndarray) -> np.ndarray:
 
 
 def _crop(panel: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The panel cut to the field of view, white outside it."""
+    """The panel cropped to the field of view, white outside it."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     panel = np.where(inside[..., None], panel, np.uint8(WHITE))
     return panel[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

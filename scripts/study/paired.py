@@ -1,4 +1,4 @@
-"""Paired differences: the same seed and the same image under two variants or keep rates, with bootstrap intervals."""
+"""Paired differences between variants or keep rates, of the same seed and image, with bootstrap intervals."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ INTERVAL = (2.5, 97.5)  # percentiles
 
 
 def collect_images(study: Study, runs_dir: Path) -> list[dict]:
-    """A row per variant, seed, evaluation, keep rate and image that has been measured, in the order of the study."""
+    """One row with [`FIELDS`] per variant, seed, evaluation, keep rate and image, in the order of the study."""
     rows = []
     for variant in study.variants:
         for seed in study.seeds:
@@ -32,17 +32,17 @@ def collect_images(study: Study, runs_dir: Path) -> list[dict]:
 
 
 def write_images(path: Path, rows: list[dict]) -> None:
-    """The rows of [`collect_images`] as CSV."""
+    """Write the rows of [`collect_images`] as CSV."""
     replace_table(path, FIELDS, rows)
 
 
 class Pairs:
     """
-    Every number by its place, to take differences of.
+    One metric of all images, to take differences.
 
     Args:
         rows (`list[dict]`): From [`collect_images`].
-        metric (`str`): Which number.
+        metric (`str`): One of [`COMPARED`].
     """
 
     def __init__(self, rows: list[dict], metric: str):
@@ -53,15 +53,15 @@ class Pairs:
 
     def differences(self, evaluation: str, one: tuple[str, float], other: tuple[str, float]) -> np.ndarray:
         """
-        One less the other.
+        One minus the other.
 
         Args:
-            evaluation (`str`): Of both.
+            evaluation (`str`): Evaluation of both.
             one, other (`tuple[str, float]`): Variant and keep rate.
 
         Returns:
-            `np.ndarray` of shape `(num_seeds, num_images)`: of the seeds and images that both have; nan
-            where a number is undefined.
+            `np.ndarray` of shape `(num_seeds, num_images)`: for the seeds and images that both have; nan where the
+            metric is undefined.
         """
         first, second = (self.values.get((evaluation, variant, rate_name(rate)), {}) for variant, rate in (one, other))
         seeds = sorted(first.keys() & second.keys())
@@ -73,14 +73,14 @@ class Pairs:
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
     """
-    Mean, and the 95 % interval of a bootstrap that draws seeds and images anew, independently of each other: a
-    run is as much a draw as an image is, and all images of a run share it.
+    Mean, and 95 % interval of a bootstrap that resamples seeds and images independently of each other: the seed is a
+    random effect that all images of a run share.
 
     Args:
         differences (`np.ndarray` of shape `(num_seeds, num_images)`): From [`Pairs.differences`].
 
     Returns:
-        `tuple[float, float, float]`: mean, lower and upper end; nan without any number.
+        `tuple[float, float, float]`: mean, lower and upper end; nan without any defined value.
     """
     if not np.isfinite(differences).any():
         return (np.nan,) * 3
@@ -96,16 +96,16 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 def paired_markdown(study: Study, rows: list[dict]) -> str:
     """
-    For every data set and metric: each variant, pruned, against the first variant unpruned, and against the first of
-    the two compared variants at the same keep rate.
+    For every data set and metric the differences of each variant from the first variant unpruned, and from the first
+    of the two compared variants at the same keep rate.
     """
     reference = next(iter(study.variants))
     parts = [
         f"# {study.name}: paired differences\n",
-        "Each image under each seed against itself, mean and 95 % interval of a bootstrap over seeds and "
-        f"images ({NUM_RESAMPLES:,} draws, of both independently). Metrics are those of single images, so "
-        "their means differ from the metrics over all pixels in `table.md`. With one seed the interval holds for "
-        "that training alone, and with three images it says little.\n",
+        "Mean difference of the same image and seed, with the 95 % interval of a bootstrap over seeds and images "
+        f"({NUM_RESAMPLES:,} draws, both resampled independently). Metrics are those of single images, so that their "
+        "means differ from the metrics over all pixels in `table.md`. With one seed the interval holds for that "
+        "training only, and with three images it says little.\n",
     ]
     against = [(f"{study.variants[reference]['label']}, unpruned", lambda rate: (reference, 1.0))]
     if study.compare:
@@ -119,7 +119,7 @@ def paired_markdown(study: Study, rows: list[dict]) -> str:
                 lines = _lines(study, pairs, evaluation, other_at)
                 if lines:
                     rates = map(rate_name, study.keep_rates)
-                    table = markdown_table([[f"{where}, less {label}", "seeds × images", *rates], *lines])
+                    table = markdown_table([[f"{where}, minus {label}", "seeds × images", *rates], *lines])
                     parts.append(f"## {heading} against {label}, {where}\n\n{table}\n")
     return "\n".join(parts)
 

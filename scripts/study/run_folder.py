@@ -1,4 +1,4 @@
-"""The folder of one run of a study: where it keeps things, and how far it has come."""
+"""The folder of one run of a study: its files, and how far it has progressed."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from ..training.arguments import DataArguments, ModelArguments, TrainArguments, 
 
 class RunFolder:
     """
-    Where a run keeps things: `recipe.yaml` (all that it was told), `train.log`, `training/` (what the training
-    writes), `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every image) and `drift.csv`.
+    The files of a run: `recipe.yaml` (all settings), `train.log`, `training/` (output of the training),
+    `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every image) and `drift.csv`.
 
-    What was measured is a record of its own: without the weights it still counts, and need not be measured again.
+    What was measured counts without the weights, and is not measured again.
     """
 
     def __init__(self, runs_dir: Path, variant: str, seed: int):
@@ -27,7 +27,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The averaged weights after the last step: no image is used to select among earlier ones."""
+        """The averaged weights after the last step; no validation images are used to select earlier ones."""
         return self.training / "last"
 
     @property
@@ -39,12 +39,12 @@ class RunFolder:
         The folder of the trained weights.
 
         Raises:
-            `ValueError`: where they are not here.
+            `ValueError`: if they are missing.
         """
         if not self.has_weights:
             raise ValueError(
-                f"The run {self.path} was trained, but its weights are not here, and not all is measured that the "
-                "study asks for. Bring them back, or move the folder away, to train it anew."
+                f"The run {self.path} is trained, but its weights are missing, and not all evaluations are recorded. "
+                "Restore the weights, or move the folder away to train the run again."
             )
         return self.checkpoint
 
@@ -53,11 +53,11 @@ class RunFolder:
         return (self.training / "train_results.json").is_file()
 
     def arguments(self) -> tuple[ModelArguments, DataArguments, TrainArguments]:
-        """What the run was told, as its training reads it."""
+        """The settings of the run, as its training parses them."""
         return parse_arguments([str(self.recipe), "--output_dir", str(self.training)])
 
-    def stands(self) -> str:
-        """Where a running run stands: the step of its training, or that it is being measured."""
+    def progress(self) -> str:
+        """Progress of an active run: the step of its training, or `"measuring"`."""
         log = self.training / "training_log.jsonl"
         if self.is_trained:
             return "measuring"
@@ -65,7 +65,7 @@ class RunFolder:
         return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
 
     def check_recipe(self, wanted: dict) -> None:
-        """Raises `ValueError` if the run was begun with another recipe."""
+        """Raises `ValueError` if the run was started with another recipe."""
         if not self.recipe.is_file():
             return
         recorded, wanted = (_flat(recipe) for recipe in (yaml.safe_load(self.recipe.read_text()), wanted))
@@ -76,17 +76,17 @@ class RunFolder:
         ]
         if differences:
             raise ValueError(
-                f"{self.path} was begun with other settings: {'; '.join(differences)}. Move it away or delete it, to "
-                "train anew, or choose another --runs_dir."
+                f"{self.path} was started with other settings: {'; '.join(differences)}. Move or delete it to train "
+                "the run again, or choose another --runs_dir."
             )
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Pooled metrics by evaluation and keep rate, as far as they have been measured."""
+        """Pooled metrics measured so far, by evaluation and keep rate."""
         return json.loads(self.evaluation.read_text()) if self.evaluation.is_file() else {}
 
 
 def _flat(recipe: dict) -> dict:
-    """The recipe with the fields of `config_overrides` beside the others, to name a difference exactly."""
+    """The recipe with the fields of `config_overrides` beside the others, so that differences can be named exactly."""
     recipe = dict(recipe)
     config = recipe.pop("config_overrides", {})
     return {**recipe, **{f"config {name}": value for name, value in config.items()}}

@@ -1,6 +1,5 @@
 """The benchmark from end to end at a tiny size, and how it measures."""
 
-import functools
 import json
 import os
 import signal
@@ -8,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -17,9 +17,14 @@ from modeling_reg4pru.policy_attention import policy_attention
 from reg4pru.benchmark import main
 from reg4pru.benchmarking.baselines import dense_model, explicit_policy_attention, use_explicit_attention, variant
 from reg4pru.benchmarking.flops import token_counts
-from reg4pru.benchmarking.report import summary
 from reg4pru.benchmarking.suite import BenchmarkArguments, check_arguments
-from reg4pru.benchmarking.timing import peak_memory, peak_of_allocations, share_between_layers
+from reg4pru.benchmarking.timing import (
+    interleaved_rounds,
+    peak_memory,
+    peak_of_allocations,
+    share_between_layers,
+    summary,
+)
 from reg4pru.benchmarking.training_steps import typical_windows
 
 CPU = torch.device("cpu")
@@ -78,7 +83,7 @@ def test_an_interruption_leaves_what_was_measured(tmp_path):
     command += ["--keep_rates", 0.5, "--reactivation_layers", -1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Tests that a shell has put into the background ignore SIGINT, and would hand that on.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed
     )
@@ -98,7 +103,7 @@ def test_an_interruption_leaves_what_was_measured(tmp_path):
     dense, pruned = results["inference"]
     assert len(dense["seconds"]) >= 1
     assert pruned["ratio"] > 0
-    assert "| 1 | reg4pru | 0.5 | L−1 |" in shown
+    assert "| reg4pru | 1 | 0.5 | L−1 |" in shown
     assert (path.parent / "benchmark.png").exists()
 
 
@@ -135,6 +140,20 @@ def test_command_names_what_is_wrong_before_it_measures(tmp_path, capsys, flags,
         main(["--output_dir", str(tmp_path / "new"), *flags])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_rounds_are_interleaved():
+    order = []
+    calls = [partial(order.append, "a"), partial(order.append, "b")]
+    for number, seconds in enumerate(interleaved_rounds(calls, CPU, 3), start=1):
+        assert len(seconds) == 2
+        assert order == ["a", "a", "b", "b"] + ["a", "b"] * number  # two calls each warm up
+
+
+def test_short_calls_are_repeated_within_a_round():
+    calls = []
+    next(interleaved_rounds([partial(calls.append, 0), partial(time.sleep, 0.1)], CPU, 1, min_seconds=0.05))
+    assert len(calls) > 100
 
 
 def test_ratios_are_taken_within_their_rounds():

@@ -9,8 +9,9 @@ import torch
 from reg4pru.benchmarking import engine_comparison as compare_engines
 from reg4pru.benchmarking import engines
 from reg4pru.benchmarking.baselines import dense_model, variant
+from reg4pru.benchmarking.engine_comparison import with_ratios
 from reg4pru.benchmarking.engines import Logits, build_engine, why_not
-from reg4pru.benchmarking.report import engine_table, with_ratios
+from reg4pru.benchmarking.report import engine_table
 from reg4pru.inference.predictors import predictor
 
 from ...variants import VARIANTS
@@ -68,9 +69,9 @@ def test_onnx_engines(tiny_model, pixel_values, tmp_path):
 def test_what_does_not_work_here_is_said(monkeypatch):
     assert why_not("float32", CPU) is None
     assert "ONNX Runtime is measured on the CPU only" in why_not("onnx", torch.device("cuda"))
-    monkeypatch.setattr(engines, "_cpu_has_bfloat16", lambda: False)
-    assert "in software only" in why_not("bfloat16", CPU)
-    monkeypatch.setattr(engines, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(engines, "fast_dtype", lambda device: "float32")
+    assert "no instructions for bfloat16" in why_not("bfloat16", CPU)
+    monkeypatch.setattr(engines, "fast_dtype", lambda device: "bfloat16")
     assert why_not("bfloat16", CPU) is None
     monkeypatch.setattr(engines.shutil, "which", lambda name: None)
     assert "C++ compiler" in why_not("compile", CPU)
@@ -78,7 +79,7 @@ def test_what_does_not_work_here_is_said(monkeypatch):
 
 def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(engines, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(engines, "fast_dtype", lambda device: "float32")
     model = tiny_model()
     folder = tmp_path / "out"
     arguments = [

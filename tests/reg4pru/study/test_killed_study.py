@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reg4pru.study.run import end_with_parent
+from reg4pru.study.runs import end_with_parent
 
 
 def _train(pid_file: Path) -> None:

@@ -16,14 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from datasets_fives import load_fives
-from reg4pru.benchmarking.timing import time_interleaved
 from reg4pru.study import evaluation as measuring
-from reg4pru.study import run as study_run
-from reg4pru.study.__main__ import complete_runs, main, write_pictures, write_tables
+from reg4pru.study import runs as study_runs
+from reg4pru.study.__main__ import main
 from reg4pru.study.definition import read_study
 from reg4pru.study.drift import measure_run
-from reg4pru.study.run import complete_run
+from reg4pru.study.results import write_costs_and_figures, write_tables
 from reg4pru.study.run_folder import RunFolder
+from reg4pru.study.runs import complete_run, complete_runs
 
 pytestmark = pytest.mark.timeout(900)  # a whole study is trained first
 
@@ -105,7 +105,7 @@ def forbid_training(monkeypatch) -> None:
     def refuse(*arguments, **settings):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr(study_run.subprocess, "run", refuse)
+    monkeypatch.setattr(study_runs.subprocess, "run", refuse)
 
 
 def test_tables_and_figures(finished):
@@ -189,15 +189,15 @@ def test_what_was_measured_counts_without_the_weights(copied, monkeypatch, caplo
         forbid_training(patch)
         for variant in study.variants:
             complete_run(study, runs_dir, variant, 0)
-    write_pictures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
+    write_costs_and_figures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
     assert (results / "drift.csv").read_text() == expected
     written = {path.name for path in results.iterdir()}
     assert {"cost.csv", "drift.png", "race.png", "table.md", "throughput.png"} <= written
     assert (results / "figure1.png").read_bytes() == drawn
     assert not (results / "stages.png").exists()
-    assert "of no seed the weights of every variant are here" in caplog.text
+    assert "no seed has the weights of all variants" in caplog.text
     (runs_dir / "soft" / "seed-0" / "drift.csv").unlink()
-    with pytest.raises(ValueError, match="its weights are not here"):
+    with pytest.raises(ValueError, match="its weights are missing"):
         complete_run(study, runs_dir, "soft", 0)
 
 
@@ -259,11 +259,3 @@ def test_an_unknown_variant_is_refused(finished, tmp_path, caplog):
     assert main([str(finished / "small.yaml"), *folders, "--only", "hard"]) == 2
     assert "--only names hard" in caplog.text
     assert not (tmp_path / "results").exists()
-
-
-def test_rounds_are_interleaved():
-    order = []
-    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
-    seconds = time_interleaved(calls, 3, torch.device("cpu"))
-    assert order == ["a", "b"] * 5  # two rounds warm up
-    assert [len(values) for values in seconds.values()] == [3, 3]
