@@ -14,6 +14,8 @@ import torch
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 
+from .variants import TINY
+
 torch.set_num_threads(1)
 
 
@@ -44,27 +46,10 @@ def fives_dir() -> Path:
 
 @pytest.fixture
 def tiny_config() -> Callable[..., Reg4PruConfig]:
-    """
-    Makes configurations of a 6-layer model with 64 patches, stages 0, 2 and 3, queries before layer 4. The wide
-    initialisation makes tokens differ enough for scores and softmaxes to matter.
-    """
+    """Makes configurations of the tiny model, see [`~tests.variants.TINY`]."""
 
     def make(**overrides) -> Reg4PruConfig:
-        fields = {
-            "hidden_size": 32,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "image_size": 64,
-            "patch_size": 8,
-            "num_upscale_blocks": 1,
-            "num_blocks": 2,
-            "train_num_points": 128,
-            "masked_attention": True,
-            "pos_embed_rescale": 2.0,
-            "initializer_range": 0.15,
-        }
-        return Reg4PruConfig(**{**fields, **overrides})
+        return Reg4PruConfig(**{**TINY, **overrides})
 
     return make
 

@@ -133,3 +133,10 @@ def test_the_first_layers_of_a_deeper_backbone(plain_backbone, pixel_values):
     states = [model(pixel_values, keep_rates=1.0, output_hidden_states=True).hidden_states for model in (whole, short)]
     for index in range(short.config.first_query_layer + 1):
         torch.testing.assert_close(states[1][index], states[0][index])
+
+
+def test_a_bare_backbone_is_no_model(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=8, image_size=64)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks .* weights of the model.*loaded by `from_backbone`"):
+        Reg4PruForSemanticSegmentation.from_pretrained(tmp_path)

@@ -9,9 +9,9 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.token_bank import TokenBank
 from reg4pru.training.distillation import distilled_loss, drift_loss
 
-from ..variants import give_corrections_weights
+from ..variants import VARIANTS, give_corrections_weights
 
-CORRECTED = {"train_pruning": "hard", "routing": False, "drift_correction": True}
+CORRECTED = VARIANTS["corrected"]
 RATES = [0.7, 0.6, 0.5]
 
 

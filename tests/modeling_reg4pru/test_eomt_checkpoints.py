@@ -1,11 +1,17 @@
-"""EoMT-DINOv3 checkpoints load as they are and give equal outputs, in evaluation and in masked training."""
+"""EoMT checkpoints load as they are and give equal outputs, in evaluation and in masked training."""
 
 import logging
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation, EomtImageProcessorPil
+from transformers import (
+    EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+    EomtImageProcessorPil,
+)
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
@@ -219,3 +225,47 @@ def test_annealing_goes_block_by_block(tiny_model):
     schedule = torch.stack(schedule)
     assert (schedule.diff(dim=0) <= 0).all()
     assert (schedule.diff(dim=1) >= 0).all()  # earlier blocks are free earlier
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_eomt_on_dinov2(tmp_path, caplog, swiglu):
+    """Unpruned output is that of transformers; a warning tells of masks that it applies at inference."""
+    torch.manual_seed(3)
+    config = EomtConfig(
+        hidden_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=64, patch_size=8, num_blocks=2,
+        num_queries=5, mlp_ratio=2, num_upscale_blocks=1, id2label={0: "a", 1: "b", 2: "c"}, use_swiglu_ffn=swiglu,
+    )  # fmt: skip
+    eomt = EomtForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        for parameter in eomt.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    eomt.attn_mask_probs.zero_()
+    eomt.save_pretrained(tmp_path)
+    model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path, keep_rates=0.5).eval()
+    assert model.config.keep_rates == 0.5
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs, ours = eomt(pixel_values), model(pixel_values, keep_rates=1.0)
+        torch.testing.assert_close(ours.masks_queries_logits, theirs.masks_queries_logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.class_queries_logits, theirs.class_queries_logits, atol=1e-4, rtol=1e-4)
+        assert not torch.equal(model(pixel_values).logits, ours.logits)
+    model.save_pretrained(tmp_path / "ours")
+    loaded = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values, keep_rates=1.0).logits, ours.logits)
+
+    eomt.attn_mask_probs.fill_(1.0)
+    eomt.save_pretrained(tmp_path)
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    ours_logger = logging.getLogger("modeling_reg4pru.modeling_reg4pru")
+    ours_logger.addHandler(handler)
+    try:
+        Reg4PruForSemanticSegmentation.from_pretrained(tmp_path)
+    finally:
+        logger.removeHandler(handler)
+        ours_logger.removeHandler(handler)
+    assert any("masks the attention of its queries at inference" in message for message in said)

@@ -219,3 +219,18 @@ def test_no_nan_at_keep_rate_a_tenth(tiny_model, pixel_values, implementation, p
     assert outputs.logits.dtype == dtype
     assert outputs.logits.isfinite().all()
     assert outputs.token_counts.tolist()[3] == 8
+
+
+@torch.no_grad()
+def test_no_keep_rates_mean_no_pruning_everywhere(tiny_model, pixel_values, tmp_path):
+    """In a call, in the method and in the configuration; a call without any takes those of the configuration."""
+    model = tiny_model(keep_rates=0.5)
+    pruned, dense = model(pixel_values).logits, model(pixel_values, keep_rates=None).logits
+    assert torch.equal(model(pixel_values, keep_rates="config").logits, pruned)
+    assert torch.equal(model(pixel_values, keep_rates=1.0).logits, dense)
+    assert not torch.equal(pruned, dense)
+    model.set_keep_rates(None)
+    model.save_pretrained(tmp_path)
+    for one in (model, type(model).from_pretrained(tmp_path), tiny_model(keep_rates=None)):
+        assert one.config.keep_rates is None
+        assert torch.equal(one.eval()(pixel_values).logits, dense)

@@ -10,24 +10,20 @@ from torch import distributed
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from reg4pru.training.distillation import drift_loss
 
-from ..variants import VARIANTS as TRAINING_VARIANTS
+from .. import variants
 
 VARIANTS = {
-    **TRAINING_VARIANTS,
-    "random": {"selector": "random", "train_pruning": "hard"},
-    "masked attention": {"masked_attention": True, "selection_pool": "all"},
+    **variants.VARIANTS,
+    "masked_attention": {"masked_attention": True, "selection_pool": "all"},
 }
-SEEDS = {"half-routed": 5}  # the first draw routes
+SEEDS = {"half_routed": 5}  # the first draw routes
 
 
 def gradients(variant: str, part: slice) -> torch.Tensor:
     """All gradients of one step of a variant on some of four images, one after the other."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
-    shape = {"image_size": 64, "patch_size": 8, "num_upscale_blocks": 1, "num_blocks": 2, "pos_embed_rescale": 2.0}
     torch.manual_seed(1)
-    model = Reg4PruForSemanticSegmentation(
-        Reg4PruConfig(**{**sizes, **shape, "initializer_range": 0.15, "masked_attention": False, **VARIANTS[variant]})
-    ).double()
+    config = Reg4PruConfig(**{**variants.TINY, "masked_attention": False, **VARIANTS[variant]})
+    model = Reg4PruForSemanticSegmentation(config).double()
     model.train()
     model.set_mask_annealing(0.5)
     pixel_values = torch.randn(4, 3, 64, 64, dtype=torch.double)

@@ -9,20 +9,20 @@ from transformers import AutoModel, AutoModelForSemanticSegmentation, Trainer, T
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
-VARIANTS = {
+from ..variants import VARIANTS
+
+CLASSES = {"num_queries": 5, "num_labels": 3}
+MODELS = {
     "binary": {},
-    "classes": {"num_queries": 5, "num_labels": 3},
-    "learned_query": {"selector": "learned_query", "train_pruning": "hard"},
-    "foreground_mlp": {"selector": "foreground_mlp", "train_pruning": "hard"},
-    "random": {"selector": "random", "train_pruning": "hard"},
-    "corrected": {"train_pruning": "hard", "routing": False, "drift_correction": True},
-    "dense": {"pruning_layers": [], "routing": False},
+    "classes": CLASSES,
+    "without_stages": {"pruning_layers": [], "routing": False},
+    **{name: VARIANTS[name] for name in ("learned_query_routing", "foreground_mlp", "random", "corrected")},
 }
 
 
-@pytest.fixture(params=VARIANTS, ids=str)
+@pytest.fixture(params=MODELS, ids=str)
 def model(request, tiny_model):
-    return tiny_model(**VARIANTS[request.param])
+    return tiny_model(**MODELS[request.param])
 
 
 def seeded(model, *args, **kwargs):
@@ -117,9 +117,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model, pixel_values, labels
         torch.testing.assert_close(recomputed, plain, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"train_pruning": "hard"}, VARIANTS["classes"]], ids=["soft", "hard", "classes"]
-)
+@pytest.mark.parametrize("fields", [{}, {"train_pruning": "hard"}, CLASSES], ids=["soft", "hard", "classes"])
 def test_eager_and_sdpa_agree(tiny_model, pixel_values, labels, fields):
     model = tiny_model(**fields).double().train()
     results = []
@@ -204,3 +202,21 @@ def test_trainer_averages_over_accumulated_batches(tiny_model, tmp_path):
     """A model that takes any keyword argument is left to do this itself, and its gradients grow with the steps."""
     arguments = TrainingArguments(tmp_path, use_cpu=True, gradient_accumulation_steps=2)
     assert not Trainer(tiny_model(), arguments).model_accepts_loss_kwargs
+
+
+def test_outputs_can_be_gathered_from_several_devices(tiny_model, pixel_values, labels):
+    """`nn.DataParallel` gathers tensors, and what is made of them; nothing else."""
+
+    def only_tensors(value) -> bool:
+        if isinstance(value, dict):
+            return all(map(only_tensors, value.values()))
+        if isinstance(value, (list, tuple)):
+            return all(map(only_tensors, value))
+        return isinstance(value, torch.Tensor)
+
+    model = tiny_model().train()
+    asked = {"output_keep_masks": True, "output_token_ids": True, "patch_offsets": torch.zeros(3, 8)}
+    outputs = model(pixel_values, labels=labels, **asked)
+    assert only_tensors(outputs)
+    assert outputs.token_ids[0].shape == (3, 64)  # written out, although it is all of them
+    assert outputs.token_counts.shape == (model.config.num_hidden_layers,)

@@ -8,6 +8,7 @@ from torch import nn
 
 from modeling_reg4pru.token_selectors import (
     SELECTOR_CLASSES,
+    TokenSelector,
     budget_loss,
     cumulative_keep_rates,
     foreground_loss,
@@ -155,3 +156,46 @@ def test_patch_foreground():
     assert patch_foreground(labels, 4, 255).tolist() == [[1, 0, 0, 0, 0, 1]]
     labels[0, 3, 7] = 1
     assert patch_foreground(labels, 4, 255).tolist() == [[1, 1, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("variant", "learns"),
+    [
+        ({"train_pruning": "soft"}, True),
+        ({"train_pruning": "none"}, False),
+        ({"selector": "learned_query", "train_pruning": "none"}, True),
+    ],
+)
+def test_selectors_that_do_not_learn_are_frozen(tiny_model, variant, learns, tmp_path):
+    made = tiny_model(**variant)
+    made.save_pretrained(tmp_path)
+    for model in (made, type(made).from_pretrained(tmp_path)):
+        assert {weight.requires_grad for weight in model.selectors.parameters()} == {learns}
+        assert all(weight.requires_grad for weight in model.layers.parameters())
+
+
+class BrightestSelector(TokenSelector):
+    """A toy: the mean of a state is its score."""
+
+    def __init__(self, config):
+        super().__init__()
+
+    def forward(self, states):
+        return states.mean(dim=-1)
+
+
+def test_a_selector_is_one_class_and_its_name(tiny_model, pixel_values, labels, monkeypatch):
+    """Configuration, training, inference and the count of operations need nothing but its place in the dictionary."""
+    from reg4pru.benchmarking.flops import forward_flops
+
+    monkeypatch.setitem(SELECTOR_CLASSES, "brightest", BrightestSelector)
+    model = tiny_model(selector="brightest", train_pruning="hard", keep_rates=0.5, pruning_layers=[1])
+    outputs = model(pixel_values, output_keep_masks=True, output_hidden_states=True)
+    scores = outputs.hidden_states[1][:, 5:].mean(-1)
+    for image in range(3):
+        kept = set(outputs.keep_masks[image, 0].flatten().nonzero().flatten().tolist())
+        assert kept == set(scores[image].topk(len(kept)).indices.tolist())
+    assert forward_flops(model.config, (8, 8))["selectors"] == 0
+    loss = model.train()(pixel_values, labels=labels)
+    loss.loss.backward()
+    assert set(loss.loss_parts) == {"loss_mask", "loss_dice"}

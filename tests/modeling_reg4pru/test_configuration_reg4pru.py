@@ -171,3 +171,18 @@ def test_windows_need_three_layers():
         (2, 6),
         (2, 12),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_labels": 3}, "`num_labels` is 3 but `num_queries` is 1.*Set `num_queries`"),
+        ({"id2label": {0: "a", 1: "b", 2: "c"}}, "`num_labels` is 3 but `num_queries` is 1"),
+        ({"num_labels": 1}, "`num_labels` is 1: the background is a class"),
+        ({"num_queries": 0}, "`num_queries` is 0"),
+        ({"positions": "sinusoidal"}, "`positions` is 'sinusoidal'"),
+    ],
+)
+def test_classes_that_could_never_win_are_refused(tiny_config, fields, message):
+    with pytest.raises(Exception, match=message):
+        tiny_config(**fields)
