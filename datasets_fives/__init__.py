@@ -1,4 +1,4 @@
-"""Vessel segmentation benchmarks, FIVES first: data, splits, augmentation and tiles (metrics: in their modules)."""
+"""Segmentation data sets, retinal vessels first: sources, splits, augmentation and tiles; metrics in `metrics`."""
 
 from .features import FEATURES
 from .loading import load_fives, load_vessels
