@@ -1,5 +1,5 @@
 """
-Plain vision transformers in our names: one entry a family, that is a way to rename its weights and to read its fields.
+Families of plain vision transformers: how the weights of each are renamed, and how its configuration is read.
 
 Whatever the family, patch embedding, layers and final norm end up in the names of EoMT-DINOv3; a learned position of
 the CLS token becomes part of that token; a family without LayerScale has ones there.

@@ -1,4 +1,4 @@
-"""Reading a plain vision transformer, wherever it lies, and putting its weights into a model of ours."""
+"""Loading the weights of a plain vision transformer, from a folder, a file or the Hub, into a Reg4Pru model."""
 
 import json
 import re
@@ -192,7 +192,7 @@ def load_backbone(model: nn.Module, backbone: Backbone, dtype: torch.dtype | str
 
 
 def _has_anywhere(backbone: Backbone, name: str) -> bool:
-    """Whether any layer has the weight: one that a single layer lacks is lost, and no trait of the family."""
+    """Whether any layer has the weight: one that a single layer lacks is missing, not absent in the family."""
     part = re.sub(r"^layers\.\d+\.", "", name)
     return any(other == part or other.endswith(f".{part}") for other in backbone.weights)
 

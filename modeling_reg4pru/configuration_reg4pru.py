@@ -110,10 +110,10 @@ class Reg4PruConfig(EomtDinov3Config):
         masked_attention (`bool`, *optional*, defaults to `False`):
             EoMT's query-to-patch masked attention and deep supervision in training; never at inference. It must be
             annealed away, by [`Reg4PruForSemanticSegmentation.set_mask_annealing`] in every step, as `reg4pru train`
-            and the callback `PruningSchedule` do, or the queries rest on a mask that is not there at inference.
+            and the callback `PruningSchedule` do, or the queries rely on a mask that is not there at inference.
         positions (`str`, *optional*, defaults to `"rotary"`):
-            How patches know where they are: `"rotary"` (DINOv3) or `"learned"` (DINOv2, ViT, MAE): a table that is
-            added to the patch embeddings.
+            Positions of the patches: `"rotary"` (DINOv3) or `"learned"` (DINOv2, ViT, MAE), a table that is added to
+            the patch embeddings.
         position_grid (`list[int]`, *optional*):
             Rows and columns of the table of learned positions; defaults to the grid of `image_size`. Images of another
             grid get the table by bicubic interpolation.
@@ -209,7 +209,7 @@ class Reg4PruConfig(EomtDinov3Config):
         known = cls.default_fields() | OTHER_FIELDS
         unknown = sorted(name for name in config_dict if name not in known and not name.startswith("_"))
         if unknown:  # of another version: what we write ourselves is checked when it is written
-            logger.warning("Ignored fields of the configuration that there are not here: %s", ", ".join(unknown))
+            logger.warning("Ignored unknown fields of the configuration: %s", ", ".join(unknown))
         config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
         return super().from_dict(config_dict, **kwargs)
 

@@ -1,6 +1,6 @@
 """
-Several processes that train one model act as one: what a step draws at random belongs to the place of an image in the
-batch of all processes, and what a loss divides by is counted over all of them.
+Training in several processes as in one: random draws belong to the place of an image in the batch of all processes,
+and what a loss divides by is counted over all of them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the layers that a pruned token misses would have added to its state, guessed from the preserved state."""
+"""Drift correction: a guess of what the layers that a pruned token skips would have added to its state."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that begins as zero; a class of its own, as initialisation goes by class."""
+    """A linear layer that is initialised as zero; a class of its own, as `_init_weights` goes by class."""
 
 
 class DriftCorrection(nn.Module):
@@ -16,11 +16,11 @@ class DriftCorrection(nn.Module):
     What is added to the state of a token after the layer of a pruning stage to guess its state after the reactivation
     layer. Most of what a few layers do to a state can be read from it: an affine map goes a long way (Din et al.,
     arXiv 2303.09435; the tuned lens, Belrose et al., arXiv 2303.08112), a small perceptron a little farther. Here it
-    stands in for the layers that a pruned token misses, so that those after the reactivation read states like the ones
+    stands in for the layers that a pruned token skips, so that those after the reactivation see states like the ones
     they know.
 
-    It begins as zero, so that a token comes back as it left; and it never bends the backbone, which gets no gradient
-    through it. It sees normalised states, as those of DINOv2 have channels of very different size.
+    It is initialised as zero, so that a token comes back as it left, and sends no gradient to the backbone. It sees
+    normalised states, as those of DINOv2 have channels of very different size.
     """
 
     def __init__(self, config: PreTrainedConfig):

@@ -1,4 +1,4 @@
-"""Image processor of Reg4Pru models, without torchvision: images to tiles, and predictions to maps."""
+"""Image processor of Reg4Pru models, without torchvision: images to tiles, predictions of tiles to maps."""
 
 import os
 from collections.abc import Iterator
@@ -38,11 +38,11 @@ class Reg4PruImageProcessorKwargs(ImagesKwargs, total=False):
 
 class Reg4PruImageProcessor(PilBackend):
     r"""
-    Brings images of any size and shape to the scale that the model was trained at, cuts them into tiles that the
-    model is fed with, and makes maps of the images' own size from what it predicts.
+    Scales images of any size to the scale that the model was trained at, cuts them into tiles of the model's input
+    size, and blends what it predicts into maps of the images' own size.
 
-    No image is stretched. One that is smaller than a tile is continued by its mirror image. Label maps go along;
-    beyond the image they have the label to be ignored, 255.
+    The aspect ratio is kept. Images smaller than a tile are padded by reflection. Label maps are cut alike; their
+    padding is 255, the label to be ignored.
 
     Modifications: EoMT's processor scales the shorter side of an image to a tile and cuts along the longer one
     only; it turns label maps into lists of masks, and offers panoptic and instance results, which the
@@ -50,20 +50,20 @@ class Reg4PruImageProcessor(PilBackend):
 
     Args:
         size (`dict[str, int]`, *optional*, defaults to `{"height": 1024, "width": 1024}`):
-            Height and width of a tile in pixels, a square: what the model is fed with.
+            Height and width of a tile in pixels, a square: the input size of the model.
         working_size (`int`, *optional*):
-            Longest side in pixels to which an image is brought before it is cut. Unset, it keeps its resolution,
-            or is made to fit one tile if `do_split_image=False`.
+            Longest side in pixels to which an image is resized before it is cut. Unset, it keeps its resolution,
+            or is resized to fit one tile if `do_split_image=False`.
         tile_overlap (`int`, *optional*):
             Least number of pixels that neighbouring tiles share; defaults to a quarter of a tile.
         do_split_image (`bool`, *optional*, defaults to `True`):
             Whether to cut images that are larger than a tile.
         do_resize (`bool`, *optional*, defaults to `True`):
-            Whether to bring images to their working size.
+            Whether to resize images to their working size.
         num_labels (`int`, *optional*):
-            Number of classes, by which masks are understood: with 2, those with white foreground become {0, 1}.
+            Number of classes: with 2, masks with white foreground become {0, 1}.
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
-            Whether 0 is no class in label maps, but stands for pixels to be ignored; 1 becomes class 0.
+            Whether 0 in label maps means pixels to be ignored, and 1 becomes class 0.
         do_rescale, rescale_factor, do_normalize, image_mean, image_std, resample (*optional*):
             As in every image processor.
 
@@ -101,11 +101,11 @@ class Reg4PruImageProcessor(PilBackend):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs) -> "Reg4PruImageProcessor":
-        """[`~transformers.BaseImageProcessor.from_dict`]; a configuration without a scale is reported."""
+        """[`~transformers.BaseImageProcessor.from_dict`], with a warning where the configuration has no scale."""
         if "working_size" not in image_processor_dict and "working_size" not in kwargs:
             logger.warning(
                 "The image processor's configuration does not say at which scale the model saw images: they keep "
-                "their resolution. Say it with `from_pretrained(..., working_size=<longest side in pixels>)` "
+                "their resolution. Set it with `from_pretrained(..., working_size=<longest side in pixels>)` "
                 "(`working_size=None` for their own resolution) and save the processor."
             )
         return super().from_dict(image_processor_dict, **kwargs)
@@ -123,7 +123,7 @@ class Reg4PruImageProcessor(PilBackend):
         """
         Args:
             images (`ImageInput`):
-                One or several images of any size, as images (their EXIF orientation is applied), arrays, tensors,
+                One or several images of any size: PIL images (their EXIF orientation is applied), arrays, tensors,
                 paths or URLs; see [`read_image`].
             segmentation_maps (`ImageInput`, *optional*):
                 Their masks or label maps, of the same size; see [`read_label_map`].
@@ -136,13 +136,13 @@ class Reg4PruImageProcessor(PilBackend):
             `labels` `(num_tiles, tile, tile)`, `int64`.
 
         Raises:
-            `ValueError`: if an image cannot be understood, or a label map does not belong to its image.
+            `ValueError`: if an image or a label map cannot be read, or they differ in size or number.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def cut_image(self, image: ImageInput | os.PathLike) -> TiledImage:
         """
-        The tiles of one image, one by one, so that a large one does not have to fit into memory as tiles.
+        The tiles of one image, made one by one: those of a large image need not fit into memory.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The image.
@@ -151,7 +151,7 @@ class Reg4PruImageProcessor(PilBackend):
             [`TiledImage`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
 
         Raises:
-            `ValueError`: if the image cannot be understood, or fields that were set later do not fit.
+            `ValueError`: if the image cannot be read, or fields that were set later do not fit.
         """
         return self._cut_image(image, 0, **self._settings())
 
@@ -227,7 +227,7 @@ class Reg4PruImageProcessor(PilBackend):
         do_split_image: bool,
         **kwargs,
     ) -> tuple[int, int]:
-        """Height and width to which an image is brought before it is cut; its aspect is kept."""
+        """Height and width to which an image is resized before it is cut; its aspect ratio is kept."""
         longest = working_size
         if longest is None and not do_split_image:
             longest = size.height
@@ -237,7 +237,7 @@ class Reg4PruImageProcessor(PilBackend):
         if not do_split_image and max(height, width) > size.height:
             raise ValueError(
                 f"An image of {height}x{width} pixels (height, width) does not fit a tile of {size.height}, and "
-                "`do_split_image=False` forbids to cut it: set `do_resize=True`."
+                "`do_split_image=False` forbids cutting it: set `do_resize=True`."
             )
         return height, width
 
@@ -278,7 +278,7 @@ class Reg4PruImageProcessor(PilBackend):
                 Output of the model, with the `patch_offsets` that it was given.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Height and width that each map is to have; unset, those of the images. If the model was not given
-                `patch_offsets`, every input is taken for the only tile of an image of this size, and without
+                `patch_offsets`, every input is taken as the only tile of an image of this size, and without
                 `target_sizes` the maps have the size of the logits.
 
         Returns:

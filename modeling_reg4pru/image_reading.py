@@ -1,4 +1,4 @@
-"""Images as they are found (any file, mode, bit depth and orientation) as upright RGB of 8 bits."""
+"""Images of any file format, mode, bit depth and orientation as upright RGB of 8 bits."""
 
 import base64
 import os
@@ -26,8 +26,8 @@ def open_image(source: str | os.PathLike, timeout: float | None = None) -> Image
         timeout (`float`, *optional*): Seconds to wait for a URL.
 
     Raises:
-        `ValueError`: if there is no image to be found, it is none of [`FORMATS`], damaged, or has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`.
+        `ValueError`: if there is no image, or one that is damaged, of another format than [`FORMATS`], or of more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
@@ -67,12 +67,7 @@ def _decode(file: str | BytesIO, name: str) -> Image.Image:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """
-    An image, decoded and turned as its EXIF orientation says.
-
-    Raises:
-        `ValueError`: if it is damaged: Pillow decodes what it opened only when it must.
-    """
+    """An image, turned as its EXIF orientation says; `ValueError` if it is damaged, as Pillow decodes only now."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception as error:  # as in `_decode`
@@ -83,16 +78,16 @@ def read_image(image: Image.Image | np.ndarray | torch.Tensor, channels_last: bo
     """
     Turn an image into upright RGB of 8 bits.
 
-    The EXIF orientation is applied, grey of 16 bits is divided by 65535, CMYK and palettes are converted, and an alpha
-    channel is left away.
+    The EXIF orientation is applied, 16-bit grey is divided by 65535, CMYK and palettes are converted, and an alpha
+    channel is dropped.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
             The image. Arrays are `(height, width)` or have 1, 2 (grey, alpha), 3 or 4 channels, first or last;
             `uint8`, `uint16`, other integers from 0 to 255, or floating point numbers from 0 to 1.
         channels_last (`bool`, *optional*):
-            Where the channels of an array are; unset, where a side of 1, 3 or 4 is, and if both are that, last in a
-            NumPy array and first in a tensor.
+            Whether the channels of an array are its last dimension. Unset, they are the one of size 1, 3 or 4; if
+            both could be, the last of a NumPy array and the first of a tensor.
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`, `uint8`.
@@ -134,7 +129,7 @@ def to_channels_last(array: np.ndarray | torch.Tensor, channels_last: bool | Non
 
 
 def is_floating(image: Image.Image | np.ndarray | torch.Tensor) -> bool:
-    """Whether the pixels of an image are floating point numbers, which stand for 0 to 1."""
+    """Whether the pixels of an image are floating-point numbers, from 0 to 1."""
     if isinstance(image, Image.Image):
         return image.mode == "F"
     if isinstance(image, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Images in tiles: where they lie, what they show, and a smooth blend of what was predicted for them."""
+"""Tiles of images: where they lie, cutting them, and blending what was predicted for them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
     Args:
         length (`int`): Pixels to cover.
-        tile (`int`): Side of the tiles; a shorter length gets one tile, that is to be filled up.
+        tile (`int`): Side of the tiles; a shorter length gets one tile, which is to be padded.
         overlap (`int`): Least number of pixels that neighbours share, in [0, tile).
 
     Returns:
@@ -48,25 +48,25 @@ def tile_grid(height: int, width: int, tile: int, overlap: int) -> list[tuple[in
 
 def cut_tile(frame: np.ndarray, top: int, left: int, tile: int, fill: int | None = None) -> np.ndarray:
     """
-    One tile of a frame. Beyond the bottom and right of a frame smaller than a tile it goes on with its mirror image.
+    One tile of a frame. A frame smaller than a tile is padded by reflection at its bottom and right.
 
     Args:
         frame (`np.ndarray` of shape `(height, width, ...)`): The frame.
         top (`int`): First row.
         left (`int`): First column.
         tile (`int`): Side of the tile.
-        fill (`int`, *optional*): What to put there in place of the mirror image.
+        fill (`int`, *optional*): A value to pad with instead.
 
     Returns:
         `np.ndarray` of shape `(tile, tile, ...)`: A view of the frame wherever it covers the tile.
     """
-    piece = frame[top : top + tile, left : left + tile]
-    rest = [(0, tile - side) for side in piece.shape[:2]] + [(0, 0)] * (frame.ndim - 2)
-    if not np.any(rest):
-        return piece
+    inside = frame[top : top + tile, left : left + tile]
+    padding = [(0, tile - side) for side in inside.shape[:2]] + [(0, 0)] * (frame.ndim - 2)
+    if not np.any(padding):
+        return inside
     if fill is not None:
-        return np.pad(piece, rest, constant_values=fill)
-    return np.pad(piece, rest, mode="reflect")
+        return np.pad(inside, padding, constant_values=fill)
+    return np.pad(inside, padding, mode="reflect")
 
 
 class TiledImage(Sequence):
@@ -97,8 +97,8 @@ class TiledImage(Sequence):
 
 def split_images(patch_offsets: torch.Tensor) -> Iterator[torch.Tensor]:
     """
-    The rows of each image. The first tile of each lies at (0, 0), so that concatenated batches, whose images
-    were counted anew in each, are told apart, too.
+    The rows of each image. The first tile of each lies at (0, 0), so that concatenated batches, each of which counts
+    its images from 0, are split by image, too.
 
     Args:
         patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`, `int64`): Where the tiles lie, see `OFFSET_COLUMNS`.
@@ -123,7 +123,7 @@ def tile_probabilities(outputs, index: int, size: tuple[int, int]) -> torch.Tens
     """
     Class scores of every pixel of a tile.
 
-    What is interpolated are logits: scores that are interpolated have softer edges. With a single foreground query
+    Logits are interpolated, as interpolated scores have softer edges. With a single foreground query
     the scores are probabilities [1 - p, p]; with many queries they are EoMT's semantic scores, the sum over the
     queries of class probability times mask probability.
 
@@ -147,8 +147,8 @@ class _Tiles:
     """Where the tiles of one image lie, and how much each counts where they overlap."""
 
     def __init__(self, patch_offsets: torch.Tensor):
-        _, _, _, self.tile_size, height, width, *working_size = patch_offsets[0].tolist()
-        self.frame_size, self.working_size = (height, width), tuple(working_size)
+        _, _, _, self.tile_size, height, width, *image_size = patch_offsets[0].tolist()
+        self.frame_size, self.image_size = (height, width), tuple(image_size)
         ramp = torch.sin(torch.pi * (torch.arange(self.tile_size) + 0.5) / self.tile_size) ** 2
         ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * ramp
         self.window = ramp[:, None] * ramp
@@ -165,7 +165,7 @@ class _Tiles:
 
 class TileBlender(_Tiles):
     """
-    Collect what was predicted for the tiles of an image, and blend it into a map of the image's own size.
+    Blends what was predicted for the tiles of an image into a map of the image's own size.
 
     Each tile is weighted by a raised-cosine (Hann) window, so that no seams show where tiles overlap.
 
@@ -222,13 +222,13 @@ class TileBlender(_Tiles):
                 "its tiles, in their order."
             )
         blended = (self.total / self.weights).clamp_(max=self.largest)  # a probability above 1 is a rounding error
-        return resize_map(blended, self.working_size if size is None else size)
+        return resize_map(blended, self.image_size if size is None else size)
 
 
 class StageBlender(_Tiles):
     """
-    Collect the stages at which the tokens of an image's tiles were pruned. Where tiles overlap, the stage is that
-    of the tile in whose middle the pixel lies.
+    Joins the stages at which the tokens of an image's tiles were pruned. Where tiles overlap, a pixel has the stage
+    of the tile whose centre is nearest.
 
     Args:
         patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one image.
@@ -254,7 +254,7 @@ class StageBlender(_Tiles):
 
     def result(self) -> torch.Tensor:
         """The stages, `(height, width)` of the image's own size, `uint8`, on the CPU."""
-        return resize_map(self.stages[None], self.working_size, mode="nearest-exact")[0]
+        return resize_map(self.stages[None], self.image_size, mode="nearest-exact")[0]
 
 
 def resize_map(pixels: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
@@ -265,7 +265,7 @@ def resize_map(pixels: torch.Tensor, size: tuple[int, int], mode: str = "bilinea
         pixels (`torch.Tensor` of shape `(channels, height, width)`): The map.
         size (`tuple[int, int]`): Wanted height and width.
         mode (`str`, *optional*, defaults to `"bilinear"`):
-            That, or `"nearest-exact"` for numbers that are names.
+            That, or `"nearest-exact"` for numbers of classes or stages.
 
     Returns:
         `torch.Tensor` of shape `(channels, *size)`, of the same type.

@@ -1,4 +1,4 @@
-"""Masks as they are found (grey, RGB, palette; {0, 255}, {0, 1}, antialiased, classes) as maps of classes."""
+"""Masks and label maps of any kind (grey, RGB, palette; {0, 255}, {0, 1}, antialiased) as a class per pixel."""
 
 import numpy as np
 import torch
@@ -6,14 +6,13 @@ from PIL import Image, ImageFilter
 
 from .image_reading import to_channels_last, turn_upright
 
-# Label of pixels that do not count: outside of the image, or marked so by who labelled it.
+# Label of pixels that do not count: padding, or marked so by the annotator.
 IGNORE_INDEX = 255
-# What a drawn mask may be darker than white, or brighter than black, where it is antialiased or compressed.
-_NEARLY = 32
-# Share of pixels that may lie between black and white in a mask with antialiased edges.
-_MAX_BETWEEN = 0.05
-# Share of those that may lie inside an even patch of 3 x 3: edges have none, areas of a class of its own have many.
-_MAX_EVEN = 0.05
+# Of a drawn mask, black is at most this, and white at least 255 less this: edges are antialiased, or compressed.
+_BLACK = 32
+# Share of its pixels that may be grey, and of these that may lie in an even patch of 3 x 3: edges have few or none
+# there, areas of a class of their own have many.
+_MAX_GREY = 0.05
 
 
 def read_label_map(
@@ -139,32 +138,23 @@ def _binary(values: np.ndarray) -> np.ndarray:
         values = np.rint(values / 257).astype(np.int32)
         seen = [int(value) for value in np.unique(values)]
         labels = [value for value in seen if value != IGNORE_INDEX]
-    if seen[0] < 0 or seen[-1] < 255 - _NEARLY or 0 < max(labels, default=0) <= _NEARLY:
+    if seen[0] < 0 or seen[-1] < 255 - _BLACK or 0 < max(labels, default=0) <= _BLACK:
         raise ValueError(
             f"A mask has the values {_some(seen)}: for two classes it must be a label map of 0 and 1 (255 where "
             "pixels are to be ignored), or have white foreground on black. Map other labels, such as those "
             "of arteries and veins, to 0 and 1 first."
         )
-    _check_edges(values)
-    return (values > 127).astype(np.int32)
-
-
-def _check_edges(values: np.ndarray) -> None:
-    """Whether what is grey is only the edge between black and white."""
-    grey = (values > _NEARLY) & (values < 255 - _NEARLY)
-    between = float(np.mean(grey))
-    if between > _MAX_BETWEEN:
-        raise ValueError(f"A mask has {between:.0%} of its pixels neither near black nor near white.")
-    if between:
+    grey = (values > _BLACK) & (values < 255 - _BLACK)
+    if grey.any():
         image = Image.fromarray(values.astype(np.uint8))
-        highest, lowest = (
-            np.asarray(image.filter(rank(3))) for rank in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
-        )
-        if np.count_nonzero((highest == lowest) & grey) > _MAX_EVEN * np.count_nonzero(grey):
+        highest = np.asarray(image.filter(ImageFilter.MaxFilter(3)))
+        lowest = np.asarray(image.filter(ImageFilter.MinFilter(3)))
+        if np.mean(grey) > _MAX_GREY or np.mean((highest == lowest)[grey]) > _MAX_GREY:
             raise ValueError(
-                "A mask has areas of grey between black and white: map its labels, such as those of arteries and "
-                "veins, to 0 and 1 first."
+                f"A mask has areas of grey between black and white ({np.mean(grey):.0%} of its pixels): map its "
+                "labels, such as those of arteries and veins, to 0 and 1 first."
             )
+    return (values > 127).astype(np.int32)
 
 
 def _some(values: list[int]) -> str:

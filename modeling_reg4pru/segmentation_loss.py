@@ -1,4 +1,4 @@
-"""What the predicted masks are compared with: dense losses for one vessel query, Mask2Former's for many."""
+"""Losses of the predicted masks: dense ones for a single foreground query, Mask2Former's for many queries."""
 
 import torch
 import torch.nn.functional as F

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 logger = logging.get_logger(__name__)
 
 SPEED_FILE = "speed.json"
-# What of `from_pretrained` says where a checkpoint lies. No token: a model that is pickled must not carry one.
+# Arguments of `from_pretrained` that locate a checkpoint. No token: a model that is pickled must not carry one.
 _PLACE = ("cache_dir", "subfolder", "local_files_only")
 
 
@@ -28,7 +28,7 @@ def processor_name(device: torch.device | str) -> str:
 
 
 def describe_machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, str | int | None]:
-    """What times hold for: `device`, `dtype`, and on a CPU `num_threads`."""
+    """What measured times hold for: `device`, `dtype`, and on a CPU `num_threads`."""
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else None
     return {"device": processor_name(device), "dtype": str(dtype).removeprefix("torch."), "num_threads": threads}
 
@@ -74,7 +74,7 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
         milliseconds (`float`): What an image may take.
 
     Raises:
-        `ValueError`: if the budget is no positive number, or below the fastest candidate.
+        `ValueError`: if the budget is not positive, or below the fastest candidate.
     """
     if not milliseconds > 0:
         raise ValueError(f"The budget is {milliseconds} milliseconds: it must be above 0.")
@@ -90,7 +90,7 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
 
 
 class SpeedBudgetMixin:
-    """What a model knows of its speed: the `speed.json` that lies where its weights came from."""
+    """Keep rates for a budget, from the `speed.json` of the checkpoint that the model was loaded from."""
 
     _source: tuple[str, dict] | None = None
 
@@ -145,7 +145,7 @@ class SpeedBudgetMixin:
         return chosen
 
     def _remember_source(self, name: str | os.PathLike | None, **kwargs) -> None:
-        """Note where the weights came from, with the commit: what lies beside them must be of the same one."""
+        """Note where the weights came from, with the commit: `speed.json` must be of the same one."""
         if name is None:
             return
         place = {key: kwargs[key] for key in _PLACE if kwargs.get(key) is not None}
@@ -160,8 +160,8 @@ class SpeedBudgetMixin:
         was measured on another machine than this.
 
         Raises:
-            `ValueError`: If the model is of no checkpoint, or its checkpoint has no `speed.json`, a damaged one, or
-                one that was measured with other weights than the checkpoint holds.
+            `ValueError`: If the model was not loaded from a checkpoint, or its checkpoint has no `speed.json`, a
+                damaged one, or one that was measured with other weights than it holds.
         """
         advice = "`reg4pru tune --model_name_or_path <checkpoint> --dataset <images>` makes one"
         if self._source is None:
@@ -171,14 +171,14 @@ class SpeedBudgetMixin:
             raise ValueError(f"The checkpoint {name} is no longer there, and its {SPEED_FILE} neither.")
         path = cached_file(name, SPEED_FILE, _raise_exceptions_for_missing_entries=False, **place)
         if path is None:
-            raise ValueError(f"{name} has no {SPEED_FILE}, so its speed is not known: {advice}.")
+            raise ValueError(f"{name} has no {SPEED_FILE}: {advice}.")
         try:
             speed = json.loads(Path(path).read_text(encoding="utf-8"))
             measured = dict(speed["machine"])
             if not speed["candidates"]:
                 raise ValueError("it has no candidates")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no file of reg4pru tune: {error!r}. {advice}.") from None
+            raise ValueError(f"{path} was not written by reg4pru tune: {error!r}. {advice}.") from None
         check_tuned_weights(Path(path).parent, speed)
         here = describe_machine(self.device, self.dtype)
         other = [

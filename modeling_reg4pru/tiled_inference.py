@@ -62,10 +62,10 @@ def predict_images(
     output_stages: bool = False,
 ) -> Iterator[ImagePrediction]:
     """
-    Predictions for images of any size, each as soon as its last tile has been through the model.
+    Predictions for images of any size, each as soon as its last tile has been predicted.
 
-    The same as processor, model and post-processing one after another, but no more than `batch_size` tiles are in
-    memory at a time, and the tiles of small images share a batch.
+    The result of processor, model and post-processing one after another, but with at most `batch_size` tiles in memory
+    at a time, and with tiles of several small images in a batch.
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.

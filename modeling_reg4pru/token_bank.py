@@ -63,7 +63,7 @@ class TokenBank:
 
     def follow(self, values: torch.Tensor) -> torch.Tensor:
         """
-        What belongs to the tokens goes where they go: positions, policies, masks.
+        Values of the active tokens: positions, policies, masks.
 
         Args:
             values (`torch.Tensor` of shape `(num_patches, channels)` or `(batch, num_patches, channels)`): Grid order.

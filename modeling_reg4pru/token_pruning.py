@@ -26,14 +26,7 @@ from .token_selectors import (
 
 class TokenPruning:
     """
-    The tokens of one forward pass, around each of its layers:
-
-    ```python
-    >>> for index, layer in enumerate(layers):
-    ...     states = tokens.before(index, states)
-    ...     states = layer(states, *tokens.positions, tokens.policy, tokens.query_mask)
-    ...     states = tokens.after(index, states)
-    ```
+    The tokens of one forward pass, before and after each of its layers, which takes what the attributes hold.
 
     At inference every stage removes tokens. In training three settings are orthogonal: how training prunes
     (`train_pruning`: nothing, a soft policy, or removal), what a selector learns from (its class says it), and random
@@ -275,9 +268,7 @@ class TokenPruning:
         """Note which patch tokens are active after a stage; `patches` gives batch size and device."""
         if self.pruning == "soft" and self._grid_policy is not None:
             kept = self._grid_policy.detach() >= 0.5
-        elif kept_ids is None:
-            kept = torch.ones(patches.shape[0], self.num_patches, dtype=torch.bool, device=patches.device)
         else:
-            kept = torch.zeros(patches.shape[0], self.num_patches, dtype=torch.bool, device=patches.device)
-            kept = kept.scatter(1, kept_ids, torch.ones_like(kept_ids, dtype=torch.bool))
+            kept = torch.full((patches.shape[0], self.num_patches), kept_ids is None, device=patches.device)
+            kept = kept if kept_ids is None else kept.scatter(1, kept_ids, True)
         self.keep_masks.append(kept.unflatten(1, self.grid_size))

@@ -1,4 +1,4 @@
-"""Which tokens stay: keep counts, the selectors, the straight-through policy and what the selectors learn from."""
+"""Which tokens stay: keep counts, selectors, the straight-through policy, and the losses of the selectors."""
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +82,8 @@ def special_tokens(config: PreTrainedConfig, start: int, end: int) -> int:
 
 class TokenSelector(nn.Module):
     """
-    What scores patch tokens. A selector is one class, and its place in [`SELECTOR_CLASSES`] is all that the rest needs
-    to know: its scores, what it learns from, and what it costs.
+    Scores patch tokens. A selector is one class, entered in [`SELECTOR_CLASSES`]: its scores, what it learns from, and
+    what it costs.
 
     Attributes:
         learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the
@@ -166,8 +166,8 @@ class ForegroundMlpSelector(MlpSelector):
 class LearnedQuerySelector(TokenSelector):
     """
     The scorer of CROPR (arXiv 2412.00965, CVPR 2025): similarity to a learned query, on detached features, so that it
-    learns only from [`foreground_loss`] and never bends the backbone. A sum of queries acts as one, hence a single
-    vector.
+    learns only from [`foreground_loss`] and sends no gradient to the backbone. A sum of queries acts as one, hence a
+    single vector.
 
     Modifications: CROPR scores the output of the stage's block as it is; here the input of layer s_j is scored, after
     a LayerNorm.

@@ -88,7 +88,7 @@ def test_hidden_states_are_those_of_transformers(family, size, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_trains_prunes_saves_loads_and_is_exported(family, tmp_path):
+def test_every_family_trains_prunes_saves_loads_and_exports(family, tmp_path):
     build(family).save_pretrained(tmp_path / "backbone")
     model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "backbone"), **HEAD).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -159,7 +159,7 @@ def test_timm_models(family, form, tmp_path):
     assert_same_states(ours_of(model, pixel_values), states_of(backbone, pixel_values))
 
 
-def test_a_file_of_retfounds_form(tmp_path, caplog):
+def test_a_retfound_file(tmp_path, caplog):
     """The encoder of a MAE under `model`, its decoder and the arguments of its training beside it."""
     backbone = build("mae")
     for module in backbone.modules():
@@ -179,7 +179,7 @@ class Harmful:
         return (print, ("code ran",))
 
 
-def test_pickled_code_never_runs(tmp_path, capsys):
+def test_pickled_code_is_never_run(tmp_path, capsys):
     torch.save({"model": {"cls_token": torch.zeros(1)}, "args": Harmful()}, tmp_path / "weights.pth")
     with pytest.raises(Exception, match=r"weights_only|Weights only"):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.pth"))
@@ -205,7 +205,7 @@ def test_another_patch_size_resamples_the_kernel(tmp_path):
     assert model(torch.randn(1, 3, 96, 96)).logits.shape[-1] == 12
 
 
-def test_what_finds_a_checkpoint_never_becomes_part_of_the_configuration(tmp_path):
+def test_hub_arguments_are_not_stored_in_the_configuration(tmp_path):
     build("vit").save_pretrained(tmp_path)
     model = Reg4PruForSemanticSegmentation.from_backbone(
         str(tmp_path), **HEAD, token="hf_secret", revision="main", cache_dir=str(tmp_path), dtype=torch.bfloat16
@@ -220,7 +220,7 @@ def test_what_finds_a_checkpoint_never_becomes_part_of_the_configuration(tmp_pat
 @pytest.mark.parametrize(
     ("wanted", "got"), [("bfloat16", torch.bfloat16), ("auto", torch.float16), (None, torch.float32)]
 )
-def test_the_type_of_the_weights_has_the_names_of_from_pretrained(tmp_path, wanted, got):
+def test_dtype_is_given_as_in_from_pretrained(tmp_path, wanted, got):
     build("vit").half().save_pretrained(tmp_path)
     model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, dtype=wanted)
     assert model.dtype == got
@@ -228,7 +228,7 @@ def test_the_type_of_the_weights_has_the_names_of_from_pretrained(tmp_path, want
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, dtype="int8")
 
 
-def test_typing_errors_are_errors(tmp_path):
+def test_unknown_fields_are_refused(tmp_path):
     build("vit").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="keep_rate"):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), keep_rate=0.3)
@@ -238,7 +238,7 @@ def test_typing_errors_are_errors(tmp_path):
     assert "of_a_later_version" not in config.to_dict()
 
 
-def test_weights_that_are_missing_are_named(tmp_path):
+def test_missing_weights_are_named(tmp_path):
     weights = timm_names(build("vit"))
     del weights["blocks.2.norm1.weight"]
     save_file(weights, tmp_path / "weights.safetensors")
@@ -246,7 +246,7 @@ def test_weights_that_are_missing_are_named(tmp_path):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD)
 
 
-def test_positions_of_a_grid_that_is_no_square(tmp_path):
+def test_positions_of_a_rectangular_grid(tmp_path):
     torch.manual_seed(4)
     backbone = ViTModel(ViTConfig(**{**SIZES, "image_size": (48, 96)}, **MLP)).eval()
     torch.nn.init.normal_(backbone.embeddings.position_embeddings)
@@ -263,7 +263,7 @@ def test_positions_of_a_grid_that_is_no_square(tmp_path):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD)
 
 
-def test_heads_that_no_weight_tells_are_the_users(tmp_path):
+def test_the_number_of_heads_of_timm_models_can_be_given(tmp_path):
     save_file(timm_names(build("vit")), tmp_path / "weights.safetensors")
     for heads in ({"num_attention_heads": 4}, {}):
         model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "weights.safetensors"), **HEAD, **heads)

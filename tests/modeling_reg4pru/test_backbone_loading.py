@@ -62,7 +62,7 @@ def test_weights_and_hidden_states_are_those_of_the_backbone(backbone, pixel_val
     assert (ours[4] - ours[0]).abs().max() > 0.1
 
 
-def test_everything_else_is_new_and_the_model_trains(backbone, pixel_values, labels, tmp_path):
+def test_the_rest_of_the_model_is_new_and_trains(backbone, pixel_values, labels, tmp_path):
     model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path), **HEAD, keep_rates=0.5).train()
     assert model.config.keep_rates == 0.5
     model(pixel_values, labels).loss.backward()
@@ -80,7 +80,7 @@ def plain_backbone(tmp_path):
     return str(tmp_path)
 
 
-def test_a_configuration_of_ones_own(plain_backbone, tiny_config):
+def test_a_given_configuration(plain_backbone, tiny_config):
     config = tiny_config(layer_norm_eps=1e-5, keep_rates=0.3)
     model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, config)
     assert model.config is config
@@ -109,7 +109,7 @@ def test_a_mismatch_names_the_field(plain_backbone, tiny_config, fields, message
 
 
 @pytest.mark.parametrize("kind", [EomtDinov3Config, Reg4PruConfig])
-def test_what_is_no_plain_backbone_is_named(kind, tmp_path):
+def test_other_models_are_refused_by_name(kind, tmp_path):
     kind().save_pretrained(tmp_path)
     known = "dinov2, dinov2_with_registers, dinov3_vit, vit, vit_mae; EoMT and Reg4Pru models are loaded by"
     with pytest.raises(ValueError, match=rf"is a '{kind.model_type}': plain vision transformers are known as {known}"):
@@ -118,7 +118,7 @@ def test_what_is_no_plain_backbone_is_named(kind, tmp_path):
         Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "nowhere"))
 
 
-def test_fields_may_be_set_beside_the_backbone(plain_backbone):
+def test_fields_can_be_given_with_the_backbone(plain_backbone):
     model = Reg4PruForSemanticSegmentation.from_backbone(plain_backbone, **HEAD, pos_embed_rescale=2.0)
     assert model.config.pos_embed_rescale == 2.0
     with pytest.raises(ValueError, match="`hidden_size` is 64, the checkpoint has 32"):
@@ -135,7 +135,7 @@ def test_the_first_layers_of_a_deeper_backbone(plain_backbone, pixel_values):
         torch.testing.assert_close(states[1][index], states[0][index])
 
 
-def test_a_bare_backbone_is_no_model(tmp_path):
+def test_a_backbone_checkpoint_is_refused_by_from_pretrained(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
     DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=8, image_size=64)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks .* weights of the model.*loaded by `from_backbone`"):

@@ -87,7 +87,7 @@ def test_a_bad_field_is_refused_by_from_pretrained(checkpoint, fields, message):
         Reg4PruForSemanticSegmentation.from_pretrained(checkpoint, **fields)
 
 
-def test_a_field_that_was_spoilt_later_is_refused_before_it_is_saved_or_used(tiny_config, tmp_path):
+def test_an_invalid_field_that_was_set_later_is_refused_when_saving_or_using(tiny_config, tmp_path):
     config = tiny_config()
     config.keep_rates = 3.0
     with pytest.raises(StrictDataclassError, match=r"`keep_rates` contains 3\.0"):
@@ -128,14 +128,14 @@ def test_saving_and_loading_keeps_every_field(tiny_config, tmp_path, fields):
     ("depth", "pruning_layers", "reactivation_layer"),
     [(12, [2, 5, 8], 10), (24, [5, 11, 17], 22), (6, [0, 2, 3], 4), (8, [1, 3, 5], 6), (3, [0], 1)],
 )
-def test_stages_stand_at_the_quarters(depth, pruning_layers, reactivation_layer):
+def test_stages_are_at_the_quarters_of_the_depth(depth, pruning_layers, reactivation_layer):
     config = Reg4PruConfig(num_hidden_layers=depth)
     assert config.pruning_layers == pruning_layers
     assert config.reactivation_layer == reactivation_layer
     assert config.num_stages == len(pruning_layers)
 
 
-def test_stages_stay_before_an_early_reactivation():
+def test_stages_are_before_an_early_reactivation():
     assert Reg4PruConfig(reactivation_layer=5).pruning_layers == [2]
 
 
@@ -156,11 +156,11 @@ def test_binary_means_one_query_for_one_foreground_class(tiny_config, queries, l
     ("rates", "stages", "expanded"),
     [(0.5, 3, (0.5, 0.5, 0.5)), (None, 2, (1.0, 1.0)), ([0.5, 1], 2, (0.5, 1.0)), (0.5, 0, ()), ([], 0, ())],
 )
-def test_rates_expand_to_the_stages(rates, stages, expanded):
+def test_one_rate_holds_for_every_stage(rates, stages, expanded):
     assert expand_keep_rates(rates, stages) == expanded
 
 
-def test_windows_need_three_layers():
+def test_routing_windows_need_three_layers():
     with pytest.raises(ValueError, match="`num_hidden_layers` is 2"):
         routing_window_range(2)
     assert [routing_window_range(depth) for depth in (3, 4, 5, 6, 12, 24)] == [

@@ -16,7 +16,7 @@ RATES = [0.7, 0.6, 0.5]
 
 
 @torch.no_grad()
-def test_it_begins_as_no_correction(tiny_model, pixel_values):
+def test_corrections_begin_as_zero(tiny_model, pixel_values):
     model, plain = tiny_model(**CORRECTED), tiny_model(train_pruning="hard", routing=False)
     report = model.load_state_dict(plain.state_dict(), strict=False)
     assert {name.split(".")[0] for name in report.missing_keys} == {"drift_corrections"}
@@ -24,7 +24,7 @@ def test_it_begins_as_no_correction(tiny_model, pixel_values):
 
 
 @torch.no_grad()
-def test_unpruned_it_changes_nothing(tiny_model, pixel_values):
+def test_corrections_change_nothing_where_nothing_is_pruned(tiny_model, pixel_values):
     model = tiny_model(**CORRECTED)
     before, pruned = (model(pixel_values, keep_rates=rates).logits for rates in (1.0, RATES))
     give_corrections_weights(model)
@@ -38,7 +38,7 @@ def prune_all_listed(bank, kept_ids, changes):
     bank.prune(kept_ids, bank.leaving_ids(kept_ids, nested=False), changes)
 
 
-def test_those_that_leave_are_what_is_active_and_not_kept():
+def test_leaving_tokens_are_active_and_not_kept():
     bank = TokenBank(torch.randn(3, 20, 4))
     kept = torch.stack([torch.randperm(20)[:12] for _ in range(3)])
     for count in (7, 3):
@@ -52,7 +52,7 @@ def test_those_that_leave_are_what_is_active_and_not_kept():
         kept = torch.stack([ids[torch.randperm(len(ids))[:count]] for ids in kept])
 
 
-def test_tokens_come_back_changed_by_the_stage_that_removed_them():
+def test_tokens_come_back_corrected_by_the_stage_that_pruned_them():
     bank = TokenBank(torch.arange(6.0).reshape(1, 6, 1))
     bank.prune(torch.tensor([[4, 1, 3, 0]]), torch.tensor([[5, 2]]), torch.tensor([[[10.0], [11.0]]]))
     bank.write(bank.read() + 0.5)
@@ -62,7 +62,7 @@ def test_tokens_come_back_changed_by_the_stage_that_removed_them():
     assert bank.read().flatten().tolist() == [0.75, 21.5, 13.0, 3.75, 24.5, 15.0]
 
 
-def test_a_token_that_came_back_early_has_its_state_and_leaves_anew():
+def test_tokens_of_the_pool_come_back_uncorrected_and_can_be_pruned_again():
     bank = TokenBank(torch.tensor([[[0.0], [1.0], [2.0]]]))
     prune_all_listed(bank, [[0]], torch.full((1, 3, 1), 10.0))
     prune_all_listed(bank, [[0, 2]], torch.full((1, 1, 1), 20.0))
@@ -72,7 +72,7 @@ def test_a_token_that_came_back_early_has_its_state_and_leaves_anew():
     assert bank.read().flatten().tolist() == [30.0, 11.0, 2.0]
 
 
-def test_what_waits_in_a_routing_window_is_not_changed_by_an_earlier_stage():
+def test_tokens_held_by_a_routing_window_are_not_corrected():
     bank = TokenBank(torch.zeros(1, 3, 1))
     prune_all_listed(bank, [[0, 1]], torch.full((1, 3, 1), 10.0))
     bank.routed_ids = torch.tensor([[0]])
@@ -82,7 +82,7 @@ def test_what_waits_in_a_routing_window_is_not_changed_by_an_earlier_stage():
     assert bank.read().flatten().tolist() == [0.0, 0.0, 10.0]
 
 
-def test_the_loss_is_the_share_of_the_variance_that_is_left():
+def test_drift_loss_is_the_unexplained_share_of_the_variance():
     bank, target = TokenBank(torch.randn(2, 9, 4)), torch.randn(2, 9, 4)
     states, changes, kept = bank.states, torch.randn(2, 9, 4), torch.tensor([[0, 5, 2], [8, 1, 4]])
     bank.prune(kept, bank.list_ids(), changes)
@@ -98,7 +98,7 @@ def test_the_loss_is_the_share_of_the_variance_that_is_left():
 
 @pytest.mark.parametrize("routing", [False, True])
 @pytest.mark.parametrize("pool", ["active", "all"])
-def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, routing, pool):
+def test_only_corrections_learn_from_the_drift_loss(tiny_model, pixel_values, labels, routing, pool):
     model = tiny_model(**{**CORRECTED, "routing": routing, "selection_pool": pool}).train()
     give_corrections_weights(model)
     dense_states = torch.randn(3, 70, 32, requires_grad=True)  # query, 5 of the prefix, 64 patches
@@ -110,7 +110,7 @@ def test_only_the_corrections_learn_from_it(tiny_model, pixel_values, labels, ro
     assert all(one.grad.any() for one in model.drift_corrections.parameters())
 
 
-def test_the_task_teaches_them_too_and_reaches_the_backbone_only_as_without(tiny_model, pixel_values, labels):
+def test_corrections_learn_from_the_task_and_do_not_change_gradients_of_the_backbone(tiny_model, pixel_values, labels):
     gradients = []
     for variant in (CORRECTED, {**CORRECTED, "drift_correction": False}):
         model = tiny_model(**variant)
@@ -124,7 +124,7 @@ def test_the_task_teaches_them_too_and_reaches_the_backbone_only_as_without(tiny
         torch.testing.assert_close(with_it[name], gradient)
 
 
-def test_distillation_takes_most_of_the_drift(tiny_model, pixel_values, labels):
+def test_distillation_reduces_the_drift(tiny_model, pixel_values, labels):
     model = tiny_model(**CORRECTED, selector_temperature=1.0).train()
     optimizer = torch.optim.Adam(model.drift_corrections.parameters(), lr=0.03)
     losses = []
@@ -139,7 +139,7 @@ def test_distillation_takes_most_of_the_drift(tiny_model, pixel_values, labels):
     assert losses[-1] < losses[0] / 2
 
 
-def test_what_is_learned_from_are_the_dense_states_after_the_reactivation_layer(tiny_model, pixel_values, labels):
+def test_the_target_is_the_dense_state_after_the_reactivation_layer(tiny_model, pixel_values, labels):
     model, batch = tiny_model(**CORRECTED, masked_attention=False).train(), {"pixel_values": pixel_values}
     outputs, returned = [], []
     model.register_forward_hook(lambda *seen: returned.append(seen[2]))
@@ -149,7 +149,7 @@ def test_what_is_learned_from_are_the_dense_states_after_the_reactivation_layer(
     assert parts["loss_drift"].item() == drift_loss(*returned[1].reactivated, outputs[0]).item()
 
 
-def test_what_comes_back_is_told_in_training_only(tiny_model, pixel_values):
+def test_reactivated_states_are_returned_in_training_only(tiny_model, pixel_values):
     """In the grid, at the places of the pruned tokens; there it is what the layers after the reactivation see."""
     model = tiny_model(**CORRECTED, reactivation_layer=4)
     give_corrections_weights(model)
@@ -163,7 +163,7 @@ def test_what_comes_back_is_told_in_training_only(tiny_model, pixel_values):
 
 
 @torch.no_grad()
-def test_a_checkpoint_without_corrections_says_so(tiny_model, pixel_values, tmp_path, caplog):
+def test_a_checkpoint_without_corrections_gives_a_warning(tiny_model, pixel_values, tmp_path, caplog):
     plain = tiny_model(train_pruning="hard", routing=False)
     plain.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):

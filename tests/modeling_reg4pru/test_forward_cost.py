@@ -47,7 +47,7 @@ def test_no_matrix_of_all_pairs_of_tokens(tiny_model, variant, pool, train):
     assert pair_matrices(tiny_model(**variant, selection_pool=pool, image_size=256), train) == set()
 
 
-def test_the_search_for_such_matrices_finds_them(tiny_model):
+def test_eager_attention_is_found_to_make_such_matrices(tiny_model):
     model = tiny_model(image_size=256)
     model.set_attn_implementation("eager")
     assert pair_matrices(model, train=False)

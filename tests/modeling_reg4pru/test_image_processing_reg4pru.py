@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_model():
     assert list(processor.image_std) == IMAGENET_DEFAULT_STD
 
 
-def test_a_image_is_scaled_cut_and_normalised():
+def test_an_image_is_scaled_cut_and_normalised():
     image = make_image(100, 150)
     batch = make_processor(working_size=120, tile_overlap=8)(image, return_tensors="pt")
     frame = normalised(image.resize((120, 80), Image.Resampling.BILINEAR))
@@ -79,7 +79,7 @@ def test_any_size_and_shape(size, fields, frame, num_tiles):
     assert {tuple(row[4:]) for row in batch["patch_offsets"].tolist()} == {(*frame, *size)}
 
 
-def test_a_small_image_goes_on_with_its_mirror_image():
+def test_small_images_are_padded_by_reflection():
     image = make_image(40, 50)
     values = make_processor()(image, return_tensors="pt")["pixel_values"][0]
     mirrored = np.pad(normalised(image), ((0, 0), (0, 24), (0, 14)), mode="reflect")
@@ -118,7 +118,7 @@ def test_tiles_share_a_quarter_of_the_size_that_they_have(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(90, 130)], [(40, 30), (100, 64), (64, 200)]])
 @pytest.mark.parametrize("as_array", [False, True])
-def test_labels_go_along_and_come_back(sizes, as_array):
+def test_label_maps_are_cut_like_their_images(sizes, as_array):
     processor = make_processor(tile_overlap=16, num_labels=2)
     masks = [(np.asarray(make_image(*size))[..., 0] > 127).astype(np.uint8) * np.uint8(255) for size in sizes]
     maps = masks if as_array else [Image.fromarray(mask) for mask in masks]
@@ -156,7 +156,7 @@ def test_labels_are_scaled_by_the_rule_of_their_kind():
     np.testing.assert_array_equal(several, mask[1::2, 1::2] * 2)
 
 
-def test_masks_that_do_not_belong_are_refused():
+def test_masks_of_another_size_are_refused():
     processor = make_processor(num_labels=2)
     with pytest.raises(ValueError, match="Got 1 images but 2 segmentation maps"):
         processor([make_image(8, 9)], segmentation_maps=[np.zeros((8, 9), np.uint8)] * 2)
@@ -203,13 +203,13 @@ def test_scales_that_do_not_fit_are_refused(fields, message):
         Reg4PruImageProcessor()(make_image(8, 8), **fields)
 
 
-def test_a_image_that_must_not_be_cut_has_to_fit():
+def test_an_image_that_must_not_be_split_has_to_fit_one_tile():
     with pytest.raises(ValueError, match=r"65x10 pixels .* does not fit a tile of 64"):
         make_processor(do_split_image=False, do_resize=False)(make_image(65, 10))
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
-def test_the_model_takes_what_the_processor_makes(num_labels, tiny_model):
+def test_outputs_of_the_processor_are_inputs_of_the_model(num_labels, tiny_model):
     processor, model = (
         make_processor(num_labels=num_labels),
         tiny_model(num_labels=num_labels, num_queries=num_labels - 1),

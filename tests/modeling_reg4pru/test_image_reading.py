@@ -99,7 +99,7 @@ def test_exif_orientation_is_applied(pixels, orientation, tmp_path):
         (np.zeros((2, 3, 4, 4), np.uint8), r"shape \(2, 3, 4, 4\)"),
     ],
 )
-def test_what_is_not_clear_is_refused(array, message):
+def test_ambiguous_arrays_are_refused(array, message):
     with pytest.raises(ValueError, match=message):
         read_image(array)
     with pytest.raises(ValueError, match="from -5 to -5"):
@@ -138,7 +138,7 @@ def test_images_are_opened_from_path_url_and_base64(pixels, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_files_are_bounded_and_damage_is_told(pixels, tmp_path, monkeypatch):
+def test_too_large_and_damaged_files_are_refused(pixels, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(pixels).resize((900, 600)).save(path)
     whole = path.read_bytes()

@@ -49,7 +49,7 @@ def test_tiles_cut_and_blended_give_the_frame_back(size, overlap):
     torch.testing.assert_close(blender.result(), torch.from_numpy(frame.transpose(2, 0, 1)), rtol=0, atol=5e-6)
 
 
-def test_small_frames_go_on_with_their_mirror_image_or_a_filling():
+def test_small_frames_are_padded_by_reflection_or_a_value():
     frame = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(cut_tile(frame, 0, 0, 7), np.pad(frame, ((0, 5), (0, 4)), mode="reflect"))
     filled = cut_tile(frame, 0, 0, 7, fill=255)
@@ -63,7 +63,7 @@ def test_tiles_inside_are_views():
     assert np.shares_memory(cut_tile(frame, 10, 20, 64), frame)
 
 
-def test_the_middle_of_a_tile_counts_more_than_its_edge():
+def test_the_middle_of_a_tile_weighs_more_than_its_edge():
     offsets = offsets_of(16, 24, 16, 8)
     blender = TileBlender(offsets)
     blender.add(offsets[0], torch.zeros(1, 16, 16))
@@ -99,7 +99,7 @@ def test_maps_have_the_size_of_the_image():
     assert len({int(found[i, j]) for i in (0, 19) for j in (0, 14)}) == 1
 
 
-def test_missing_tiles_are_noticed():
+def test_missing_tiles_are_refused():
     offsets = offsets_of(32, 32, 16, 0)
     blender = TileBlender(offsets)
     blender.add(offsets[1], torch.zeros(2, 16, 16))
@@ -107,7 +107,7 @@ def test_missing_tiles_are_noticed():
         blender.result()
 
 
-def test_images_are_told_apart_in_concatenated_batches():
+def test_concatenated_batches_are_split_by_image():
     first, second = offsets_of(32, 40, 16, 0), offsets_of(10, 10, 16, 0)
     groups = list(split_images(torch.cat([first, second, second, first])))
     assert [len(group) for group in groups] == [6, 1, 1, 6]
@@ -116,7 +116,7 @@ def test_images_are_told_apart_in_concatenated_batches():
         list(split_images(first[:, :3]))
 
 
-def test_maps_of_names_are_not_mixed():
+def test_class_indices_are_not_interpolated():
     stages = torch.tensor([[0, 3]], dtype=torch.uint8)
     assert set(resize_map(stages[None], (5, 7), mode="nearest-exact").unique().tolist()) == {0, 3}
     same = torch.rand(2, 4, 4)

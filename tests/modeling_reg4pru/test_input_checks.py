@@ -7,7 +7,7 @@ import torch
 
 @pytest.mark.parametrize("value", [2, 7, -100, 254])
 @pytest.mark.parametrize("classes", [{}, {"num_labels": 3, "num_queries": 6}])
-def test_labels_that_no_class_has_are_refused(tiny_model, pixel_values, labels, value, classes):
+def test_labels_of_no_class_are_refused(tiny_model, pixel_values, labels, value, classes):
     model = tiny_model(**classes)
     if value == 2 and classes:
         value = 3
@@ -20,7 +20,7 @@ def test_labels_that_no_class_has_are_refused(tiny_model, pixel_values, labels, 
     assert model(pixel_values, labels=labels).loss.isfinite()
 
 
-def test_an_ignore_index_of_ones_own(tiny_model, pixel_values, labels):
+def test_another_ignore_index(tiny_model, pixel_values, labels):
     model = tiny_model(semantic_loss_ignore_index=-100)
     assert model(pixel_values, labels=labels.masked_fill(labels == 255, -100)).loss.isfinite()
     with pytest.raises(ValueError, match="`labels` holds 255"):
@@ -31,7 +31,7 @@ def test_an_ignore_index_of_ones_own(tiny_model, pixel_values, labels):
     "rates",
     [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), np.array([0.5] * 3), torch.full((3,), 0.5), (0.5,) * 3],
 )
-def test_keep_rates_of_any_library(tiny_model, pixel_values, rates):
+def test_keep_rates_of_numpy_and_torch(tiny_model, pixel_values, rates):
     model = tiny_model()
     wanted = model(pixel_values, keep_rates=0.5).logits
     assert torch.equal(model(pixel_values, keep_rates=rates).logits, wanted)
@@ -40,7 +40,7 @@ def test_keep_rates_of_any_library(tiny_model, pixel_values, rates):
     model.config.to_json_string()
 
 
-def test_keep_rates_in_words_are_refused(tiny_model, pixel_values):
+def test_keep_rates_as_strings_are_refused(tiny_model, pixel_values):
     model = tiny_model()
     with pytest.raises(ValueError, match=r"`keep_rates` is '0\.5': give a number"):
         model.set_keep_rates("0.5")
@@ -48,7 +48,7 @@ def test_keep_rates_in_words_are_refused(tiny_model, pixel_values):
         model(pixel_values, keep_rates="checkpoint")
 
 
-def test_a_training_that_is_changed_later_is_refused(tiny_model, pixel_values, labels):
+def test_train_pruning_cannot_be_changed_after_loading(tiny_model, pixel_values, labels):
     for made, wanted in (("none", "soft"), ("soft", "none")):
         model = tiny_model(train_pruning=made).train()
         model.config.train_pruning = wanted

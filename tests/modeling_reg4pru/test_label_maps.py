@@ -102,7 +102,7 @@ def test_areas_of_grey_are_a_class_of_their_own(mask):
         read_label_map(drawn, num_labels=2)
 
 
-def test_what_255_means_is_not_guessed(mask):
+def test_the_meaning_of_255_is_not_guessed(mask):
     with pytest.raises(ValueError, match=r"255 is also the label of pixels to be ignored.*num_labels=2"):
         read_label_map(white(mask))
     assert set(np.unique(read_label_map(white(mask), num_labels=3))) == {0, 255}
@@ -123,7 +123,7 @@ def test_classes_of_a_coloured_palette_are_its_indices():
     np.testing.assert_array_equal(read_label_map(image), classes)
 
 
-def test_labels_are_reduced():
+def test_do_reduce_labels():
     classes = np.array([[0, 1, 2, 255]], np.uint8)
     np.testing.assert_array_equal(read_label_map(classes, 2, do_reduce_labels=True), [[255, 0, 1, 255]])
     with pytest.raises(ValueError, match="values 2, but there are 2 classes"):

@@ -148,7 +148,7 @@ def test_hidden_states_and_attentions(tiny_model, pixel_values):
 
 
 @torch.no_grad()
-def test_a_tuple_instead_of_an_output(tiny_model, pixel_values, labels):
+def test_return_dict_false_gives_a_tuple(tiny_model, pixel_values, labels):
     model = tiny_model()
     outputs, values = model(pixel_values, labels), model(pixel_values, labels, return_dict=False)
     assert isinstance(values, tuple)
@@ -157,7 +157,7 @@ def test_a_tuple_instead_of_an_output(tiny_model, pixel_values, labels):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (128, 64), (8, 200), (72, 8)])
-def test_any_multiple_of_the_patch_size(model, size):
+def test_images_of_any_multiple_of_the_patch_size(model, size):
     pixel_values = torch.randn(1, 3, *size)
     with torch.no_grad():
         logits = seeded(model, pixel_values).logits

@@ -64,7 +64,7 @@ def vessels(results: list[dict]) -> np.ndarray:
     return masks["vessel"] == 255
 
 
-def test_the_same_as_processor_model_and_post_processing(checkpoint, no_questions):
+def test_equals_processor_model_and_post_processing(checkpoint, no_questions):
     image = image_of(120, 90)
     segmenter = pipeline("image-segmentation", model=str(checkpoint), device="cpu")
     assert type(segmenter) is Reg4PruImageSegmentationPipeline
@@ -125,7 +125,7 @@ def test_a_pipeline_can_be_saved_and_loaded(checkpoint, tmp_path):
     getattr(SegformerImageProcessorPil, "is_dummy", False),
     reason="without torchvision this transformers has no Segformer",
 )
-def test_models_of_others_keep_the_pipeline_of_transformers(tmp_path):
+def test_other_models_keep_the_pipeline_of_transformers(tmp_path):
     config = SegformerConfig(
         depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8, num_labels=3
     )

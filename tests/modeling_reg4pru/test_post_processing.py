@@ -28,7 +28,7 @@ def outputs_of(labels: torch.Tensor, patch_offsets: torch.Tensor) -> Reg4PruSema
     )
 
 
-def test_maps_have_the_size_that_is_asked_for():
+def test_maps_have_the_target_sizes():
     processor = make_processor(tile_overlap=0)
     offsets = processor([make_image(64, 128), make_image(32, 64)], return_tensors="pt")["patch_offsets"]
     labels = torch.zeros(3, 16, 16)
@@ -45,7 +45,7 @@ def test_maps_have_the_size_that_is_asked_for():
         processor.post_process_semantic_segmentation(outputs_of(labels[:1], offsets[1:2]))
 
 
-def test_without_offsets_every_input_is_a_image_of_one_tile():
+def test_without_offsets_every_input_is_an_image_of_one_tile():
     processor = make_processor(working_size=64)
     labels = torch.zeros(2, 16, 16)
     labels[:, :8] = 1  # the upper half of the tile, which is all of an image of half its height

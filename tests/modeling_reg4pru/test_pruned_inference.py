@@ -158,7 +158,7 @@ def test_keep_rate_one_equals_dense_bit_for_bit(tiny_model, pixel_values, pool):
 
 
 @torch.no_grad()
-def test_everything_kept_through_the_bank_equals_dense(tiny_model, pixel_values, monkeypatch):
+def test_keeping_all_tokens_through_the_bank_equals_dense(tiny_model, pixel_values, monkeypatch):
     """Where a count says that nothing is dropped the gather is skipped, so here the selection itself keeps all."""
     model = tiny_model(selection_pool="all", keep_rates=0.5).double()
     pixel_values = pixel_values.double()

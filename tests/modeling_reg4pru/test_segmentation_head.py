@@ -31,7 +31,7 @@ def features():
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 3, 7, 17])
-def test_bands_make_the_masks_of_the_whole(monkeypatch, features, num_blocks, rows):
+def test_masks_by_bands_equal_masks_at_once(monkeypatch, features, num_blocks, rows):
     features, queries = features
     upscale = Upscale(num_blocks)
     monkeypatch.setattr(segmentation_head, "BAND_BYTES", rows * 4**num_blocks * 5 * 8 * 4)
@@ -45,7 +45,7 @@ def test_bands_make_the_masks_of_the_whole(monkeypatch, features, num_blocks, ro
     assert upscale.shapes[1:] == [(count, 8, height, 5) for count in images for height in heights]
 
 
-def test_masks_that_learn_or_compile_are_made_at_once(monkeypatch, features):
+def test_masks_are_computed_at_once_in_training_and_when_compiled(monkeypatch, features):
     features, queries = features
     upscale = Upscale(1)
     monkeypatch.setattr(segmentation_head, "BAND_BYTES", 1)

@@ -30,7 +30,7 @@ def predictions():
     return torch.randn(2, 5, 12, 12), torch.randn(2, 5, 4), labels
 
 
-def test_binary_loss_against_plain_numbers(binary_loss):
+def test_binary_loss_by_hand(binary_loss):
     logits = torch.randn(2, 1, 3, 3)
     labels = torch.tensor([[[1, 0, 0], [0, 1, IGNORED], [0, 0, 1]], [[0, 0, 0], [IGNORED, 0, 0], [0, 0, 0]]])
     cross_entropy, dice = [], []
@@ -166,7 +166,7 @@ def test_ignored_pixels_do_not_count_in_the_set_loss(set_loss, predictions):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-def test_point_losses_against_plain_numbers():
+def test_point_losses_by_hand():
     logits, targets = torch.randn(3, 50), torch.randint(0, 2, (3, 50)).float()
     valid = (torch.rand(3, 50) < 0.6).float()
     valid[2] = 0

@@ -82,7 +82,7 @@ def test_times_of_another_machine_give_a_warning(model, folder, caplog, monkeypa
     assert "dtype float32 (here bfloat16)" in caplog.text
 
 
-def test_what_cannot_be_answered(model, folder, tiny_model):
+def test_budgets_that_cannot_be_met_are_refused(model, folder, tiny_model):
     with pytest.raises(ValueError, match=r"budget is 10 milliseconds, but the fastest that was measured takes 50"):
         model.keep_rates_for(milliseconds=10)
     for wrong in (0, -5, float("nan")):
@@ -99,7 +99,7 @@ def test_what_cannot_be_answered(model, folder, tiny_model):
     machine = {"machine": {}}
     for damaged in ({}, machine, {"machine": 1, "candidates": [{}]}, {**machine, "candidates": []}):
         (folder / "speed.json").write_text(json.dumps(damaged))
-        with pytest.raises(ValueError, match="is no file of reg4pru tune"):
+        with pytest.raises(ValueError, match="was not written by reg4pru tune"):
             model.set_speed_budget(milliseconds=90)
     (folder / "speed.json").unlink()
     with pytest.raises(ValueError, match=r"has no speed.json.*reg4pru tune --model_name_or_path"):

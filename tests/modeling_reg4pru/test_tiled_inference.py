@@ -56,7 +56,7 @@ def smooth_image(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize(("height", "width"), [(152, 168), (150, 170)])
 @pytest.mark.parametrize("working_size", [None, 136])
-def test_tiles_give_what_the_whole_image_gives(tiny_config, height, width, working_size):
+def test_tiles_give_the_prediction_of_the_whole_image(tiny_config, height, width, working_size):
     model, image = LocalModel(tiny_config()).eval(), smooth_image(height, width)
     one_tile = make_processor(176, working_size=working_size)
     many_tiles = make_processor(64, working_size=working_size, tile_overlap=32)
@@ -91,7 +91,7 @@ def test_overlap_leaves_no_seams(tiny_config):
 @pytest.mark.parametrize("size", [(64, 64), (20, 37), (100, 150)])
 @pytest.mark.parametrize("num_labels", [2, 4])
 @pytest.mark.parametrize("do_split_image", [True, False])
-def test_the_same_as_processor_model_and_post_processing(tiny_model, size, num_labels, do_split_image):
+def test_equals_processor_model_and_post_processing(tiny_model, size, num_labels, do_split_image):
     model = tiny_model(num_labels=num_labels, num_queries=num_labels - 1)
     processor, image = make_processor(do_split_image=do_split_image), smooth_image(*size)
 
@@ -122,7 +122,7 @@ def test_batches_and_training_mode_change_nothing(tiny_model):
     assert not model.layers[0].training
 
 
-def test_unpruned_is_dense_and_prunes_nothing(tiny_model):
+def test_keep_rate_one_equals_a_model_without_stages(tiny_model):
     model, processor, image = tiny_model(), make_processor(), smooth_image(100, 100)
     dense = tiny_model(pruning_layers=[], keep_rates=[])
     dense.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("selectors.")})
@@ -139,7 +139,7 @@ def test_unpruned_is_dense_and_prunes_nothing(tiny_model):
     assert pruned.num_tokens < unpruned.num_tokens
 
 
-def test_pruning_stage_is_the_last_departure():
+def test_pruning_stage_is_the_one_at_which_a_token_leaves_for_good():
     kept_after = {  # of three stages
         (0, 0, 0): 0,
         (1, 0, 0): 1,
@@ -185,7 +185,7 @@ def test_memory_does_not_grow_with_images_or_tiles(tiny_config):
     assert peak(5) < 1.2 * once
 
 
-def test_what_does_not_fit_is_refused_at_once(tiny_model):
+def test_bad_arguments_are_refused_at_once(tiny_model):
     model = tiny_model()
     with pytest.raises(ValueError, match="`batch_size` is 0"):
         predict_images(model, make_processor(), [], batch_size=0)
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_at_once(tiny_model):
     assert list(predict_images(model, make_processor(), [])) == []
 
 
-def test_fields_set_later_count_here_as_in_the_processor(tiny_model):
+def test_processor_fields_that_are_set_later_apply(tiny_model):
     """Scripts assign `size` as the plain dictionary that is in `preprocessor_config.json`."""
     image, processor, model = smooth_image(70, 90), make_processor(), tiny_model()
     processor.size = {"height": 32, "width": 32}
@@ -214,7 +214,7 @@ def test_fields_set_later_count_here_as_in_the_processor(tiny_model):
         processor.cut_image(image, working_siz=32)
 
 
-def test_paths_of_both_kinds(tiny_model, tmp_path):
+def test_paths_as_str_and_path(tiny_model, tmp_path):
     image, processor, model = smooth_image(70, 90), make_processor(num_labels=2), tiny_model()
     path = tmp_path / "the left eye.png"
     image.save(path)

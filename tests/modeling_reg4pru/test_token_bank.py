@@ -33,7 +33,7 @@ def test_routing_is_the_identity_on_untouched_tokens_and_keeps_positions(states)
     torch.testing.assert_close(bank.read(), expected, atol=0, rtol=0)
 
 
-def test_opening_and_closing_a_window_changes_nothing(states):
+def test_an_empty_routing_window_changes_nothing(states):
     bank = TokenBank(states)
     bank.route(7)
     bank.write(bank.read())
@@ -69,7 +69,7 @@ def test_routed_tokens_are_uniform_and_differ_between_images(states):
     assert equal_images == 0
 
 
-def test_prune_and_reactivate_against_a_plain_loop(states):
+def test_prune_and_reactivate_equal_a_plain_loop(states):
     bank = TokenBank(states)
     grid = states.clone()
     first = random_ids(16)
@@ -111,7 +111,7 @@ def test_pruning_inside_a_window_takes_effect_when_it_closes(states):
     assert torch.equal(bank.read(), states)
 
 
-def test_writing_does_not_change_what_was_handed_in(states):
+def test_write_does_not_modify_its_input(states):
     before = states.clone()
     bank = TokenBank(states)
     bank.prune(random_ids(5))
@@ -131,7 +131,7 @@ def test_gradients_reach_active_and_preserved_states(states):
     assert torch.equal(states.grad, expected[..., None].expand_as(states))
 
 
-def test_values_follow_their_tokens(states):
+def test_follow_gathers_values_of_active_tokens(states):
     bank = TokenBank(states)
     table, own = torch.randn(PATCHES, 2), torch.randn(BATCH, PATCHES, 2)
     assert bank.follow(table) is table
@@ -143,12 +143,12 @@ def test_values_follow_their_tokens(states):
         assert torch.equal(bank.follow(own)[image], own[image, ids])
 
 
-def test_gathering_without_ids_takes_all(states):
+def test_gather_without_ids_returns_all_tokens(states):
     assert gather_tokens(states, None) is states
 
 
 @pytest.mark.parametrize("depth", range(3, 25))
-def test_windows_come_from_the_stated_ranges(depth):
+def test_sampled_windows_lie_in_the_stated_ranges(depth):
     # U{2..L/2}; below 6 layers the range shrinks so that l < n <= L - 2 still fits
     starts = set(range(min(2, depth - 3), min(depth // 2, depth - 3) + 1))
     drawn = [sample_routing_window(depth) for _ in range(200 + 150 * depth)]
@@ -157,7 +157,7 @@ def test_windows_come_from_the_stated_ranges(depth):
         assert {end for begin, end in drawn if begin == start} == set(range(start + 1, depth - 1))
 
 
-def test_windows_of_12_layers():
+def test_distribution_of_windows_in_12_layers():
     drawn = [sample_routing_window(12) for _ in range(2000)]
     assert {start for start, _ in drawn} == {2, 3, 4, 5, 6}
     assert {end for _, end in drawn} == set(range(3, 11))

@@ -39,7 +39,7 @@ def test_keep_counts_of_the_default_model():
     assert [keep_count(0.7**stage, 4096, 5, 8) for stage in (1, 2, 3)] == [2867, 2011, 1403]
 
 
-def test_rates_compound():
+def test_keep_rates_compound():
     assert cumulative_keep_rates((0.5, 1.0, 0.2)) == pytest.approx((0.5, 0.5, 0.1))
     assert cumulative_keep_rates(()) == ()
 
@@ -88,7 +88,7 @@ def test_half_precision_scores_survive_the_gumbel_noise(tiny_config):
 
 
 @pytest.mark.parametrize("name", ["learned_query", "foreground_mlp"])
-def test_what_learns_the_foreground_never_bends_the_backbone(tiny_config, name):
+def test_selectors_that_learn_the_foreground_send_no_gradient_to_the_backbone(tiny_config, name):
     selector = SELECTOR_CLASSES[name](tiny_config())
     states = torch.randn(2, 9, 32, requires_grad=True)
     selector(states).square().sum().backward()
@@ -96,14 +96,14 @@ def test_what_learns_the_foreground_never_bends_the_backbone(tiny_config, name):
     assert all(weight.grad.abs().sum() > 0 for weight in selector.parameters())
 
 
-def test_the_mlps_score_with_the_same_layers(tiny_config):
+def test_both_mlp_selectors_have_the_same_layers(tiny_config):
     by_policy, by_foreground = (SELECTOR_CLASSES[name](tiny_config()) for name in ("mlp", "foreground_mlp"))
     by_foreground.load_state_dict(by_policy.state_dict())
     states = torch.randn(2, 9, 32)
     assert torch.equal(by_foreground(states), by_policy(states))
 
 
-def test_random_scores_have_no_parameters_and_change(tiny_config):
+def test_random_selector_has_no_parameters_and_new_scores_each_time(tiny_config):
     selector = SELECTOR_CLASSES["random"](tiny_config())
     states = torch.randn(2, 9, 32)
     assert list(selector.parameters()) == []
@@ -184,7 +184,7 @@ class BrightestSelector(TokenSelector):
         return states.mean(dim=-1)
 
 
-def test_a_selector_is_one_class_and_its_name(tiny_model, pixel_values, labels, monkeypatch):
+def test_a_new_selector_needs_one_class_and_a_name(tiny_model, pixel_values, labels, monkeypatch):
     """Configuration, training, inference and the count of operations need nothing but its place in the dictionary."""
     from reg4pru.benchmarking.flops import forward_flops
 

@@ -39,7 +39,7 @@ def test_token_counts_in_training(tiny_model, pixel_values, variant, pool):
     assert counts == [5 + count for count in wanted]
 
 
-def test_the_same_variants_prune_alike_at_inference(tiny_model, pixel_values, variant):
+def test_all_variants_prune_alike_at_inference(tiny_model, pixel_values, variant):
     model = tiny_model(**variant)
     with torch.no_grad():
         counts = model(pixel_values).token_counts.tolist()
@@ -99,14 +99,14 @@ def test_selectors_learn_from_the_segmentation_too(tiny_model, pixel_values, lab
 
 
 @pytest.mark.parametrize("variant_name", ["learned_query", "foreground_mlp"])
-def test_what_learns_the_foreground_learns_from_its_own_loss_only(tiny_model, pixel_values, labels, variant_name):
+def test_foreground_selectors_learn_from_their_own_loss_only(tiny_model, pixel_values, labels, variant_name):
     model = tiny_model(**VARIANTS[variant_name], selector_loss_weight=0)
     training_step(model, pixel_values, labels)
     assert all(not weight.grad.any() for weight in model.selectors.parameters())
 
 
 @pytest.mark.parametrize("variant_name", ["learned_query", "foreground_mlp"])
-def test_what_learns_the_foreground_leaves_the_backbone_alone(tiny_model, pixel_values, labels, variant_name):
+def test_foreground_loss_does_not_reach_the_backbone(tiny_model, pixel_values, labels, variant_name):
     gradients = []
     for weight in (0.0, 100.0):
         model = tiny_model(**VARIANTS[variant_name], selector_loss_weight=weight)
@@ -160,7 +160,7 @@ def test_the_policy_of_each_layer(tiny_model, pixel_values, variant_name, pool):
     assert bool((masks[:, 1] & ~masks[:, 0]).any()) == (pool == "all")
 
 
-def test_the_policy_of_a_window_follows_its_tokens(tiny_model, pixel_values):
+def test_policy_follows_the_tokens_of_a_routing_window(tiny_model, pixel_values):
     model = tiny_model(**VARIANTS["reg4pru"], routing_window=[0, 2], pruning_layers=[0], reactivation_layer=4).train()
     tokens = TokenPruning(model, (8, 8), 0.7)
     tokens.begin(torch.randn(2, 69, 32), rope=None)
@@ -215,7 +215,7 @@ def test_the_budget_is_learned(tiny_model, pixel_values):
     assert sum(fractions) / 10 == pytest.approx(0.25, abs=0.06)
 
 
-def test_a_dense_beginning_is_dense(tiny_model, pixel_values, labels):
+def test_no_keep_rates_give_a_dense_training_step(tiny_model, pixel_values, labels):
     """Without keep rates a training step is that of a dense model: same loss, same gradients, selectors idle."""
     model, dense = tiny_model(**VARIANTS["reg4pru"]), tiny_model(**VARIANTS["dense"])
     loss = training_step(dense, pixel_values, labels).loss.item()

@@ -35,7 +35,7 @@ def saved(tiny_model, tmp_path) -> Path:
     return tmp_path / "saved"
 
 
-def test_files_lie_flat():
+def test_files_are_in_one_folder():
     assert [path.name for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
 
 
@@ -62,7 +62,7 @@ def test_no_line_of_text_looks_like_an_import(path):
 
 
 @every_file
-def test_nothing_is_imported_that_a_stranger_may_lack(path):
+def test_only_declared_dependencies_are_imported(path):
     needed = {name for name in get_imports(path) if name not in sys.stdlib_module_names}
     assert needed <= ALLOWED
 
