@@ -2,7 +2,7 @@
 # make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
 # make audit  known vulnerabilities of the installed packages
-# make test   the tests (make test-slow: those that take minutes);  make lint  ruff;  make conformance  transformers' own model tests
+# make test   the tests (make test-slow: those that take minutes);  make lint  ruff, and whether pages rendered from results are up to date;  make conformance  transformers' own model tests
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -72,6 +72,7 @@ audit: install
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(RUN) -m reg4pru.maintenance.render_readme --check
 
 conformance: install
 	$(RUN) -m reg4pru.maintenance.conformance

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from .common.cli import read_flags, set_up_logging
-from .hub.fives_dataset import _PREPARED, TAG, prepare
+from .hub.fives_dataset import PREPARED, TAG, prepare
 from .hub.transfer import TransferError, check_target, push_folder
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
                     private=private,
                     overwrite=overwrite,
                     tag=TAG,
-                    ignore=(_PREPARED,),
+                    ignore=(PREPARED,),
                 )
                 logger.info("Uploaded to %s, commit %s.", repo_id, commit)
         except ValueError as error:

@@ -1,1 +1,1 @@
-"""To and from the Hub: `reg4pru prepare` (data sets) and `reg4pru push` (checkpoints), and their cards."""
+"""Checkpoints, data sets and Spaces on the Hub, and their cards."""

@@ -1,4 +1,4 @@
-"""The FIVES archive as a data set for the Hub: Parquet shards and a card with computed numbers."""
+"""The FIVES archive as a data set for the Hub: Parquet shards, and a card whose numbers are computed."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from datasets_fives.loading import checked_rows
 from datasets_fives.sources.fives_archive import list_archive
 from datasets_fives.splits import group_duplicates
 
+from ..reporting.tables import markdown_table
 from .prediction_dataset import write_shards
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 TAG = "reg4pru-images"
 
 CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card_template.md"
-# A vessel tree covers about a tenth of an image; the nearly unreadable ones have masks far below this.
+# Vessels cover about a tenth of an image; in the masks of nearly unreadable images far less than this.
 SPARSE_BELOW = 0.01
-_PREPARED = ".prepared.json"  # what the folder was made from; stays here
+PREPARED = ".prepared.json"  # describes the source files; not uploaded
 _FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
           "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
 
@@ -40,25 +41,25 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
     Write `data/<split>-*.parquet` and `README.md`.
 
     Args:
-        fives_dir (`Path`): Folder of the published archive, whole or in part.
-        output_dir (`Path`): New or empty folder, or one prepared from the same files, which is then left as it is.
-        repo_id (`str`): What the card calls the data set, `"user/name"`.
-        images_per_shard (`int`, *optional*, defaults to 100): Images in a Parquet file.
+        fives_dir (`Path`): Folder of the published archive, complete or in part.
+        output_dir (`Path`): A new or empty folder, or one prepared from the same files, which is left as it is.
+        repo_id (`str`): Repository of the data set, for the card, `"user/name"`.
+        images_per_shard (`int`, *optional*, defaults to 100): Images per Parquet file.
 
     Raises:
-        `ValueError`: If the archive is broken, or the output folder holds something else. Nothing is written then.
+        `ValueError`: If the archive is damaged, or the output folder contains something else. Then nothing is written.
     """
     images = list_archive(fives_dir.resolve()).records
     made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        known = output_dir / _PREPARED
+        known = output_dir / PREPARED
         if known.is_file() and json.loads(known.read_text()) == made_from:
-            logger.info("%s was prepared from the same files already: it is used as it is.", output_dir)
+            logger.info("%s was prepared from the same files and is used as it is.", output_dir)
             return
-        raise ValueError(f"{output_dir} is not empty, and not what these files give: choose another folder.")
+        raise ValueError(f"{output_dir} is not empty, and was not prepared from these files: choose another folder.")
 
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed: a run that is killed leaves nothing that looks finished.
+    # Written beside its place and renamed, so that a killed run leaves nothing that looks finished.
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
         made = Path(scratch) / "made"
         (made / "data").mkdir(parents=True)
@@ -69,7 +70,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
             if members
         }
         _card(facts, made / "data", repo_id).save(made / "README.md")
-        (made / _PREPARED).write_text(json.dumps(made_from))
+        (made / PREPARED).write_text(json.dumps(made_from))
         if output_dir.exists():
             output_dir.rmdir()
         made.rename(output_dir)
@@ -94,7 +95,7 @@ def _rows(images: Sequence[Record]) -> Iterator[dict]:
 
 
 def _write_side(images: Sequence[Record], side: str, folder: Path, cache: Path, per_shard: int) -> list[dict]:
-    """Write the shards of one side; returns what the card tells of each image."""
+    """Write the shards of one side; returns the facts about each image that the card needs."""
     rows = Dataset.from_generator(
         _rows,
         features=Features({**FEATURES, **_FACTS}),
@@ -134,24 +135,15 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
     DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
     files = [{"split": side, "path": f"data/{side}-*"} for side in facts]
     MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(card_data)
-    splits = [
-        {
-            "name": side,
-            "count": len(rows),
-            "conditions": {c: sum(row["condition"] == c for row in rows) for c in CONDITIONS},
-            "vessel_fraction": float(np.mean([row["vessel_fraction"] for row in rows])),
-        }
-        for side, rows in facts.items()
-    ]
     return DatasetCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
         num_images=len(everything),
         megabytes=sum(sizes.values()) / 1e6,
-        splits=splits,
+        splits_table=_splits_table(facts),
+        first_split=next(iter(facts)),
         split_sentence=_split_sentence(facts),
-        conditions=list(CONDITIONS),
         twins=twins,
         rgba_masks=[fact["name"] for fact in everything if fact["mask_mode"] == "RGBA"],
         antialiased=[fact["name"] for fact in everything if fact["antialiased"]],
@@ -160,7 +152,16 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
     )
 
 
+def _splits_table(facts: dict[str, list[dict]]) -> str:
+    lines = [["published split", "images", *CONDITIONS, "vessel pixels"]]
+    for side, rows in facts.items():
+        conditions = [str(sum(row["condition"] == condition for row in rows)) for condition in CONDITIONS]
+        vessels = float(np.mean([row["vessel_fraction"] for row in rows]))
+        lines.append([side, str(len(rows)), *conditions, f"{100 * vessels:.1f} %"])
+    return markdown_table(lines)
+
+
 def _split_sentence(facts: dict[str, list[dict]]) -> str:
     if len(facts) == 2:
-        return "Train and test are those of the published archive, whole."
-    return f"Only images of the published {next(iter(facts))} split are here."
+        return "Train and test are those of the published archive, complete."
+    return f"It contains only images of the published {next(iter(facts))} split."

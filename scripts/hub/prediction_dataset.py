@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..inference.input_images import InputImage
 from ..inference.output_folder import ResultFolder, picture_name
-from .transfer import bears_tag
+from .transfer import has_tag
 
 ROWS_PER_SHARD = 500
 TAG = "reg4pru-predictions"
@@ -26,53 +26,53 @@ FEATURES = Features(
         "num_tokens": Value("int64"),
     }
 )
-CARD = """# Vessel maps
+CARD = """# Vessel masks
 
-Predicted by `{model}` with reg4pru (arXiv 2602.02163); {count} rows, one per image and keep rate.
+Predictions of `{model}` by reg4pru (arXiv 2602.02163): {count} rows, one per image and keep rate.
 
-- `mask`: 0 and 255, at the image's own size. `probability`: 16 bits, 65535 is probability 1.
+- `mask`: 0 or 255, at the size of the image. `probability`: 16 bits, 65535 is probability 1.
 - `vessel_fraction`, `skeleton_length` (pixels), `skeleton_density` (1 / pixel): inside the field of view.
 - `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
 
-Research only; not a medical device. The images are not part of this data set, and their licence holds for them.
+Research software, not a medical device. The images are not part of this data set and have a licence of their own.
 """
 
 
 def check_replaceable(folder: Path) -> None:
     """
-    Refuse to write the data set over files of somebody else.
+    Refuse to replace files of somebody else.
 
     Args:
-        folder (`Path`): Where the data set goes; an earlier one of this command is replaced.
+        folder (`Path`): Folder of the data set; an earlier one of this command is replaced.
 
     Raises:
-        `ValueError`: if there is a file, a folder with other files, or a data set whose card lacks [`TAG`].
+        `ValueError`: if it is a file, or contains other files or a data set whose card does not have [`TAG`].
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and the data set goes there: choose another --output_dir.")
+        raise ValueError(f"{folder} is a file, and the data set needs a folder there: choose another --output_dir.")
     found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
     card = folder / "README.md"
     foreign = [path for path in found if not (path == Path("README.md") or path.match("data/train-*.parquet"))]
-    if not foreign and found and not (card.exists() and bears_tag(card, TAG)):
+    if not foreign and found and not (card.exists() and has_tag(card, TAG)):
         foreign = found
     if foreign:
         raise ValueError(
-            f"{folder / foreign[0]} is of no data set of this command, which would replace {folder}: choose another "
-            "--output_dir, or move it."
+            f"{folder / foreign[0]} is not part of a data set of this command, which would replace {folder}: choose "
+            "another --output_dir, or move it."
         )
 
 
 def write_dataset(folder: Path, results: Path, images: list[InputImage], model: str) -> None:
     """
-    Write `data/train-*.parquet` and `README.md` anew, from the pictures and tables of `reg4pru predict`.
+    Write `data/train-*.parquet` and `README.md` from the images and tables of `reg4pru predict`.
 
     Args:
-        folder (`Path`): Where the data set goes; an earlier one is replaced when the new one is whole.
+        folder (`Path`): Folder of the data set; an earlier one is replaced when the new one is complete.
         results (`Path`): Output folder of the predictions.
-        images (`list[InputImage]`): Those whose predictions are meant.
-        model (`str`): What predicted; named in the card, a folder without those it lies in.
+        images (`list[InputImage]`): The images whose predictions are written.
+        model (`str`): The model, named in the card; of a local folder only its own name.
     """
     by_name = {image.name: image for image in images}
     rows = [row for row in ResultFolder(results).rows() if row["file"] in by_name]
@@ -93,17 +93,15 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
 
 
 def _row(row: dict[str, str], results: Path, image: InputImage) -> dict:
-    pictures = {
-        kind: str(results / picture_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")
-    }
+    files = {kind: str(results / picture_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")}
     numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
     }
-    return {"name": image.public_name, "keep_rate": row["keep_rate"], **pictures, **numbers}
+    return {"name": image.public_name, "keep_rate": row["keep_rate"], **files, **numbers}
 
 
-# A few images of 2048 x 2048 (5 MB each): what a reader who streams has to fetch to see the first row.
+# Few images of 2048 x 2048 (5 MB each), as streaming downloads a whole group to read its first row.
 ROWS_PER_GROUP = 8
 
 
@@ -112,10 +110,10 @@ def write_shards(rows: Dataset, folder: Path, side: str, per_shard: int) -> None
     Write `<side>-<index>-of-<count>.parquet`.
 
     Args:
-        rows (`Dataset`): What is written; pictures may be paths, a shard holds their bytes.
-        folder (`Path`): Where to; exists.
+        rows (`Dataset`): The rows; of images that are paths the bytes are embedded.
+        folder (`Path`): An existing folder.
         side (`str`): Name of the split.
-        per_shard (`int`): Rows in a file.
+        per_shard (`int`): Rows per file.
     """
     count = max(1, -(-len(rows) // per_shard))
     for index in range(count):

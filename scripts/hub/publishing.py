@@ -1,4 +1,4 @@
-"""A checkpoint on its way to the Hub: the folder with everything that belongs to it, and the push of it."""
+"""Publishing a checkpoint: the folder with everything that belongs to it, and its upload."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, fingerprint_weights
 
 from ..common.data_overlap import FILE, read_training_images, refuse_trained
-from .model_card import eval_results_yaml, measured_id, render_card
+from .model_card import eval_results_yaml, measured_id, read_checkpoint, render_card
 from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder
 
@@ -25,43 +25,44 @@ class PushArguments:
     model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder with config.json and model.safetensors."})
     hub_model_id: str = field(metadata={"help": "Repository, user/name."})
     train_results: str | None = field(
-        default=None, metadata={"help": "train_results.json; default: the one in or above the checkpoint's folder."}
+        default=None, metadata={"help": "train_results.json; default: the one in the checkpoint's folder or above."}
     )
     metrics: str | None = field(default=None, metadata={"help": "metrics.json of reg4pru evaluate."})
     benchmark: str | None = field(default=None, metadata={"help": "benchmark.json of reg4pru benchmark."})
     hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Hub id of the data set; default: what the training read, if it is one."}
+        default=None, metadata={"help": "Hub id of the data set; default: that of the training, if it was on the Hub."}
     )
     base_model: str | None = field(
-        default=None, metadata={"help": "Hub id of what training began with; default: what the training says."}
+        default=None, metadata={"help": "Hub id of the model that training started from; default: as recorded."}
     )
     license: str | None = field(
-        default=None, metadata={"help": "Of the weights; default: apache-2.0 from scratch, else 'other'."}
+        default=None,
+        metadata={"help": "Of the weights; default: apache-2.0 from scratch, else the base model's or 'other'."},
     )
     space: str | None = field(
-        default=None, metadata={"help": "Also push a Space, user/name, in which the checkpoint can be tried."}
+        default=None, metadata={"help": "Also push a Space, user/name, with a demo of the checkpoint."}
     )
     hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
     overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
+        default=False, metadata={"help": "Replace the content of the repository even if it is something else."}
     )
     allow_training_images: bool = field(
-        default=False, metadata={"help": "Publish metrics of images that the checkpoint was trained on, too."}
+        default=False, metadata={"help": "Also publish metrics of images that the checkpoint was trained on."}
     )
     commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
-    output_dir: str | None = field(default=None, metadata={"help": "Only write the folder here; push nothing."})
+    output_dir: str | None = field(default=None, metadata={"help": "Only write the folder, here; push nothing."})
 
 
 def push_checkpoint(arguments: PushArguments) -> str:
     """
-    Push what the arguments name.
+    Push a checkpoint with its card.
 
     Returns:
         `str`: The commit.
 
     Raises:
-        `ValueError`: If a file is missing or the repository must not be pushed to; nothing was sent then.
-        `TransferError`: If the transfer failed.
+        `ValueError`: If a file is missing or the repository must not be pushed to; then nothing was sent.
+        [`TransferError`]: If the transfer failed.
     """
     check_target(
         arguments.hub_model_id, "model", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo
@@ -83,13 +84,13 @@ def push_checkpoint(arguments: PushArguments) -> str:
 
 def push_space(arguments: PushArguments) -> str:
     """
-    Push the Space that shows the checkpoint of the arguments.
+    Push the Space with a demo of the checkpoint.
 
     Returns:
         `str`: The commit.
 
     Raises:
-        `ValueError`, `TransferError`: See [`push_checkpoint`].
+        `ValueError`, [`TransferError`]: See [`push_checkpoint`].
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
@@ -105,13 +106,13 @@ def push_space(arguments: PushArguments) -> str:
 
 
 def push_trained(arguments: PushArguments) -> None:
-    """Push what has just been trained; after a fault it is still here, and the user is told how to go on."""
+    """Push what has just been trained; if that fails, end with a message that says how to push it again."""
     try:
         commit = push_checkpoint(arguments)
     except (TransferError, ValueError) as error:
         sys.exit(
-            f"Training is complete and saved in {arguments.model_name_or_path}, but pushing it failed.\n{error}\n"
-            "To push without training again: reg4pru push "
+            f"The training is complete and saved in {arguments.model_name_or_path}, but the push failed.\n{error}\n"
+            "To push it without training again: reg4pru push "
             f"--model_name_or_path {arguments.model_name_or_path} --hub_model_id {arguments.hub_model_id}"
         )
     logger.info("Pushed to %s, commit %s.", arguments.hub_model_id, commit)
@@ -122,16 +123,16 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     Write the folder that is pushed.
 
     Args:
-        arguments (`PushArguments`): What goes into it.
-        folder (`Path`): New or empty.
+        arguments ([`PushArguments`]): What goes into it.
+        folder (`Path`): A new or empty folder.
 
     Raises:
-        `ValueError`: If a file is missing or broken, `speed.json` was measured with other weights, or the folder holds
-            something.
+        `ValueError`: If a file is missing or damaged, `speed.json` was measured with other weights, or the folder is
+            not empty.
     """
     checkpoint = Path(arguments.model_name_or_path)
     if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
-        raise ValueError(f"--model_name_or_path is {checkpoint}: it has no config.json with safetensors beside it.")
+        raise ValueError(f"--model_name_or_path is {checkpoint}: it has to contain config.json and *.safetensors.")
     train_results_path = _find_train_results(arguments)
     train_results = _read_json(train_results_path)
     metrics = _read_json(arguments.metrics)
@@ -140,7 +141,9 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     if tuned is not None:
         check_tuned_weights(checkpoint, tuned)
     if metrics and "images" not in metrics:
-        logger.warning("%s does not say which images were measured: measure again to know.", arguments.metrics)
+        logger.warning(
+            "%s does not list the images: evaluate again to check that none was trained on.", arguments.metrics
+        )
     elif metrics:
         trained = read_training_images(str(checkpoint))
         images, allowed = metrics.get("images", {}), arguments.allow_training_images
@@ -149,12 +152,12 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         raise ValueError(f"{folder} is not empty: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
 
-    # Written anew rather than copied: the code is the one that loaded the weights just now.
+    # Saved rather than copied, so that the code beside the weights is the code that has loaded them.
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
     copy_files([checkpoint / FILE, *([train_results_path] if train_results_path else [])], folder)
-    if tuned is not None:  # the same weights, in files that may have other bytes
+    if tuned is not None:  # the same weights, but the files may differ
         tuned["weights"] = fingerprint_weights(folder)
         (folder / SPEED_FILE).write_text(json.dumps(tuned, indent=1) + "\n", encoding="utf-8")
     if metrics:
@@ -162,7 +165,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     if benchmark:
         copy_files([Path(arguments.benchmark)], folder / "results")
     card = render_card(
-        folder,
+        *read_checkpoint(folder),
         arguments.hub_model_id,
         train_results=train_results,
         metrics=metrics,

@@ -1,4 +1,4 @@
-"""The folder of a Space that shows a checkpoint from the Hub: the app, its code, and what it needs."""
+"""The folder of a Space with a demo of a checkpoint: the app, its code and its requirements."""
 
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -7,28 +7,28 @@ from pathlib import Path
 from ..common.recipes import PACKAGE
 
 _TEMPLATE = PACKAGE / "app" / "space" / "README.md"
-# The package is on no registry, so its code travels along; tests, results and pages do not.
+# The package is not on PyPI, so its code is part of the Space.
 _PACKAGES = ("datasets_fives", "modeling_reg4pru")
 _CODE = ("*.py", "*.css", "*.md", "*.yaml")
 
 
 def write_space(folder: Path, model_id: str) -> None:
     """
-    Write a ready Space.
+    Write the files of a Space.
 
     Args:
-        folder (`Path`): New or empty.
-        model_id (`str`): Hub id of the checkpoint that it shows, `"user/name"`.
+        folder (`Path`): A new or empty folder.
+        model_id (`str`): Hub id of the checkpoint, `"user/name"`.
 
     Raises:
-        `ValueError`: If the folder holds something, or gradio, whose version a Space names, is not installed.
+        `ValueError`: If the folder is not empty, or gradio, whose version a Space has to state, is not installed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty: choose another folder.")
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
-        raise ValueError('A Space names the version of gradio: install it, pip install "reg4pru[app]".') from None
+        raise ValueError('The Space needs the version of gradio: pip install "reg4pru[app]".') from None
     for source, name in ((PACKAGE, "reg4pru"), *((PACKAGE.parent / name, name) for name in _PACKAGES)):
         for path in sorted(file for pattern in _CODE for file in source.rglob(pattern)):
             target = folder / name / path.relative_to(source)
@@ -43,7 +43,7 @@ def write_space(folder: Path, model_id: str) -> None:
 
 
 def requirements() -> list[str]:
-    """What the app needs, from the metadata of the installed package."""
+    """The requirements of the app, from the metadata of the installed package."""
     needed = (line.partition(";") for line in requires("reg4pru") or ())
     wanted = (name.strip() for name, _, condition in needed if "extra" not in condition or '"app"' in condition)
     return sorted(wanted)

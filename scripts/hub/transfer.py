@@ -1,4 +1,4 @@
-"""To and from the Hub: one commit or none, nothing of others overwritten, no token written, checksums compared."""
+"""Uploads and downloads: all in one commit, nothing of others overwritten, no tokens sent, checksums compared."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 logger = logging.getLogger(__name__)
 
-# What every repository holds from its first commit on.
+# Files that a repository has from its first commit on.
 _INITIAL_FILES = (".gitattributes", "README.md")
-# What belongs to a checkpoint or data set of ours, and therefore goes when a new version no longer has it.
+# Files that belong to a checkpoint, data set or Space of ours: a push without one of them deletes it on the Hub.
 OUR_FILES = {
     "model": (
         "training_images.json",
@@ -34,30 +34,31 @@ _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
 class TransferError(Exception):
-    """A transfer that did not end well; the message says what happened and what to do."""
+    """A failed transfer; the message says what happened and what to do."""
 
 
 def check_target(
     repo_id: str, repo_type: str, *, private: bool = False, overwrite: bool = False, tag: str | None = None
 ) -> str | None:
     """
-    Refuse a repository that must not be pushed to; call it before hours of work, too.
+    Refuse a repository that must not be pushed to. To be called before hours of work as well.
 
     Args:
         repo_id (`str`): `"user/name"`.
         repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         private (`bool`, *optional*, defaults to `False`): Whether the repository has to be private.
-        overwrite (`bool`, *optional*, defaults to `False`): Allow a repository that holds something else.
-        tag (`str`, *optional*): A data set is ours if its card bears this tag.
+        overwrite (`bool`, *optional*, defaults to `False`): Allow a repository that contains something else.
+        tag (`str`, *optional*): A data set is ours if its card has this tag.
 
     Returns:
-        `str` or `None`: The commit that a push will build on; `None` if there is no such repository yet.
+        `str` or `None`: The latest commit; `None` if the repository does not exist yet.
 
     Raises:
-        `ValueError`: If the id is none, the repository holds something that is not ours (a model: a `config.json` with
-            another `model_type`, or files without any `config.json`; a data set: a card without `tag`, or files other
-            than a card and Parquet; a Space: files without our app), or it is public and has to be private.
-        [`TransferError`]: If the Hub cannot be asked.
+        `ValueError`: If the id is not valid, the repository contains something that is not ours (a model: a
+            `config.json` with another `model_type`, or files without any `config.json`; a data set: a card without
+            `tag`, or files other than a card and Parquet; a Space: files without our app), or it is public and has to
+            be private.
+        [`TransferError`]: If the Hub cannot be reached.
     """
     try:
         validate_repo_id(repo_id)
@@ -72,14 +73,14 @@ def check_target(
     except RepositoryNotFoundError:
         return None
     except (HTTPError, OSError) as error:
-        raise TransferError(f"The Hub could not be asked about {repo_id}: {_first_line(error)}") from None
+        raise TransferError(f"The Hub could not be reached for {repo_id}: {_first_line(error)}") from None
     if other:
         raise ValueError(
-            f"The {repo_type} repository {repo_id} holds something else: {other}. Choose another name, or pass "
+            f"The {repo_type} repository {repo_id} contains something else: {other}. Choose another name, or pass "
             "--overwrite_repo to replace its files (they stay in its history)."
         )
     if private and not info.private:
-        raise ValueError(f"{repo_id} exists and is public, but was asked to be private: change that on the Hub first.")
+        raise ValueError(f"{repo_id} exists and is public, but should be private: change that on the Hub first.")
     return info.sha
 
 
@@ -96,24 +97,25 @@ def push_folder(
     again: str = "Run the same command again",
 ) -> str:
     """
-    Upload a folder as one commit, so that no revision ever shows half of it, and compare what arrived.
+    Upload a folder as one commit, so that no revision ever contains half of it, and compare checksums.
 
     Args:
-        folder (`Path`): What is uploaded, all of it but `ignore`.
-        repo_id (`str`): `"user/name"`; made if there is none.
-        repo_type (`str`): `"model"` or `"dataset"`.
+        folder (`Path`): The folder to upload.
+        repo_id (`str`): `"user/name"`; created if it does not exist.
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         commit_message (`str`): Title of the commit.
-        private (`bool`, *optional*, defaults to `False`): Make a new repository private. An old one stays what it is.
-        overwrite (`bool`, *optional*, defaults to `False`): Replace whatever the repository holds.
-        ignore (`tuple[str, ...]`, *optional*): Files of the folder that stay here.
+        private (`bool`, *optional*, defaults to `False`): Make a new repository private; an existing one stays as it
+            is.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace whatever the repository contains.
+        ignore (`tuple[str, ...]`, *optional*): Files of the folder that are not uploaded.
         tag (`str`, *optional*): See [`check_target`].
-        again (`str`, *optional*): What the user is told to do after a fault.
+        again (`str`, *optional*): Advice for the user after a failure.
 
     Returns:
         `str`: The commit.
 
     Raises:
-        `ValueError`: See [`check_target`]; also if a file holds something that looks like a token of the Hub.
+        `ValueError`: See [`check_target`]; also if a file contains something that looks like an access token.
         [`TransferError`]: If the transfer failed.
     """
     _refuse_tokens(folder)
@@ -128,16 +130,16 @@ def push_folder(
             repo_type=repo_type,
             folder_path=folder,
             commit_message=commit_message,
-            parent_commit=before,  # whoever pushes meanwhile is not overwritten
+            parent_commit=before,  # a push by somebody else in the meantime is not overwritten
             ignore_patterns=list(ignore),
             delete_patterns=["*"] if overwrite else list(OUR_FILES[repo_type]),
         ).oid
         check = api.verify_repo_checksums(repo_id, repo_type=repo_type, revision=commit, local_dir=folder)
-    # RuntimeError: how the client reports a file that could not be uploaded.
+    # RuntimeError: raised by the client for a file that could not be uploaded.
     except (HTTPError, OSError, RuntimeError) as error:
         raise TransferError(
             f"The upload to {repo_id} failed: {_first_line(error)}\n{_state_after(repo_id, repo_type, before)} "
-            f"{again}: files that have arrived are not sent twice. Nothing here was changed or lost."
+            f"{again}: files that have arrived are not sent again. Nothing on this machine was changed."
         ) from None
     wrong = [mismatch["path"] for mismatch in check.mismatches]
     wrong += [path for path in check.extra_paths if path not in ignore]
@@ -149,16 +151,16 @@ def push_folder(
 
 def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> str:
     """
-    A folder with the files of a checkpoint. From the Hub they are downloaded and their checksums compared, as the
-    client itself compares sizes only; a file that differs is fetched once more.
+    The folder of a checkpoint, downloaded if it is on the Hub. Checksums are compared, since the client compares sizes
+    only; a file that differs is downloaded once more.
 
     Args:
-        model_name_or_path (`str`): A folder, which is returned as it is, or a Hub id.
+        model_name_or_path (`str`): A folder, which is returned unchanged, or a Hub id.
         revision (`str`, *optional*): Branch, tag or commit.
 
     Raises:
         `ValueError`: If there is no such checkpoint.
-        [`TransferError`]: If it could not be downloaded whole.
+        [`TransferError`]: If the download failed.
     """
     if Path(model_name_or_path).is_dir():
         return model_name_or_path
@@ -167,36 +169,36 @@ def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> st
         if constants.HF_HUB_OFFLINE:
             return folder
         for path in _mismatches(model_name_or_path, folder):
-            logger.warning("%s of %s does not match its checksum: it is fetched again.", path, model_name_or_path)
+            logger.warning("%s of %s does not match its checksum and is downloaded again.", path, model_name_or_path)
             hf_hub_download(model_name_or_path, path, revision=Path(folder).name, force_download=True)
         broken = _mismatches(model_name_or_path, folder)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ValueError(
-            f"{model_name_or_path!r} is no folder here, and no model that can be seen on the Hub: {_first_line(error)}"
+            f"{model_name_or_path!r} is no local folder and no accessible model on the Hub: {_first_line(error)}"
         ) from None
     except (HTTPError, OSError) as error:
         raise TransferError(
-            f"The download of {model_name_or_path} failed: {_first_line(error)}\nRun the same command again: what has "
-            "arrived is kept."
+            f"The download of {model_name_or_path} failed: {_first_line(error)}\n"
+            "Run the same command again: complete files are kept."
         ) from None
     if broken:
-        raise TransferError(f"{', '.join(broken)} of {model_name_or_path} arrived damaged, twice. Try again later.")
+        raise TransferError(f"{', '.join(broken)} of {model_name_or_path} arrived damaged twice. Try again later.")
     return folder
 
 
 def _mismatches(repo_id: str, folder: str) -> list[str]:
-    # A snapshot's folder bears the name of its commit.
+    # The folder of a snapshot has the name of its commit.
     check = HfApi().verify_repo_checksums(repo_id, revision=Path(folder).name)
     return [mismatch["path"] for mismatch in check.mismatches]
 
 
-def bears_tag(card: str | Path, tag: str | None) -> bool:
-    """Whether the card of a data set, a file, names this tag."""
+def has_tag(card: str | Path, tag: str | None) -> bool:
+    """Whether the card of a data set, a file, has this tag."""
     return tag in (DatasetCard.load(card).data.get("tags") or [])
 
 
 def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str], tag: str | None) -> str | None:
-    """What a repository holds that is not ours; `None` if nothing."""
+    """What a repository contains that is not ours; `None` if there is nothing."""
     if set(files) <= set(_INITIAL_FILES):
         return None
     if repo_type == "dataset":
@@ -208,7 +210,7 @@ def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str],
             if "README.md" in files
             else None
         )
-        return None if card is not None and bears_tag(card, tag) else f"a data set whose card has no tag {tag!r}"
+        return None if card is not None and has_tag(card, tag) else f"a data set whose card has no tag {tag!r}"
     if repo_type == "space":
         return None if any(file.startswith("reg4pru/app/") for file in files) else "files of another app"
     if "config.json" not in files:
@@ -223,18 +225,18 @@ def _is_ours(path: str, repo_type: str) -> bool:
 
 
 def _state_after(repo_id: str, repo_type: str, before: str | None) -> str:
-    """What the repository shows after a fault, as far as it can be known."""
+    """What the repository contains after a failure, as far as it can be known."""
     try:
         now = HfApi().repo_info(repo_id, repo_type=repo_type).sha
     except RepositoryNotFoundError:
-        return f"The repository {repo_id} was not made."
+        return f"The repository {repo_id} was not created."
     except (HTTPError, OSError):
-        return f"What {repo_id} shows now could not be asked; it is the old revision or the whole new one."
+        return f"The state of {repo_id} is not known: it has either the old revision or the complete new one."
     if before is None:
-        return f"The repository {repo_id} exists, but no half of the upload is visible in it."
+        return f"The repository {repo_id} exists, but contains nothing of the upload."
     if now == before:
-        return f"{repo_id} still shows what it did before, commit {before[:12]}."
-    return f"{repo_id} has moved on to commit {now[:12]} meanwhile."
+        return f"{repo_id} is unchanged, at commit {before[:12]}."
+    return f"{repo_id} is at another commit by now, {now[:12]}."
 
 
 def _refuse_tokens(folder: Path) -> None:
@@ -244,18 +246,18 @@ def _refuse_tokens(folder: Path) -> None:
             continue
         content = path.read_bytes()
         if _TOKEN.search(content) or (len(token) > 8 and token in content):
-            raise ValueError(f"{path} holds an access token of the Hub: it is not uploaded. Remove the token from it.")
+            raise ValueError(f"{path} contains an access token of the Hub: remove it. Nothing was uploaded.")
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line that says something, of the error behind the error where there is one."""
+    """The first line of an error that is not blank, and that of its cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = f" ({_first_line(error.__cause__)})" if error.__cause__ is not None else ""
     return (lines[0] if lines else type(error).__name__) + cause
 
 
 def copy_files(paths: list[Path], folder: Path) -> None:
-    """Copy the files that exist into a folder, under their own names."""
+    """Copy those of the files that exist into a folder."""
     for path in paths:
         if path.is_file():
             folder.mkdir(parents=True, exist_ok=True)

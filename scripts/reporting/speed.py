@@ -51,12 +51,13 @@ def front_table(speed: dict) -> str:
 def measured_sentence(speed: dict) -> str:
     """Where, on what and when it was measured."""
     machine, (height, width) = speed["machine"], speed["image_size"]
-    count = speed["data"]["images"]["validation"]
+    count, data = speed["data"]["images"]["validation"], speed["settings"]["dataset"]
+    data = Path(data).name if Path(data).is_absolute() or data.startswith(".") else data
     return (
         f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, tiles of {height} × {width} "
         f"pixels, {speed['tiles_per_image']:.3g} tiles per image, batch size {speed['batch_size']}. Quality is that "
-        f"of {count} validation images. Of {len(speed['candidates'])} settings, none is both faster and more accurate "
-        "than these."
+        f"of {count} validation images ({data}). Of {len(speed['candidates'])} settings, none is both faster and more "
+        "accurate than these."
     )
 
 

@@ -67,4 +67,4 @@ print("all good")
         block_modules=(),
     )
     assert "all good" in done.stdout
-    assert "holds something else: files of another app" in done.stderr
+    assert "contains something else: files of another app" in done.stderr

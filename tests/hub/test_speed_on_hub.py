@@ -17,7 +17,7 @@ def test_a_model_from_the_hub_knows_its_speed(hub, run_client, tiny_model, tmp_p
     tiny_model().save_pretrained(checkpoint)
     Reg4PruImageProcessor(size={"height": 64, "width": 64}).save_pretrained(checkpoint)
     speed = {
-        "provenance": {"date": "2026-11-22T10:00:00+00:00"},
+        "provenance": {"date": "2026-11-22T10:00:00+00:00"}, "settings": {"dataset": "user/fives"},
         "machine": describe_machine("cpu", torch.float32),
         "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
         "data": {"images": {"validation": 3}}, "weights": fingerprint_weights(checkpoint),

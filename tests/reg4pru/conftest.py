@@ -55,7 +55,7 @@ def speed() -> dict:
     }  # fmt: skip
     fastest = best | {"keep_rates": [0.5, 0.5, 0.5], "milliseconds": 40.0, "ratio": 2.25, "average_precision": 0.8}
     return {
-        "provenance": {"date": "2026-11-22T10:00:00+00:00"},
+        "provenance": {"date": "2026-11-22T10:00:00+00:00"}, "settings": {"dataset": "../data/clinic"},
         "machine": {"device": "Slow & Steady", "dtype": "float32", "num_threads": 2},
         "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
         "data": {"images": {"validation": 3}},

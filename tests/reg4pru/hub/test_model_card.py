@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 
 from modeling_reg4pru.speed_budget import fingerprint_weights
-from reg4pru.hub.model_card import eval_results_yaml, hub_id, render_card
+from reg4pru.hub.model_card import eval_results_yaml, hub_id, read_checkpoint, render_card
 from reg4pru.hub.publishing import PushArguments, stage_checkpoint
 from reg4pru.push import main
 
@@ -102,7 +102,7 @@ def test_the_newer_results_can_be_read_back(checkpoint, tmp_path):
 def test_what_was_not_measured_is_said(checkpoint, tmp_path):
     (tmp_path / "train_results.json").unlink()
     card = (stage(checkpoint, tmp_path) / "README.md").read_text()
-    assert "This checkpoint was not measured." in card
+    assert "This checkpoint was not evaluated." in card
     assert "The speed of this checkpoint was not measured." in card
     assert "How it was trained was not recorded." in card
     assert "The images that it was trained on were not recorded." in card
@@ -116,7 +116,7 @@ CLINIC = ["patient-7", "patient-9"]
 LIKE_FIVES = ["test/1_A", "test/2_D"]
 FROM_A_COPY = r"FIVES .*licence \[CC BY 4.0\].* read from a local copy"
 FROM_THE_HUB = r"FIVES .*licence \[CC BY 4.0\].* read from \[`user/eyes`\]"
-THE_USERS = ("Images of the user's own. .* licence, was not", "images of the user's own")
+THE_USERS = ("The user's own images. .* licence were not", "the user's own images")
 ON_THE_HUB = (r"Images of \[`user/eyes`\]\(https://huggingface.co/datasets/user/eyes\)", "user/eyes")
 
 
@@ -140,11 +140,11 @@ def test_only_what_is_fives_is_called_so(checkpoint, tmp_path, monkeypatch, sour
     train["train_names"] = [f"{name}#{tile}-0" for name in names for tile in range(3)]
     metrics["settings"] |= {"dataset": source, "dataset_revision": None}
     metrics["images"] = dict.fromkeys(names, "fingerprint")
-    card = render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics)
+    card = render_card(*read_checkpoint(checkpoint), "me/tiny", train_results=train, metrics=metrics)
     text = str(card)
-    assert re.search(rf"## Data\n\n{data}.* Training saw 2 of them", text)
+    assert re.search(rf"## Data\n\n{data}.* 2 of them were trained on", text)
     assert {result.dataset_name for result in card.data.eval_results} == {measured}
-    assert ("jin2022fives" in text) == ("CC BY" in text) == ("FIVES" in text) == cited
+    assert ("jin2022fives" in text) == ("CC BY" in text) == ("FIVES" in text) == ("Data: FIVES" in text) == cited
     assert ModelCard(text).data.to_dict() == card.data.to_dict()
 
 
@@ -152,8 +152,8 @@ def test_what_was_measured_elsewhere_is_not_called_what_was_trained_on(checkpoin
     train, metrics = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train_results", "metrics"))
     metrics["settings"]["dataset"] = "/data/our_clinic"
     metrics["images"] = dict.fromkeys(CLINIC, "fingerprint")
-    text = str(render_card(checkpoint, "me/tiny", train_results=train, metrics=metrics))
-    assert "the test side of images of the user's own, inside" in text
+    text = str(render_card(*read_checkpoint(checkpoint), "me/tiny", train_results=train, metrics=metrics))
+    assert "the test side of the user's own images, inside" in text
     assert "## Data\n\nFIVES (Jin et al." in text
     metrics["settings"]["dataset"] = "synthetic"
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -191,7 +191,7 @@ def test_synthetic_data_and_local_starts_are_no_hub_ids(checkpoint, tmp_path, mo
     (tmp_path / "runs" / "old").mkdir(parents=True)
     results = json.loads((tmp_path / "train_results.json").read_text())
     results["arguments"] |= {"dataset": "synthetic", "backbone_name_or_path": "", "model_name_or_path": "runs/old"}
-    card = str(render_card(checkpoint, "me/tiny", train_results=results))
+    card = str(render_card(*read_checkpoint(checkpoint), "me/tiny", train_results=results))
     assert "no patient's data" in card
     assert "from a local checkpoint" in card
     assert "datasets:" not in card
@@ -209,7 +209,7 @@ def test_bad_input_is_refused(checkpoint, tmp_path, capsys):
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
-    assert "no config.json with safetensors" in refused("--model_name_or_path", tmp_path / "nothing")
+    assert "it has to contain config.json" in refused("--model_name_or_path", tmp_path / "nothing")
     (tmp_path / "broken.json").write_text("{")
     assert "broken.json cannot be read" in refused(
         "--model_name_or_path", checkpoint, "--metrics", tmp_path / "broken.json"

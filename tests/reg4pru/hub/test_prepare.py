@@ -97,9 +97,9 @@ def test_the_card_is_computed(fives, tmp_path):
     assert "  - train/1_A, train/2_A\n" in card
     assert "alpha channel, which was dropped: train/3_D." in card
     assert "between black and white, which the threshold removed: test/2_N." in card
-    assert "that hardly show any: train/122_G." in card
+    assert "that hardly show any vessels: train/122_G." in card
     assert "10.1038/s41597-022-01564-3" in card
-    assert "Train and test are those of the published archive, whole." in card
+    assert "Train and test are those of the published archive, complete." in card
     assert str(tmp_path) not in card
 
 
@@ -109,7 +109,7 @@ def test_what_is_there_is_kept(fives, tmp_path, caplog):
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     prepare_fives.prepare(fives, out, "user/fives")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times, "the same again is used as it is"
-    with pytest.raises(ValueError, match="is not empty, and not what these files give"):
+    with pytest.raises(ValueError, match="is not empty, and was not prepared from these files"):
         prepare_fives.prepare(fives, out, "user/other")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert not list(tmp_path.glob(".out-*")), "nothing is left beside it"

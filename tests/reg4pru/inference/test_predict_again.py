@@ -102,7 +102,9 @@ SHARDS = ["data/train-00000-of-00001.parquet", "data/test.parquet"]
 def test_a_data_set_replaces_that_of_this_command_only(run, refused, folder, out, foreign):
     (out / "dataset" / foreign).parent.mkdir(parents=True)
     (out / "dataset" / foreign).write_text("of somebody")
-    assert f"{out / 'dataset' / foreign} is of no data set of this command" in refused(folder / "p0.png", "--parquet")
+    assert f"{out / 'dataset' / foreign} is not part of a data set of this command" in refused(
+        folder / "p0.png", "--parquet"
+    )
     run(folder / "p0.png")
     assert (out / "dataset" / foreign).read_text() == "of somebody"
 
@@ -111,7 +113,7 @@ def test_what_somebody_added_to_the_data_set_is_kept(run, refused, folder, out):
     run(folder / "p0.png", "--parquet")
     run(folder / "p1.png", "--parquet")
     (out / "dataset" / "data" / "notes.txt").write_text("of somebody")
-    assert "notes.txt is of no data set of this command" in refused(folder / "p1.png", "--parquet")
+    assert "notes.txt is not part of a data set of this command" in refused(folder / "p1.png", "--parquet")
 
 
 def test_a_namesake_takes_no_pictures_of_another_image(run, refused, folder, out):

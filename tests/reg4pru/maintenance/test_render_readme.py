@@ -1,11 +1,13 @@
-"""Tables in README and model card come from files, and those in ours are up to date."""
+"""Pages rendered from results, and that ours are up to date."""
 
+import json
 import sys
 
 import pytest
+from huggingface_hub import ModelCard
 
 from reg4pru.maintenance import render_readme
-from reg4pru.maintenance.render_readme import REPOSITORY, render
+from reg4pru.maintenance.render_readme import REPOSITORY, render, rendered_pages
 
 TEXT = """# Title
 
@@ -69,24 +71,52 @@ def test_one_section_of_a_file(root):
         render(block.format("").replace(", pruned", ""), root)
 
 
-def test_check_tells_and_changes_nothing(root, monkeypatch):
+@pytest.fixture
+def run(root, monkeypatch):
+    """Runs the command on a repository of its own, with a card that needs no rendering."""
+    monkeypatch.setattr(render_readme, "render", lambda text: render(text, root))
+    monkeypatch.setattr(render_readme, "reference_card", lambda results: "# Card\n")
+    monkeypatch.setattr(render_readme, "REPOSITORY", root)
+
+    def start(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["render_readme.py", *arguments])
+        return render_readme.main()
+
+    return start
+
+
+def test_check_names_what_is_out_of_date_and_changes_nothing(root, run, capsys):
     pages = [root / page for page in render_readme.PAGES]
     for page in pages:
         page.write_text(TEXT)
-    monkeypatch.setattr(render_readme, "render", lambda text: render(text, root))
-    monkeypatch.setattr(render_readme, "REPOSITORY", root)
-    monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
-    assert render_readme.main() == 1
+    assert run("--check") == 1
+    said = capsys.readouterr().err
+    assert all(f"{page} is out of date" in said for page in (*render_readme.PAGES, "model_card.md"))
     assert [page.read_text() for page in pages] == [TEXT] * len(pages)
-    monkeypatch.setattr(sys, "argv", ["render_readme.py"])
-    assert render_readme.main() == 0
+    assert not (root / "model_card.md").exists()
+    assert run() == 0
     assert [page.read_text() for page in pages] == [RENDERED] * len(pages)
-    monkeypatch.setattr(sys, "argv", ["render_readme.py", "--check"])
-    assert render_readme.main() == 0
+    assert (root / "model_card.md").read_text() == "# Card\n"
+    assert run("--check") == 0
+    (root / "model_card.md").write_text("# Card, by hand\n")
+    assert run("--check") == 1
+    assert "model_card.md" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", render_readme.PAGES)
-def test_ours_are_up_to_date(page):
-    text = (REPOSITORY / page).read_text()
-    assert "<!-- table: " in text
-    assert render(text) == text
+def test_ours_are_up_to_date():
+    pages = rendered_pages()
+    assert [path.name for path, text in pages.items() if path.read_text() != text] == []
+    assert all("<!-- table: " in pages[REPOSITORY / page] for page in render_readme.PAGES)
+
+
+def test_the_card_of_the_reference_model_says_what_the_records_do():
+    card = (REPOSITORY / "model_card.md").read_text()
+    folder = REPOSITORY / "results" / "pretrained" / "runs" / "distill_drift" / "seed-0"
+    pooled = json.loads((folder / "evaluation.json").read_text())["as trained"]
+    for rate, metrics in pooled.items():
+        assert f"| {rate} | {metrics['average_precision']:.3f} | {metrics['dice']:.3f} |" in card
+    metadata = ModelCard(card).data
+    assert (metadata.base_model, metadata.license) == ("facebook/dinov2-small", "apache-2.0")
+    assert "CC BY 4.0" in card
+    assert "not a medical device" in card
+    assert "../" not in card
