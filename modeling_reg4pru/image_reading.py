@@ -55,10 +55,8 @@ def _decode(file: str | BytesIO, name: str) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise ValueError(
-                    f"{image.width}x{image.height} pixels are more than {limit}; if you trust the file, raise "
-                    "PIL.Image.MAX_IMAGE_PIXELS"
-                )
+                advice = "raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {limit}; {advice}")
             image.load()
             return image
     # Damaged files make Pillow's decoders stumble in any way: struct.error, KeyError, EOFError, ...
