@@ -2,7 +2,8 @@
 # make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
 # make audit  known vulnerabilities of the installed packages
-# make test   the tests (make test-slow: those that take minutes);  make lint  ruff, and whether pages rendered from results are up to date;  make conformance  transformers' own model tests
+# make test   the tests (make test-slow: those that take minutes);  make conformance  transformers' own model tests
+# make lint   ruff, and whether the pages that are rendered from results are up to date
 
 VENV ?= .venv
 PYTHON ?= python3
