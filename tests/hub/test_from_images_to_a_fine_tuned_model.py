@@ -198,7 +198,7 @@ def test_from_images_to_a_strangers_fine_tuned_model(hub, run_client, tmp_path):
     pushed = hub.repo("tester/finetuned").files()
     assert hub.repo("tester/finetuned").private
     assert json.loads(pushed["config.json"])["keep_rates"] == [0.7, 0.7]
-    assert "2 steps from `tester/vessels`" in pushed["README.md"].decode()
+    assert "2 steps from [`tester/vessels`]" in pushed["README.md"].decode()
     assert "training_args.bin" not in pushed
 
     token = hub.token.encode()

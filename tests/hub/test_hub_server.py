@@ -84,7 +84,7 @@ def test_headers_of_a_file_and_of_errors(hub, ask, net):
     for token, status in ((hub.token, 404), (None, 401)):
         nowhere = ask("GET", "/api/models/tester/other", token=token)
         assert (nowhere.status, nowhere.headers["X-Error-Code"]) == (status, "RepoNotFound")
-    assert ask("GET", "/api/whoami-v2", token="hf_unknown").status == 401
+    assert ask("GET", "/api/models/tester/net", token="hf_unknown").status == 401
     assert ask("GET", "/api/nonsense").status == 404
 
 
@@ -165,3 +165,12 @@ def test_many_small_requests_do_not_wait_for_each_other(hub, ask, net):
         assert connection.getresponse().read() == b"0123456789"
     connection.close()
     assert time.monotonic() - start < 1.5, "40 ms each would mean that headers and body wait for an acknowledgement"
+
+
+def test_our_packages_are_hidden_from_clients_only_on_request(run_client):
+    hidden = run_client("import modeling_reg4pru", check=False)
+    assert "ModuleNotFoundError: No module named 'modeling_reg4pru'" in hidden.stderr
+    child = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import datasets_fives']))"
+    assert run_client(child, check=False).returncode == 1
+    seen = run_client("import importlib.util as u; print(u.find_spec('modeling_reg4pru') is None)", block_modules=())
+    assert seen.stdout == "False\n"

@@ -86,13 +86,22 @@ with pytest.raises(TransferError, match="arrived damaged twice"):
 assert fetch_checkpoint("tester/vessels", first).endswith(first)
 with pytest.raises(ValueError, match="no accessible model"):
     fetch_checkpoint("tester/nothing")
+
+# A download that fails says so, and is finished by a repeat.
+make(seed=2)
+push()
+fail("GET", "/resolve/.*safetensors", status=500)
+with pytest.raises(TransferError, match=r"The download of tester/vessels failed: .*\nRun the same command again"):
+    fetch_checkpoint("tester/vessels")
+folder = fetch_checkpoint("tester/vessels")
+assert Path(folder, "model.safetensors").read_bytes() == Path("checkpoint/model.safetensors").read_bytes()
 """,
         block_modules=(),
         timeout=600,
     )
     repo = hub.repo("tester/vessels")
     assert [commit.title for commit in repo.history()] == [
-        "Upload checkpoint",
+        *["Upload checkpoint"] * 2,
         *["Upload train_results.json with huggingface_hub", "Upload speed.json with huggingface_hub"],
         *["Upload checkpoint", "initial commit"],
     ]

@@ -7,12 +7,10 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote, urlencode
+from urllib.parse import quote, unquote
 
-from . import discussion_routes
 from .store import HubError, Repo, StoredFile
 
 if TYPE_CHECKING:
@@ -90,24 +88,7 @@ def repo_url(hub: "HubState", repo: Repo) -> str:
     return f"{hub.endpoint}/{_PREFIXES[repo.type]}{repo.id}"
 
 
-def page(hub: "HubState", request: Request, items: list) -> Response:
-    """One page of a list, with the address of the next one in a Link header."""
-    start = int(request.query.get("cursor", ["0"])[0])
-    end, headers = start + hub.page_size, {}
-    if end < len(items):
-        query = urlencode({**request.query, "cursor": end}, doseq=True)
-        headers["Link"] = f'<{hub.endpoint}{request.path}?{query}>; rel="next"'
-    return Response.json(items[start:end], headers=headers)
-
-
-# ---- account, repositories
-
-
-@route("GET", "/api/whoami-v2")
-def whoami(hub: "HubState", request: Request) -> Response:
-    user = request.require_user()
-    auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
-    return Response.json({"type": "user", "id": user, "name": user, "fullname": user, "orgs": [], "auth": auth})
+# ---- repositories
 
 
 @route("POST", "/api/validate-yaml")
@@ -141,24 +122,6 @@ def create_repo(hub: "HubState", request: Request) -> Response:
     return Response.json(content)
 
 
-@route("DELETE", "/api/repos/delete")
-def delete_repo(hub: "HubState", request: Request) -> Response:
-    body = request.json()
-    repo_id = f"{body.get('organization') or request.user}/{body['name']}"
-    repo = find_repo(hub, request, body.get("type") or "model", repo_id, write=True)
-    del hub.repos[repo.type, repo.id]
-    return Response.json({})
-
-
-@route("PUT", f"{_REPO}/settings")
-def settings(hub: "HubState", request: Request, kind: str, repo_id: str) -> Response:
-    repo, body = find_repo(hub, request, kind, repo_id, write=True), request.json()
-    if set(body) - {"visibility"} or body["visibility"] not in ("public", "private"):
-        raise HubError(400, f"The test Hub changes only the visibility, public or private; got {body}")
-    repo.private = body["visibility"] == "private"
-    return Response.json({"private": repo.private})
-
-
 @route("GET", f"{_REPO}(?:/revision/([^/]+))?")
 def repo_info(hub: "HubState", request: Request, kind: str, repo_id: str, revision: str | None) -> Response:
     repo = find_repo(hub, request, kind, repo_id)
@@ -189,30 +152,10 @@ def repo_info(hub: "HubState", request: Request, kind: str, repo_id: str, revisi
 @route("GET", f"{_REPO}/tree/([^/]+)(?:/(.+))?")
 def tree(hub: "HubState", request: Request, kind: str, repo_id: str, revision: str, path: str | None) -> Response:
     repo = find_repo(hub, request, kind, repo_id)
-    entries = repo.entries(repo.find_commit(revision), (path or "").strip("/"), request.flag("recursive"))
-    return page(hub, request, _expanded(repo, revision, entries) if request.flag("expand") else entries)
+    return Response.json(repo.entries(repo.find_commit(revision), (path or "").strip("/"), request.flag("recursive")))
 
 
-@route("POST", f"{_REPO}/paths-info/([^/]+)")
-def paths_info(hub: "HubState", request: Request, kind: str, repo_id: str, revision: str) -> Response:
-    repo = find_repo(hub, request, kind, repo_id)
-    commit = repo.find_commit(revision)
-    if "json" in request.headers.get("Content-Type", ""):
-        paths, expand = request.json()["paths"], bool(request.json().get("expand"))
-    else:
-        form = parse_qs(request.body.decode())
-        paths, expand = form.get("paths", []), form.get("expand", [""])[0].lower() == "true"
-    entries = [entry for path in paths if (entry := repo.entry(commit, path.strip("/")))]
-    return Response.json(_expanded(repo, revision, entries) if expand else entries)
-
-
-def _expanded(repo: Repo, revision: str, entries: list[dict]) -> list[dict]:
-    changes = [repo.last_change(revision, entry["path"]) for entry in entries]
-    last = [{"id": change.id, "title": change.title, "date": change.date} for change in changes]
-    return [{**entry, "lastCommit": commit} for entry, commit in zip(entries, last, strict=True)]
-
-
-@route("GET HEAD", r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/(refs/(?:pr|convert|heads|tags)/[^/]+|[^/]+)/(.+)")
+@route("GET HEAD", r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 def resolve(hub: "HubState", request: Request, kind: str | None, repo_id: str, revision: str, path: str) -> Response:
     commit = find_repo(hub, request, kind, repo_id).find_commit(revision)
     stored = commit.files.get(path)
@@ -234,25 +177,12 @@ def resolve(hub: "HubState", request: Request, kind: str | None, repo_id: str, r
     return Response(stored.data[first : last + 1], 206, {**headers, "Content-Range": f"bytes {first}-{last}/{size}"})
 
 
-@route("GET", f"{_REPO}/refs")
-def refs(hub: "HubState", request: Request, kind: str, repo_id: str) -> Response:
-    repo = find_repo(hub, request, kind, repo_id)
-
-    def listed(names: dict, folder: str) -> list[dict]:
-        return [{"name": str(n), "ref": f"refs/{folder}/{n}", "targetCommit": commit} for n, commit in names.items()]
-
-    content = {"branches": listed(repo.branches, "heads"), "tags": listed(repo.tags, "tags"), "converts": []}
-    if request.flag("include_prs"):
-        content["pullRequests"] = listed(repo.pull_heads, "pr")
-    return Response.json(content)
-
-
 @route("GET", f"{_REPO}/commits/([^/]+)")
 def commits(hub: "HubState", request: Request, kind: str, repo_id: str, revision: str) -> Response:
     history = find_repo(hub, request, kind, repo_id).history(revision)
     keys = ("id", "title", "message", "date")
     listed = [{**{key: vars(c)[key] for key in keys}, "authors": [{"user": c.author}]} for c in history]
-    return page(hub, request, listed)
+    return Response.json(listed)
 
 
 # ---- writing
@@ -263,14 +193,11 @@ def preupload(hub: "HubState", request: Request, kind: str, repo_id: str, revisi
     repo, body = find_repo(hub, request, kind, repo_id), request.json()
     request.require_user()
     commit = repo.find_commit(revision)
-    ignore = body.get("gitIgnore", commit.files.get(".gitignore", StoredFile(b"")).data.decode())
-    patterns = [line.rstrip("/") for line in ignore.splitlines() if line and not line.startswith("#")]
     files = []
     for item in body["files"]:
         path = item["path"]
         mode = repo.upload_mode(commit, path, item["size"], base64.b64decode(item.get("sample", "")))
-        ignored = any(fnmatch(part, pattern) for part in (path, *path.split("/")) for pattern in patterns)
-        files.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored})
+        files.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
         if path in commit.files:
             files[-1]["oid"] = commit.files[path].etag
     return Response.json({"files": files})
@@ -317,11 +244,7 @@ def lfs_verify(hub: "HubState", request: Request, kind: str | None, repo_id: str
 
 @route("POST", f"{_REPO}/commit/([^/]+)")
 def commit(hub: "HubState", request: Request, kind: str, repo_id: str, revision: str) -> Response:
-    repo = find_repo(hub, request, kind, repo_id)
-    user, create_pr = request.require_user(), request.flag("create_pr")
-    pull = re.fullmatch(r"refs/pr/(\d+)", revision)
-    if not create_pr and user != repo.owner and not (pull and repo.find_pull(int(pull[1])).author == user):
-        raise HubError(403, f"You have no right to write to {repo_id}")
+    repo = find_repo(hub, request, kind, repo_id, write=True)
     files, deleted, header = {}, [], {}
     for line in request.body.splitlines():
         key, value = (item := json.loads(line))["key"], item["value"]
@@ -343,44 +266,14 @@ def commit(hub: "HubState", request: Request, kind: str, repo_id: str, revision:
             raise HubError(400, f"Unknown operation {key!r} in a commit")
     if not header.get("summary"):
         raise HubError(400, "A commit needs a header line with a summary")
-    made, opened = repo.commit(
+    made = repo.commit(
         revision,
         files,
         deleted,
         title=header["summary"],
         message=header.get("description", ""),
-        author=user,
+        author=request.require_user(),
         parent_commit=header.get("parentCommit"),
-        create_pr=create_pr,
     )
     content = {"success": True, "commitOid": made.id, "commitUrl": f"{repo_url(hub, repo)}/commit/{made.id}"}
-    if opened:
-        content["pullRequestUrl"] = f"{repo_url(hub, repo)}/discussions/{opened.num}"
     return Response.json(content)
-
-
-@route("POST DELETE", f"{_REPO}/(branch|tag)/([^/]+)")
-def references(hub: "HubState", request: Request, kind: str, repo_id: str, what: str, name: str) -> Response:
-    repo = find_repo(hub, request, kind, repo_id, write=True)
-    if request.method == "DELETE":
-        repo.delete_ref(what, name)
-    elif what == "branch":
-        repo.create_branch(name, request.json().get("startingPoint", "main"))
-    else:
-        repo.create_tag(request.json()["tag"], name)
-    return Response.json({})
-
-
-@route("GET POST", rf"{_REPO}/discussions(?:/(\d+))?(?:/(\w+))?")
-def discussions(
-    hub: "HubState", request: Request, kind: str, repo_id: str, num: str | None, action: str | None
-) -> Response:
-    repo = find_repo(hub, request, kind, repo_id)
-    if request.method == "GET":
-        return Response.json(
-            discussion_routes.details(repo, int(num)) if num else discussion_routes.list_discussions(repo)
-        )
-    user, body = request.require_user(), request.json() or {}
-    if num is None:
-        return Response.json(discussion_routes.open_discussion(repo, user, body))
-    return Response.json(discussion_routes.change(repo, user, int(num), action or "", body))

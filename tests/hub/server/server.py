@@ -50,7 +50,6 @@ class HubState:
     tokens: dict[str, str] = field(default_factory=dict)
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     grants: dict[str, tuple[Repo, str, int]] = field(default_factory=dict)
-    page_size: int = 1000
 
 
 class HubServer:
@@ -58,12 +57,11 @@ class HubServer:
 
     Args:
         user (`str`, *optional*, defaults to `"tester"`): the first user's name, which is also a namespace.
-        page_size (`int`, *optional*, defaults to 1000): entries on a page of the tree and commits routes.
     """
 
-    def __init__(self, user: str = "tester", page_size: int = 1000):
+    def __init__(self, user: str = "tester"):
         self.user = user
-        self.state = HubState(page_size=page_size)
+        self.state = HubState()
         self.token = self.add_user(user)
         self.log: list[LoggedRequest] = []
         self._faults: list[Fault] = []
@@ -87,15 +85,12 @@ class HubServer:
         return token
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
-        """A repository's content, whoever may see it: `.files(revision)`, `.history()`, `.branches`, `.tags`, ...
+        """A repository's content, whoever may see it: `.files(revision)`, `.history()`, ...
 
         Raises:
             KeyError: there is no such repository.
         """
         return self.state.repos[repo_type, repo_id]
-
-    def has_repo(self, repo_id: str, repo_type: str = "model") -> bool:
-        return (repo_type, repo_id) in self.state.repos
 
     def fail(
         self,
@@ -126,11 +121,6 @@ class HubServer:
         if status not in FAULTS and not (isinstance(status, int) and 400 <= status < 600):
             raise ValueError(f"status is {status!r}; allowed are 400 to 599 and {', '.join(FAULTS)}")
         self._faults.append(Fault(method, re.compile(path_pattern), status, retry_after, times, after))
-
-    def clear_faults(self) -> None:
-        """Everything works again."""
-        with self._lock:
-            self._faults.clear()
 
     def requests(self, method: str, path_pattern: str = "") -> list[LoggedRequest]:
         """The logged requests of a method whose path matches, oldest first."""
