@@ -70,6 +70,11 @@ class Listing(NamedTuple):
     conditions: list[str] | None = None
 
 
+def list_some(names: Sequence[str]) -> str:
+    """The first ten of some names, and how many more there are."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
 def problems_error(where: Path | str, problems: list[str]) -> ValueError:
     """One error for all problems, the first ten by name."""
     more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""

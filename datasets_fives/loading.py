@@ -22,7 +22,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, problems_error
+from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, list_some, problems_error
 from .images import (
     SUFFIXES,
     as_rgb,
@@ -32,7 +32,15 @@ from .images import (
     open_image,
     resize_image,
 )
-from .masks import binary_mask, check_foreground, check_vessel_labels, fingerprint_mask, resize_mask
+from .masks import (
+    binary_mask,
+    check_foreground,
+    check_share,
+    check_vessel_labels,
+    fingerprint_mask,
+    interpret_mask,
+    resize_mask,
+)
 from .sources.fives_archive import FILE_NAME, IMAGES, MASKS, list_archive
 from .sources.image_folders import list_folders
 from .sources.saved_datasets import SavedRecords, list_saved
@@ -50,7 +58,7 @@ from .splits import (
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when other rows come out of the same input.
-_VERSION = 1
+_VERSION = 2
 
 
 def load_vessels(
@@ -157,6 +165,8 @@ def load_vessels(
     hashes = [rows[column][:] for column in FINGERPRINTS]
     if not any(hashes[1]):
         check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
+    if empty := [record.name for record, mask_hash in zip(records, hashes[1], strict=True) if not mask_hash]:
+        logger.warning("%d of %d masks show no vessel: %s", len(empty), len(records), list_some(empty))
     splits = split_records(records, group_duplicates(*hashes), conditions, request)
     if not fingerprints:
         rows = rows.remove_columns(list(FINGERPRINTS))
@@ -241,14 +251,18 @@ def checked_row(
         vessel_labels (`Sequence[int]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
 
     Returns:
-        `dict`: The row, with its fingerprints; images as `datasets` stores them.
+        `dict`: The row, with its fingerprints and `meaning_of_255`, see [`~datasets_fives.masks.interpret_mask`];
+        images as `datasets` stores them.
 
     Raises:
         ValueError: If image or masks cannot be read, are not what they should be, or their sizes differ.
     """
     decoded = _open("image", record.image)
     image = as_rgb(decoded)
-    masks = {"mask": binary_mask(_open("mask", record.mask), vessel_labels)}
+    mask, meaning_of_255 = interpret_mask(_open("mask", record.mask), vessel_labels)
+    if vessel_labels is None:
+        check_share(mask)
+    masks = {"mask": mask}
     if record.field_of_view is not None:
         opened = _open("field of view", record.field_of_view)
         try:
@@ -282,6 +296,7 @@ def checked_row(
         "condition": record.condition,
         **dict(zip(QUALITY, record.quality or (), strict=False)),
         **dict(zip(FINGERPRINTS, hashes, strict=True)),
+        "meaning_of_255": meaning_of_255,
     }
 
 
@@ -305,17 +320,32 @@ def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options)
         version (`int`, *optional*): Not used; part of the cache key, so that caches of an older version are stale.
         options: Those of [`checked_row`].
     """
-    problems = []
+    problems: list[str] = []
+    names: dict[str, list[str]] = {"vessel": [], "ignored": [], "": []}
     for record in contents:
         try:
             row = checked_row(record, **options)
         except ValueError as error:
-            problems.append(f"{record.name}: {error}")
+            problems.append(f"{_name_files(record)}: {error}")
             continue
+        names[row.pop("meaning_of_255")].append(record.name)
         if not problems:  # else nothing will be kept: only look for further problems
             yield row
+    if names["vessel"] and names["ignored"]:
+        white, ignored = (", ".join(names[meaning][:5]) for meaning in ("vessel", "ignored"))
+        problems.append(
+            f"255 seems to mean vessel in {len(names['vessel'])} masks ({white}) and ignored beside labels of 1 in "
+            f"{len(names['ignored'])} ({ignored}): name the vessels, vessel_labels=[1] or vessel_labels=[255]"
+        )
     if problems:
         raise problems_error("the data set", problems)
+
+
+def _name_files(record: Record) -> str:
+    """The name of a record, and of its mask if that is called otherwise."""
+    if isinstance(record.mask, str) and Path(record.mask).stem != Path(record.name).stem:
+        return f"{record.name} (mask {Path(record.mask).name})"
+    return record.name
 
 
 def _generate(contents: Sequence[Record], features: Features, options: dict, cache: Path) -> Dataset:

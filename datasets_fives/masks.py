@@ -15,6 +15,12 @@ IGNORED = 255
 # 3 x 3: edges have none there, areas of a class of their own have many.
 _GREY = range(33, 223)
 _FEW = 0.05
+# Dark grey that is no edge of anything white is lost. Thin vessels that were shrunk leave little of it, in many
+# values; a class of its own, such as arteries of 100 beside veins of 255, leaves all of it, in very few values.
+_LOST, _LOST_OF_FEW_VALUES = 0.5, 0.1
+_FEW_VALUES = 4
+# More of an image is never vessel: it was drawn black on white, or labels the background 1.
+_MOST = 0.6
 _EXPECTED = (
     "expected black and white, or 0 and 1, with 255 for pixels to be ignored; in a label map, such as one of arteries "
     "and veins, name the vessels: vessel_labels=[1, 2]"
@@ -33,9 +39,13 @@ def read_mask(source: str | Path | bytes, vessel_labels: Sequence[int] | None = 
         `np.ndarray` of shape `(height, width)`: See [`binary_mask`].
 
     Raises:
-        ValueError: As [`~datasets_fives.images.open_image`] and [`binary_mask`].
+        ValueError: As [`~datasets_fives.images.open_image`], [`binary_mask`] and, without `vessel_labels`,
+            [`check_share`].
     """
-    return binary_mask(open_image(source), vessel_labels)
+    mask = binary_mask(open_image(source), vessel_labels)
+    if vessel_labels is None:
+        check_share(mask)
+    return mask
 
 
 def binary_mask(mask: Image.Image, vessel_labels: Sequence[int] | None = None) -> np.ndarray:
@@ -48,11 +58,12 @@ def binary_mask(mask: Image.Image, vessel_labels: Sequence[int] | None = None) -
     | {0, 1, 255}, with some 1 | a label map: 255 stays, these pixels are ignored |
     | {0, 255}, antialiased or compressed, too; grey, RGB, RGBA, palette of greys, 1-bit, 16-bit | 1 where above 127 |
     | palette of colours | its indices, as above |
+    | one colour with a transparent background | its opacity, as above |
     | with `vessel_labels` | 1 where the value is one of them, 255 stays unless it is one, 0 elsewhere |
     | anything else | refused |
 
     Args:
-        mask (`PIL.Image.Image`): The mask. An alpha channel is dropped.
+        mask (`PIL.Image.Image`): The mask. What is transparent must be black, unless all is of one colour.
         vessel_labels (`Sequence[int]`, *optional*): The values of a label map that are vessels.
 
     Returns:
@@ -61,16 +72,36 @@ def binary_mask(mask: Image.Image, vessel_labels: Sequence[int] | None = None) -
     Raises:
         ValueError: If the image is not a mask; with the values found in it.
     """
+    return interpret_mask(mask, vessel_labels)[0]
+
+
+def interpret_mask(mask: Image.Image, vessel_labels: Sequence[int] | None = None) -> tuple[np.ndarray, str]:
+    """
+    [`binary_mask`], and what 255 means in it: the masks of a data set must not disagree about that.
+
+    Returns:
+        `tuple[np.ndarray, str]`: The mask, and `"vessel"`, `"ignored"`, or `""` if there is no 255 or the labels were
+        named.
+    """
     pixels = _one_channel(mask)
     if vessel_labels is not None:
         labels = np.zeros(256, np.uint8)
         labels[IGNORED] = IGNORED
         labels[list(vessel_labels)] = 1
-        return labels[pixels]
+        return labels[pixels], ""
     values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist()
     others = [value for value in values if value != IGNORED]
-    if not others or others[-1] <= 1:
-        return pixels if 1 in values or IGNORED not in values else (pixels > 127).astype(np.uint8)
+    if IGNORED not in values and others[-1] <= 1:
+        return pixels, ""
+    if others and others[-1] == 1:
+        return pixels, "ignored"
+    if others and others[-1] > 1:
+        _check_edges(pixels, values, others)
+    return (pixels > 127).astype(np.uint8), "vessel"
+
+
+def _check_edges(pixels: np.ndarray, values: list[int], others: list[int]) -> None:
+    """Refuse values between black and white unless they are the soft edges of what is white."""
     listed = ", ".join(map(str, values[:8])) + (f", ... {values[-1]}" if len(values) > 8 else "")
     if values[-1] < _GREY.stop or others[-1] < _GREY.start:
         raise _not_binary(f"its values are {listed}")
@@ -78,26 +109,36 @@ def binary_mask(mask: Image.Image, vessel_labels: Sequence[int] | None = None) -
     share = float(np.mean(grey))
     if share > _FEW:
         raise _not_binary(f"{share:.0%} of its pixels are neither near 0 nor near 255, its values are {listed}")
-    if share:
-        even = ndimage.maximum_filter(pixels, 3) == ndimage.minimum_filter(pixels, 3)
-        if np.mean(even[grey]) > _FEW:
-            raise _not_binary(f"areas of grey among its values {listed}")
-    return (pixels > 127).astype(np.uint8)
+    brightest = ndimage.maximum_filter(pixels, 3)
+    if share and np.mean((brightest == ndimage.minimum_filter(pixels, 3))[grey]) > _FEW:
+        raise _not_binary(f"areas of grey among its values {listed}")
+    # Compression spreads what is nearly black over many values; where there are few, none is noise.
+    darkest = 0 if len(values) <= 8 else _GREY.start - 1
+    lost = np.bincount(pixels[(pixels > darkest) & (brightest <= 127)], minlength=256)
+    few_values = np.sort(lost)[-_FEW_VALUES:].sum() > 0.8 * lost.sum()
+    if lost.sum() > (_LOST_OF_FEW_VALUES if few_values else _LOST) * np.count_nonzero(pixels > 127):
+        raise _not_binary(f"lines of grey among its values {listed}")
 
 
 def _one_channel(mask: Image.Image) -> np.ndarray:
-    """Brightness, or the indices of a palette of colours, as `uint8`."""
-    indices = None
-    if mask.mode in ("P", "PA"):
-        indices, mask = np.asarray(mask.getchannel(0)), mask.convert("RGB")
-    elif len(mask.getbands()) > 2 and mask.getbands()[:3] != ("R", "G", "B"):  # CMYK, YCbCr, LAB, HSV
+    """Brightness, opacity if all is of one colour, or the indices of a palette of colours; as `uint8`."""
+    indices = np.asarray(mask.getchannel(0)) if mask.mode in ("P", "PA") else None
+    if mask.has_transparency_data and mask.mode in ("1", "L", "P", "PA", "RGB"):
+        mask = mask.convert("RGBA")
+    # A palette of colours; CMYK, YCbCr, LAB, HSV.
+    elif indices is not None or (len(mask.getbands()) > 2 and mask.getbands()[:3] != ("R", "G", "B")):
         mask = mask.convert("RGB")
     pixels = np.asarray(mask)
     if pixels.ndim == 3:
         colours = pixels[..., :1] if pixels.shape[-1] == 2 else pixels[..., :3]
+        opacity = pixels[..., -1] if pixels.shape[-1] in (2, 4) else None
         spread = np.abs(colours.astype(np.int16) - colours[..., :1]).max(initial=0)
-        if spread <= 2:  # JPEG rounds
+        if opacity is not None and opacity.min() < 255 and np.all(colours == colours[0, 0]):
+            pixels = np.where((opacity == 1) & (opacity.max() > 1), 0, opacity)  # 1 of 255 is no label here
+        elif spread <= 2:  # JPEG rounds
             pixels = colours[..., 0]
+            if opacity is not None and opacity.min() < opacity.max() and np.any((pixels > 0) & (opacity < 255)):
+                raise _not_binary("what is transparent in it is not black: save it without an alpha channel")
         elif indices is not None:
             pixels = indices
         else:
@@ -131,6 +172,25 @@ def check_vessel_labels(vessel_labels: Sequence[int] | None) -> None:
         or not all(isinstance(label, int) and 1 <= label <= 255 for label in vessel_labels)
     ):
         raise ValueError(f"vessel_labels must be distinct whole numbers from 1 to 255, got {vessel_labels!r}.")
+
+
+def check_share(mask: np.ndarray) -> None:
+    """
+    Refuse a mask of which far more is vessel than not.
+
+    Args:
+        mask (`np.ndarray` of shape `(height, width)`): As [`binary_mask`] returns it.
+
+    Raises:
+        ValueError: If more than 60 % of the pixels that count are 1; with their share.
+    """
+    vessels, counted = counted_pixels(mask)
+    share = np.count_nonzero(vessels) / max(1, np.count_nonzero(counted))
+    if share > _MOST:
+        raise ValueError(
+            f"mask is {share:.0%} vessel: it seems to be inverted. If it is not, name the value of the vessels: "
+            "vessel_labels=[255] where they are white, or vessel_labels=[1]"
+        )
 
 
 def check_foreground(masks: Iterable[np.ndarray], where: str) -> None:

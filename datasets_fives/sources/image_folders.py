@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..features import Listing, Record, problems_error
+from ..features import Listing, Record, list_some, problems_error
 from ..images import SUFFIXES, stamp_files
 from ..splits import SPLITS, check_names, read_conditions, read_mapping
 from . import KNOWN
@@ -181,8 +181,7 @@ def _match(
     unmatched = [f"{stem} (image)" for stem in images if stem not in mask_of]
     unmatched += [f"{stem} (mask)" for stem in sorted(set(masks) - set(mask_of.values()))]
     if unmatched:
-        more = f" and {len(unmatched) - 10} more" if len(unmatched) > 10 else ""
-        logger.warning("Left out for lack of a counterpart in %s: %s%s.", where, ", ".join(unmatched[:10]), more)
+        logger.warning("Left out for lack of a counterpart in %s: %s.", where, list_some(unmatched))
     pairs = [(stem, [images[stem], masks[mask_of[stem]]]) for stem in images if stem in mask_of]
     if fields is None:
         return pairs
