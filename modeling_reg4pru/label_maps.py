@@ -97,34 +97,28 @@ def _brightness_or_class(image: Image.Image | np.ndarray | torch.Tensor, by_opac
         indices = np.asarray(image) if image.mode == "P" else None
         if image.has_transparency_data and image.mode in ("1", "L", "P", "PA", "RGB"):
             image = image.convert("RGBA")
-        elif image.mode in (
-            "P",
-            "CMYK",
-            "YCbCr",
-            "LAB",
-            "HSV",
-        ):  # where white is not the highest value of each channel
+        # Where white is not the highest value of each channel.
+        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
             image = image.convert("RGB")
         elif image.mode == "1":
             image = image.convert("L")
         values = np.asarray(image)
-        if indices is not None and not _channels_agree(values[..., :3]) and not _is_plain(values[..., :3]):
+        if indices is not None and not _is_layer(values) and not _channels_agree(values[..., :3]):
             values = indices
     else:
         values = to_channels_last(image)
     if values.ndim == 3:
         channels = values.shape[-1]
         colours = values[..., : 1 if channels < 3 else 3]
-        opacity = values[..., -1] if channels in (2, 4) else None
-        varies = opacity is not None and opacity.min() < opacity.max()
-        if opacity is not None and by_opacity and _is_plain(colours) and opacity.min() < 255:
+        opacity = values[..., -1] if channels in (2, 4) else np.array(255)
+        if _is_layer(values) and by_opacity:
             colours = np.where((opacity == 1) & (opacity.max() > 1), 0, opacity)[..., None]  # 1 of 255 is no class
         elif channels > 4 or not _channels_agree(colours):
             raise ValueError(
                 f"A mask has {channels} channels that disagree: it must be grey, or an image of a palette or an array "
                 "whose values are the classes."
             )
-        elif varies and (_is_plain(colours) or np.any((colours[..., 0] > 0) & (opacity < 255))):
+        elif opacity.min() < opacity.max() and (_is_layer(values) or np.any((colours[..., 0] > 0) & (opacity < 255))):
             raise ValueError("A mask has transparent parts that are not black: save it without an alpha channel.")
         values = colours[..., 0]
     whole = values.astype(np.int32)
@@ -140,8 +134,10 @@ def _channels_agree(colours: np.ndarray) -> bool:
     return bool(np.abs(colours.astype(np.int32) - first).max() <= 2)  # JPEG rounds
 
 
-def _is_plain(colours: np.ndarray) -> bool:
-    return bool(np.all(colours == colours[0, 0]))
+def _is_layer(values: np.ndarray) -> bool:
+    """Whether all is of one colour, and what was drawn is told by its opacity."""
+    with_opacity = values.ndim == 3 and values.shape[-1] in (2, 4) and values[..., -1].min() < 255
+    return bool(with_opacity and np.all(values[..., :-1] == values[0, 0, :-1]))
 
 
 def _binary(values: np.ndarray) -> np.ndarray:
