@@ -91,7 +91,7 @@ with pytest.raises(ValueError, match="no accessible model"):
 make(seed=2)
 push()
 fail("GET", "/resolve/.*safetensors", status=500)
-with pytest.raises(TransferError, match=r"The download of tester/vessels failed: .*\nRun the same command again"):
+with pytest.raises(TransferError, match="The download of tester/vessels failed"):
     fetch_checkpoint("tester/vessels")
 folder = fetch_checkpoint("tester/vessels")
 assert Path(folder, "model.safetensors").read_bytes() == Path("checkpoint/model.safetensors").read_bytes()
