@@ -214,9 +214,10 @@ def test_outputs_can_be_gathered_from_several_devices(tiny_model, pixel_values, 
             return all(map(only_tensors, value))
         return isinstance(value, torch.Tensor)
 
-    model = tiny_model().train()
+    model = tiny_model(**VARIANTS["corrected"]).train()
     asked = {"output_keep_masks": True, "output_token_ids": True, "patch_offsets": torch.zeros(3, 8)}
     outputs = model(pixel_values, labels=labels, **asked)
     assert only_tensors(outputs)
+    assert outputs.reactivated is not None
     assert outputs.token_ids[0].shape == (3, 64)  # written out, although it is all of them
     assert outputs.token_counts.shape == (model.config.num_hidden_layers,)

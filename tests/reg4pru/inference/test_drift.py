@@ -75,5 +75,5 @@ def test_drift_by_hand():
 
 def test_a_pruned_reference_is_refused(tiny_model, pixel_values):
     trace = trace_grid(tiny_model(), pixel_values, 0.5)
-    with pytest.raises(ValueError, match="pruned, too"):
+    with pytest.raises(ValueError, match="pruned as well"):
         measure_drift(trace, trace)
