@@ -1,0 +1,106 @@
+"""Records under `results/`, of earlier versions too, are still read, and the tables beside them follow from them."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from datasets_fives.metrics import METRICS
+from reg4pru.benchmarking.report import attention_table, engine_table, inference_table, training_table
+from reg4pru.benchmarking.tuning import speed_markdown
+from reg4pru.common.recipes import PACKAGE
+from reg4pru.maintenance.render_readme import REPOSITORY
+from reg4pru.study import evaluation, tables
+from reg4pru.study.definition import AS_TRAINED, Study, read_study
+from reg4pru.study.evaluation import read_images
+from reg4pru.study.paired import collect_images, paired_markdown, write_images
+from reg4pru.study.run_folder import RunFolder
+from reg4pru.study.tables import collect, markdown, write_csv
+
+RESULTS = REPOSITORY / "results"
+SHOWN = ["dense", "soft", "reg4pru", "hard", "learned_query", "distill_mlp", "distill_drift"]
+RUNS = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.glob("*/runs/*/*/recipe.yaml"))
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Reads a study as it was when its runs were recorded: with these folders."""
+    for name, folder in (("FIVES", "../shared/fives"), ("HRF", "../shared/hrf"), ("DINOV2", ".venv/dinov2_small")):
+        monkeypatch.setenv(f"{name}_DIR", folder)
+
+    def read(name: str) -> Study:
+        study = read_study(PACKAGE / "studies" / f"{name}.yaml")
+        return study.part(SHOWN) if name == "pretrained" else study
+
+    return read
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_every_run_is_read(recorded, run):
+    name, _, variant, seed = run.parts
+    folder = RunFolder(RESULTS / name / "runs", variant, int(seed.removeprefix("seed-")))
+    assert folder.is_trained
+    folder.check_recipe(read_study(PACKAGE / "studies" / f"{name}.yaml").run_recipe(variant, int(seed[5:])))
+    model, data, training = folder.arguments()
+    assert model.backbone_name_or_path == ".venv/dinov2_small"
+    assert data.working_size in (1024, 860, 724)
+    assert training.seed == int(seed[5:])
+    images = read_images(folder)
+    for evaluated, rates in folder.results().items():
+        for rate, pooled in rates.items():
+            assert {row["name"] for row in images[evaluated, rate]}
+            assert pooled.keys() <= set(METRICS)
+            assert 0 < pooled["average_precision"] < 1
+
+
+@pytest.mark.parametrize("name", ["pretrained", "pretrained_336", "race"])
+def test_the_tables_of_a_study_follow_from_its_runs(recorded, tmp_path, name):
+    study, runs = recorded(name), RESULTS / name / "runs"
+    rows = collect(study, runs)
+    assert markdown(study, rows) == (RESULTS / name / "table.md").read_text()
+    write_csv(tmp_path / "table.csv", rows)
+    assert (tmp_path / "table.csv").read_bytes() == (RESULTS / name / "table.csv").read_bytes()
+    images = collect_images(study, runs)
+    write_images(tmp_path / "per_image.csv", images)
+    assert (tmp_path / "per_image.csv").read_bytes() == (RESULTS / name / "per_image.csv").read_bytes()
+    if name == "pretrained_336":  # the bootstrap of the others takes a while
+        assert paired_markdown(study, images) == (RESULTS / name / "paired.md").read_text()
+
+
+def test_a_metric_that_a_record_does_not_have_is_undefined(recorded, monkeypatch, tmp_path):
+    study, runs = recorded("pretrained_336"), RESULTS / "pretrained_336" / "runs"
+    for module in (evaluation, tables):
+        monkeypatch.setattr(module, "METRICS", (*METRICS, "hausdorff"))
+    monkeypatch.setattr(tables, "FIELDS", (*tables.FIELDS, "hausdorff"))
+    rows = collect(study, runs)
+    assert all(math.isnan(row["hausdorff"]) for row in rows)
+    assert markdown(study, rows) == (RESULTS / "pretrained_336" / "table.md").read_text()
+    write_csv(tmp_path / "table.csv", rows)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert {row["hausdorff"] for row in csv.DictReader(file)} == {"nan"}
+    images = read_images(RunFolder(runs, "soft", 0))[AS_TRAINED, "0.5"]
+    assert all(math.isnan(image["hausdorff"]) and image["dice"] > 0 for image in images)
+
+
+def read_json(*parts: str) -> dict:
+    return json.loads(RESULTS.joinpath(*parts).read_text())
+
+
+@pytest.mark.parametrize("name", ["benchmark-cpu", "benchmark-cpu-512", "benchmark-cpu-training"])
+def test_benchmarks_are_read(name):
+    record = read_json(name, "benchmark.json")
+    parts = [inference_table(record["inference"])] if record["inference"] else []
+    if record["training"]:
+        parts += [training_table(record["training"], record["training_skipped"])]
+        parts += [attention_table(record["policy_attention"])]
+    assert (RESULTS / name / "table.md").read_text() == "\n\n".join(parts) + "\n"
+
+
+@pytest.mark.parametrize("name", ["engines", "engines-1024"])
+def test_comparisons_of_engines_are_read(name):
+    assert (RESULTS / name / "table.md").read_text() == engine_table(read_json(name, "engines.json")) + "\n"
+
+
+def test_speeds_are_read():
+    assert (RESULTS / "tune" / "speed.md").read_text() == speed_markdown(read_json("tune", "speed.json")) + "\n"
