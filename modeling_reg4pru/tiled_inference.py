@@ -8,7 +8,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
-from .image_tiles import StageBlender, TileBlender, tile_probabilities
+from .image_tiles import StageBlender, TileBlender, TiledImage, tile_probabilities
 
 
 @dataclass
@@ -40,7 +40,7 @@ class ImagePrediction:
 def predict_image(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    image: ImageInput,
+    image: ImageInput | TiledImage,
     keep_rates: float | Sequence[float] | str | None = "config",
     *,
     batch_size: int = 4,
@@ -55,7 +55,7 @@ def predict_image(
 def predict_images(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    images: Iterable[ImageInput],
+    images: Iterable[ImageInput | TiledImage],
     keep_rates: float | Sequence[float] | str | None = "config",
     *,
     batch_size: int = 4,
@@ -70,8 +70,9 @@ def predict_images(
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model. Its training mode is left as it was.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
-        images (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`):
-            The images, or where they are: paths, URLs, or images in base64.
+        images (iterable of `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str`, `os.PathLike` or [`TiledImage`]):
+            The images, or where they are: paths, URLs, or images in base64. One that is predicted several times can be
+            given as what [`Reg4PruImageProcessor.cut_image`] made of it.
         keep_rates (`float`, sequence of `float` or `None`, *optional*, defaults to `"config"`):
             As in the model's forward: `None` switches pruning off, `"config"` takes those of the configuration.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
@@ -98,7 +99,7 @@ def predict_images(
 def _predict(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    images: Iterable[ImageInput],
+    images: Iterable[ImageInput | TiledImage],
     keep_rates: float | Sequence[float] | str | None,
     batch_size: int,
     output_stages: bool,
@@ -106,7 +107,7 @@ def _predict(
     open_images: list[_Collector] = []  # those some of whose tiles are still to come, in their order
     batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
     for image in images:
-        tiled = processor.cut_image(image)
+        tiled = image if isinstance(image, TiledImage) else processor.cut_image(image)
         collector = _Collector(tiled.patch_offsets, output_stages)
         open_images.append(collector)
         for row, tile in zip(tiled.patch_offsets, tiled, strict=True):

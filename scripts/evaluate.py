@@ -1,11 +1,12 @@
 """
 Measure a checkpoint at several keep rates.
 
-    reg4pru evaluate --model_name_or_path outputs/tiny --output_dir outputs/tiny-evaluated
+Writes metrics.json, per_image.csv, table.md and figure.png, and prints the table. Images are measured one at a time,
+so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever they are
+called here.
 
-writes `metrics.json`, `per_image.csv`, `table.md` and `figure.png`, and prints the table. Images are measured one
-at a time, so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever
-they are called here.
+Example:
+    reg4pru evaluate --model_name_or_path outputs/tiny/last --synthetic_counts 64 2 10 --output_dir outputs/evaluated
 """
 
 import logging
@@ -13,26 +14,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transformers import HfArgumentParser
-
-from datasets_fives.metrics import VesselMetrics, measure
-
-from .common.cli import check_at_least_1, read_flags, set_up_logging
-from .common.data_overlap import describe_data
+from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
-from .common.provenance import provenance
-from .inference.evaluation_data import EvaluationDataArguments, load_images, refuse_trained_on
-from .inference.loading import load_checkpoint, select_at_random
-from .inference.prediction import draw_figure
-from .inference.predictors import predictors
-from .reporting.evaluation import results_table, write_results
+from .inference.arguments import EvaluationDataArguments
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class EvaluationArguments(EvaluationDataArguments):
-    """What is measured, on what, and where the result goes."""
+    """What is measured, and where the result goes."""
+
+    _argument_group_name = "evaluation"
 
     output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
     side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
@@ -44,22 +37,22 @@ class EvaluationArguments(EvaluationDataArguments):
         metadata={"help": "Keep rates to measure; each holds for every pruning stage, and stages compound."},
     )
     selection_pool: Literal["active", "all"] | None = field(
-        default=None, metadata={"help": "Override what a stage chooses among."}
+        default=None, metadata={"help": "What a stage chooses among; default: that of the checkpoint."}
     )
     selector: Literal["random"] | None = field(
         default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
     )
-    field_of_view: bool = field(
-        default=True, metadata={"help": "Measure inside the circular field of view (default)."}
-    )
+    field_of_view: bool = field(default=True, metadata={"help": "Measure inside the circular field of view only."})
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
 
 
-def _check(arguments: EvaluationArguments) -> None:
+def check(arguments: EvaluationArguments) -> None:
+    """Raises `ValueError` for what cannot work, before anything is loaded."""
     check_keep_rates(arguments.keep_rates)
-    VesselMetrics(threshold=arguments.threshold)
+    check_threshold(arguments.threshold)
+    check_at_least_1(arguments, "batch_size", "limit")
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
@@ -70,16 +63,25 @@ def _check(arguments: EvaluationArguments) -> None:
         )
     if arguments.at_working_size and arguments.working_size:
         raise ValueError("Give --at_working_size or --working_size, not both.")
-    check_at_least_1(arguments, "batch_size", "limit")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluate as the command line says."""
+    parser = CommandParser(EvaluationArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    parser = HfArgumentParser(EvaluationArguments)
-    (arguments,) = read_flags(parser, argv)
+    from datasets_fives.metrics import measure
+
+    from .common.data_overlap import describe_data
+    from .common.provenance import provenance
+    from .inference.evaluation_data import load_images, refuse_trained_on
+    from .inference.evaluation_figure import draw_figure
+    from .inference.loading import load_checkpoint, select_at_random
+    from .inference.predictors import predictors
+    from .reporting.evaluation import results_table, write_results
+
     try:
-        _check(arguments)
+        check(arguments)
         model, processor = load_checkpoint(
             arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
         )

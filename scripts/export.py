@@ -1,31 +1,30 @@
 """
 Write the pruned model of a checkpoint as an ONNX file that takes any batch size, and check it with onnxruntime.
 
-    reg4pru export --model_name_or_path path/to/checkpoint --output model.onnx --keep_rates 0.7
-
 Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). The
 keep rates and the image size are fixed in the file, and noted in its metadata; so are the counts of tokens, which is
-what makes pruning fast everywhere.
+what makes pruning fast everywhere. Needs `pip install "reg4pru[export]"`.
+
+Example:
+    reg4pru export --model_name_or_path outputs/tiny/last --output model.onnx --keep_rates 0.7
 """
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
+from .common.cli import CommandParser, set_up_logging
 
-from .common.cli import read_flags, set_up_logging
-from .inference.loading import check_image_size, load_model
-from .inference.onnx_export import export_checked
-
-logger = logging.getLogger("export_onnx")
+logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ExportArguments:
     """What is exported."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of a Reg4Pru model."})
+    _argument_group_name = "export"
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
     output: str = field(metadata={"help": "The ONNX file."})
     keep_rates: list[float] | None = field(
         default=None, metadata={"help": "One for all stages or one per stage; default: those of the checkpoint."}
@@ -36,9 +35,12 @@ class ExportArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Export a checkpoint."""
+    parser = CommandParser(ExportArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    parser = HfArgumentParser(ExportArguments)
-    (arguments,) = read_flags(parser, argv)
+    from .inference.loading import check_image_size, load_model
+    from .inference.onnx_export import export_checked
+
     path = Path(arguments.output)
     try:
         if path.exists() and not arguments.overwrite:

@@ -1,66 +1,72 @@
 """
 Find the vessels in images.
 
-    reg4pru predict --model_name_or_path outputs/tiny --images images/ "more/*.jpg" --output_dir outputs/masks
-    reg4pru predict --model_name_or_path outputs/tiny --dataset user/images --side test --output_dir outputs/masks
-    accelerate launch -m reg4pru predict ...        shares the images out over the devices
+Writes for every image, at its own size, <name>_mask.png (0 and 255), <name>_probability.png (16 bits: 65535 is
+probability 1) and <name>_overlay.png (the vessels drawn over the image, inside the field of view only), and a row of
+predictions.csv. Mask and probability are as the model predicts them, outside the field of view, too. With --keep_rates
+every name ends in the rate. Images whose row is in the table already are left out, so a run that was stopped continues
+where it was; one that cannot be read is reported at the end. A folder holds the predictions of one model made one way,
+as predictions.json says, and others are refused. `accelerate launch -m reg4pru predict` shares the images out over the
+devices.
 
-writes for every image, at its own size, `<name>_mask.png` (0 and 255), `<name>_probability.png` (16 bits: 65535
-is probability 1) and `<name>_overlay.png` (the vessels drawn over the image, inside the field of view only), and
-a row of `predictions.csv`. Mask and probability are as the model predicts them, outside the field of view, too. With
-`--keep_rates` every name ends in the rate. Images whose row stands in the table already are left out, so a run
-that was stopped goes on where it was; one that cannot be read is reported at the end. A folder holds the predictions
-of one model made one way, as `predictions.json` says, and others are refused. With `--parquet` masks and
-probabilities also become a data set in `dataset/`, which `--push_to_hub` uploads.
+Example:
+    reg4pru predict --model_name_or_path outputs/tiny/last --images images/ "more/*.jpg" --output_dir outputs/masks
+    reg4pru predict --model_name_or_path outputs/tiny/last --dataset user/images --side test --output_dir outputs/masks
 """
 
 import logging
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
-from tqdm import tqdm
-from transformers import BaseImageProcessor, HfArgumentParser
-
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
-
-from .common.cli import check_at_least_1, read_flags, set_up_logging
-from .common.devices import fast_dtype
+from .common.arguments import CheckpointArguments, DatasetUploadArguments
+from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
-from .common.weight_fingerprints import fingerprints
-from .hub.prediction_dataset import TAG, check_replaceable, write_dataset
-from .hub.transfer import TransferError, check_target, push_folder
-from .inference.input_images import InputImage, list_files, list_stored
-from .inference.loading import load_checkpoint
-from .inference.output_folder import KINDS, ResultFolder, Task
-from .inference.prediction import PredictionArguments, predict_files
 
 logger = logging.getLogger(__name__)
 DATASET_FOLDER = "dataset"
 
 
-def settings_of(
-    arguments: PredictionArguments, dtype: str, model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor
-) -> dict:
-    """What determines a prediction, but for image and keep rate; JSON can hold it."""
-    dataset = arguments.dataset
-    return {
-        "model_name_or_path": arguments.model_name_or_path,
-        "model_revision": arguments.model_revision,
-        **fingerprints(model, processor),
-        "dtype": dtype,
-        "threshold": arguments.threshold,
-        "stage_map": arguments.stage_map,
-        "seed": arguments.seed,
-        "dataset": str(Path(dataset).resolve()) if dataset and Path(dataset).exists() else dataset,
-        "dataset_revision": arguments.dataset_revision,
-    }
+@dataclass(kw_only=True)
+class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
+    """What is predicted, by which model, and where the result goes."""
+
+    _argument_group_name = "prediction"
+
+    output_dir: str = field(metadata={"help": "Folder for the pictures, predictions.csv and predictions.json."})
+    images: list[str] = field(default_factory=list, metadata={"help": "Files, folders or patterns."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    side: str = field(default="test", metadata={"help": "The side of the data set: train, validation or test."})
+    keep_rates: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Keep rates to compare, each for all stages; the names of pictures end in them. Default: the "
+            "checkpoint's, and names without any."
+        },
+    )
+    stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
+    threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
+    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
+    fast: bool = field(
+        default=False, metadata={"help": "Compute in bfloat16 where this machine can; it says so where it cannot."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed, for a checkpoint that selects tokens at random."})
+    parquet: bool = field(default=False, metadata={"help": "Also write masks and probabilities as a data set."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Predict anew what an earlier run has done of these images and keep rates; what it did of "
+            "others stays, and is refused if it was made with another model or other settings."
+        },
+    )
 
 
-def _check(arguments: PredictionArguments) -> list[InputImage]:
-    if not 0 < arguments.threshold < 1:
-        raise ValueError(f"--threshold is {arguments.threshold}: it must lie between 0 and 1, both excluded.")
+def check(arguments: PredictionArguments) -> None:
+    """Raises `ValueError` for flags that cannot work, before anything is read."""
+    check_threshold(arguments.threshold)
     check_at_least_1(arguments, "batch_size")
     if arguments.fast and arguments.dtype != "float32":
         raise ValueError(f"--fast chooses the data type, and --dtype is {arguments.dtype}: give one of them.")
@@ -71,35 +77,55 @@ def _check(arguments: PredictionArguments) -> list[InputImage]:
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
     if bool(arguments.images) == bool(arguments.dataset):
         raise ValueError("Give --images or --dataset, one of them.")
-    if arguments.parquet or arguments.push_to_hub:
-        check_replaceable(output_dir / DATASET_FOLDER)
-    if arguments.push_to_hub:
-        if not arguments.hub_dataset_id:
-            raise ValueError("--push_to_hub needs --hub_dataset_id.")
-        private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
-        check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
-    if arguments.dataset:
-        images = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
-    else:
-        images = list_files(arguments.images)
-        if any(output_dir.resolve() == Path(image.name).resolve().parent for image in images):
-            raise ValueError(f"--output_dir is {output_dir}, the folder of the images: choose another.")
-    return images
+    if arguments.push_to_hub and not arguments.hub_dataset_id:
+        raise ValueError("--push_to_hub needs --hub_dataset_id.")
+
+
+def settings_of(arguments: PredictionArguments, dtype: str) -> dict:
+    """What determines a prediction, but for model, image and keep rate; JSON can hold it."""
+    dataset = arguments.dataset
+    return {
+        "model_name_or_path": arguments.model_name_or_path,
+        "model_revision": arguments.model_revision,
+        "dtype": dtype,
+        "threshold": arguments.threshold,
+        "stage_map": arguments.stage_map,
+        "seed": arguments.seed,
+        "dataset": str(Path(dataset).resolve()) if dataset and Path(dataset).exists() else dataset,
+        "dataset_revision": arguments.dataset_revision,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict as the command line says; exit status 1 if an image could not be read."""
+    parser = CommandParser(PredictionArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    from .common.devices import fast_dtype
+    from .common.weight_fingerprints import fingerprint_model
+    from .hub.transfer import TransferError
+    from .inference.input_images import list_files, list_stored
+    from .inference.loading import load_checkpoint
+    from .inference.output_folder import KINDS, ResultFolder, Task
+    from .inference.prediction import predict_missing
+
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else processes without a GPU share nothing
     set_up_logging(logging.INFO if state.is_main_process else logging.WARNING)
-    parser = HfArgumentParser(PredictionArguments)
-    (arguments,) = read_flags(parser, argv)
     device = arguments.device or (str(state.device) if state.num_processes > 1 else None)
     output_dir = Path(arguments.output_dir)
-    own = "predictions.csv" if state.num_processes == 1 else f"predictions-{state.process_index}.csv"
-    results = ResultFolder(output_dir, own)
+    own = "" if state.num_processes == 1 else f"-{state.process_index}"
+    results = ResultFolder(output_dir, f"predictions{own}.csv")
     kinds = tuple(kind for kind in KINDS if kind != "stages" or arguments.stage_map)
     try:
-        images = _check(arguments)
+        check(arguments)
+        if arguments.parquet or arguments.push_to_hub:
+            check_publishing(arguments)
+        if arguments.dataset:
+            images = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
+        else:
+            images = list_files(arguments.images, output_dir)
         tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
         if not arguments.overwrite:
             results.refuse_foreign_pictures(tasks, kinds)
@@ -107,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.fast and dtype == "float32":
             logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
         model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
-        settings = settings_of(arguments, dtype, model, processor)
+        settings = settings_of(arguments, dtype) | fingerprint_model(model, processor)
         results.refuse_other_settings(tasks, settings, arguments.overwrite)
     except ValueError as error:
         parser.error(str(error))
@@ -119,28 +145,33 @@ def main(argv: list[str] | None = None) -> int:
     if state.is_main_process:
         results.prepare(tasks, settings, kinds, arguments.overwrite)
     state.wait_for_everyone()
-    done = results.done()
-    left = [task for task in tasks if task.key not in done]
-    state.wait_for_everyone()  # nobody writes while somebody still looks what is done
-    with state.split_between_processes(list(range(len(left)))) as mine:
-        bar = tqdm(
-            [left[place] for place in mine],
-            desc="Predicting",
-            unit="image",
-            disable=not state.is_local_main_process,
-        )
-        problems = list(predict_files(model, processor, bar, results, arguments))
-    logger.info("Written to %s: %d predictions; %d were there already.", output_dir, len(left), len(tasks) - len(left))
+    chosen = {name: vars(arguments)[name] for name in ("threshold", "stage_map", "batch_size", "seed")}
+    num_left, problems = predict_missing(state, model, processor, tasks, results, **chosen)
+    logger.info("Written to %s: %d predictions; %d were there already.", output_dir, num_left, len(tasks) - num_left)
     for problem in problems:
         print(f"Not predicted: {problem}", file=sys.stderr)
     state.wait_for_everyone()
     if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
-        _publish(output_dir, images, arguments)
+        publish(output_dir, images, arguments)
     return 1 if problems else 0
 
 
-def _publish(output_dir: Path, images: list[InputImage], arguments: PredictionArguments) -> None:
-    """The predictions as a data set, and on the Hub."""
+def check_publishing(arguments: PredictionArguments) -> None:
+    """Raises `ValueError` where the data set of the predictions would replace something else, here or on the Hub."""
+    from .hub.prediction_dataset import TAG, check_replaceable
+    from .hub.transfer import check_target
+
+    check_replaceable(Path(arguments.output_dir) / DATASET_FOLDER)
+    if arguments.push_to_hub:
+        private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+        check_target(arguments.hub_dataset_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
+
+
+def publish(output_dir: Path, images: list, arguments: PredictionArguments) -> None:
+    """Write the predictions as a data set, and upload it if that was asked for."""
+    from .hub.prediction_dataset import TAG, write_dataset
+    from .hub.transfer import TransferError, push_folder
+
     folder, repo_id = output_dir / DATASET_FOLDER, arguments.hub_dataset_id
     write_dataset(folder, output_dir, images, arguments.model_name_or_path)
     logger.info("Written to %s: a data set of masks and probabilities.", folder)

@@ -1,11 +1,12 @@
 """
 Turn the published FIVES archive into a data set for the Hub: Parquet shards and a card whose numbers are computed.
 
-    reg4pru prepare --fives_dir FIVES --output_dir prepared
-    reg4pru prepare --fives_dir FIVES --output_dir prepared --push_to_hub --hub_dataset_id user/fives
-
 The published splits are kept whole; `load_fives` takes the validation part out of train. A push that failed is
 repeated with the same command, which uses what is prepared already.
+
+Example:
+    reg4pru prepare --fives_dir FIVES --output_dir prepared
+    reg4pru prepare --fives_dir FIVES --output_dir prepared --push_to_hub --hub_dataset_id user/fives
 """
 
 import logging
@@ -14,18 +15,17 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from .common.cli import read_flags, set_up_logging
-from .hub.fives_dataset import PREPARED, TAG, prepare
-from .hub.transfer import TransferError, check_target, push_folder
+from .common.arguments import DatasetUploadArguments
+from .common.cli import CommandParser, set_up_logging
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PrepareArguments:
+@dataclass(kw_only=True)
+class PrepareArguments(DatasetUploadArguments):
     """What is prepared, and where it goes."""
+
+    _argument_group_name = "data set"
 
     fives_dir: str = field(
         metadata={"help": "Folder of the published archive: <split>/Original, <split>/Ground truth."}
@@ -33,25 +33,23 @@ class PrepareArguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "Where the data set is written; may be left out with --push_to_hub."}
     )
-    push_to_hub: bool = field(default=False, metadata={"help": "Upload the data set, as one commit."})
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository, user/name."})
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
-    overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace what the repository holds, even if it is something else."}
-    )
     images_per_shard: int = field(default=100, metadata={"help": "Images in a Parquet file."})
 
 
 def main(argv: list[str] | None = None) -> None:
-    set_up_logging()
-    parser = HfArgumentParser(PrepareArguments)
-    (arguments,) = read_flags(parser, argv)
+    """Prepare, and push, as the command line says."""
+    parser = CommandParser(PrepareArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     if arguments.output_dir is None and not arguments.push_to_hub:
         parser.error("give --output_dir, --push_to_hub or both")
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         parser.error("--push_to_hub needs --hub_dataset_id")
     if arguments.images_per_shard < 1:
         parser.error(f"--images_per_shard is {arguments.images_per_shard}: it must be at least 1")
+    set_up_logging()
+    from .hub.fives_dataset import PREPARED, TAG, prepare
+    from .hub.transfer import TransferError, check_target, push_folder
+
     repo_id = arguments.hub_dataset_id or "user/fives"
     private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
     with tempfile.TemporaryDirectory() as scratch:

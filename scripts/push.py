@@ -1,32 +1,33 @@
 """
 Push a checkpoint to the Hub: weights, configuration, image processor, code for remote use, results and a model card.
 
-    reg4pru push --model_name_or_path runs/vits16/best --metrics runs/vits16-evaluated/metrics.json \
-        --hub_model_id user/reg4pru-vits16-fives
+All of it arrives as one commit or not at all. --output_dir writes the same folder here, to look at before. --space
+then pushes a Space in which the checkpoint can be tried; written here, it is <output_dir>-space.
 
-All of it arrives as one commit or not at all. `--output_dir` writes the same folder here, to look at before. `--space
-user/name` then pushes a Space in which the checkpoint can be tried; written here, it is `<output_dir>-space`.
+Example:
+    reg4pru push --model_name_or_path runs/vits16/best --metrics runs/vits16-evaluated/metrics.json \\
+        --hub_model_id user/reg4pru-vits16-fives --space user/vessels
 """
 
 import logging
 import sys
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from .common.cli import read_flags, set_up_logging
-from .hub.publishing import PushArguments, push_checkpoint, push_space, stage_checkpoint
-from .hub.space import write_space
-from .hub.transfer import TransferError
+from .common.cli import CommandParser, set_up_logging
+from .hub.arguments import PushArguments
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Push, or only write, as the command line says."""
+    parser = CommandParser(PushArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    parser = HfArgumentParser(PushArguments)
-    (arguments,) = read_flags(parser, argv)
+    from .hub.publishing import push_checkpoint, push_space, stage_checkpoint
+    from .hub.space import write_space
+    from .hub.transfer import TransferError
+
     try:
         if arguments.output_dir is not None:
             stage_checkpoint(arguments, Path(arguments.output_dir))

@@ -1,43 +1,46 @@
 """
 Choose keep rate, reactivation layer and selection pool of a trained checkpoint for this machine.
 
-    reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
-    reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
-
 One checkpoint serves every keep rate, so nothing is trained: every setting is measured, its quality on the validation
 images and its time side by side with all others on this device. speed.json, speed.md and speed.png are written into
 the checkpoint, with the settings that no other beats in both time and average precision; an interrupted measurement
-continues where it stopped. `--budget_ms` then writes the most accurate setting within a budget into config.json; if
+continues where it stopped. --budget_ms then writes the most accurate setting within a budget into config.json; if
 speed.json exists already, nothing is measured again.
+
+Example:
+    reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
+    reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
 """
 
 import logging
 
-import torch
-from transformers import HfArgumentParser
+from .benchmarking.arguments import TuneArguments
+from .common.cli import CommandParser, set_up_logging
 
-from modeling_reg4pru.speed_budget import SPEED_FILE
-
-from .benchmarking.tuning import REPORTS, TuneArguments, Tuning, check_arguments, speed_markdown, write_choice
-from .common.cli import read_flags, set_up_logging
-from .inference.evaluation_data import load_as_seen
-from .inference.loading import load_checkpoint
-
-logger = logging.getLogger("tune")
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Tune as the command line says."""
+    parser = CommandParser(TuneArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    parser = HfArgumentParser(TuneArguments)
-    (arguments,) = read_flags(parser, argv)
+    import torch
+
+    from modeling_reg4pru.speed_budget import SPEED_FILE
+
+    from .benchmarking.tuning import REPORTS, Tuning, check_arguments, speed_markdown, write_choice
+    from .common.former_names import with_present_names
+    from .inference.evaluation_data import load_as_seen
+    from .inference.loading import load_checkpoint
+
     try:
         folder = check_arguments(arguments)
         if arguments.num_threads:
             torch.set_num_threads(arguments.num_threads)
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
-            speed = model.read_speed()
+            speed = with_present_names(model.read_speed())
             logger.info("Measured on %s; --overwrite measures again.", speed["provenance"]["date"])
         else:
             images = load_as_seen(arguments, processor, "validation")

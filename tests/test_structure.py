@@ -138,6 +138,7 @@ def test_the_forward_pass_can_be_read_at_a_glance():
 WORDS = {
     r"photograph\w*": {
         "CHANGELOG.md": "the names of before",
+        "scripts/common/former_names.py": "the names of before, in what was saved",
         "datasets_fives/sources/image_folders.py": "a name that users give to a folder",
         "datasets_fives/sources/saved_datasets.py": "a name that users give to a column",
         "tests/datasets_fives/sources/test_image_folders.py": "a name that users gave to a folder",

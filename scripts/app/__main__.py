@@ -1,11 +1,12 @@
 """
 Show in a browser what token pruning does to an image.
 
-    reg4pru app                                     the checkpoint that `make demo` trained last
-    reg4pru app --model user/name --mcp_server      one from the Hub, also as a tool for agents
-
 Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
 files are in a temporary folder that is removed when it ends. Needs `pip install "reg4pru[app]"`.
+
+Example:
+    reg4pru app                                  # the checkpoint that `make demo` trained last
+    reg4pru app --model user/name --mcp_server   # one from the Hub, also as a tool for agents
 """
 
 import importlib.util
@@ -16,11 +17,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from ..common.cli import read_flags, set_up_logging
-from ..hub.transfer import TransferError, fetch_checkpoint
-from ..inference.loading import load_checkpoint
+from ..common.cli import CommandParser, set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +29,8 @@ DEMOS = [Path("outputs", study, "runs/reg4pru/seed-0/training/last") for study i
 @dataclass
 class AppArguments:
     """Which model is shown, and where."""
+
+    _argument_group_name = "app"
 
     model: str | None = field(default=None, metadata={"help": "Folder or Hub id; default: the last of `make demo`."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
@@ -61,11 +60,14 @@ def find_model(model: str | None) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
+    parser = CommandParser(AppArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    parser = HfArgumentParser(AppArguments)
-    (arguments,) = read_flags(parser, argv)
     if importlib.util.find_spec("gradio") is None:
         parser.error('The app needs gradio: pip install "reg4pru[app]".')
+    from ..hub.transfer import TransferError, fetch_checkpoint
+    from ..inference.loading import load_checkpoint
+
     try:
         folder = fetch_checkpoint(find_model(arguments.model), arguments.model_revision)
         model, processor = load_checkpoint(folder, device=arguments.device)

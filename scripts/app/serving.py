@@ -8,6 +8,7 @@ from transformers import BaseImageProcessor
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.speed_budget import SPEED_FILE
 
+from ..common.former_names import with_present_names
 from .attribution import attribution
 from .comparison import Comparer
 from .downloads import Downloads
@@ -41,7 +42,7 @@ def serve(
     comparer, examples = Comparer(model, processor), draw_examples()
     comparer.open(examples[0].name, examples[0].image)  # the first run of a process is slower than those that count
     measured = checkpoint / SPEED_FILE
-    speed = json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else None
+    speed = with_present_names(json.loads(measured.read_text(encoding="utf-8"))) if measured.exists() else None
     page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads"), speed).build()
     page.queue(max_size=_QUEUE, default_concurrency_limit=2)
     page.launch(

@@ -1,87 +1,41 @@
 """
-Measure what low precision and other engines save, and what they cost in quality, dense and pruned in one run.
-
-    reg4pru engines --model_name_or_path runs/vits16/best --dataset user/fives --output_dir outputs/engines
-    reg4pru engines --model_size small --image_size 1024 --output_dir outputs/engines-1024
+What low precision and other engines save, and what they cost in quality, dense and pruned in one run.
 
 Contestants are EoMT of transformers with the same weights, the other EoMT of transformers (that on DINOv2 or on
-DINOv3) in the same shape with random weights, and the model at every keep rate, each in every engine that works here;
-what does not is said. Rounds are interleaved. Quality is measured on images, so it needs a checkpoint; times do
-not. Writes engines.json and table.md.
+DINOv3) in the same shape with random weights, and the model at every keep rate, each in every engine that works here.
+Rounds are interleaved. Quality is measured on images, so it needs a checkpoint; times do not.
 """
 
 import json
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from ..common.cli import check_at_least_1, read_flags, set_up_logging
 from ..common.data_overlap import describe_data
 from ..common.devices import usable_device
-from ..common.keep_rates import check_keep_rates, rate_name
+from ..common.keep_rates import rate_name
 from ..common.provenance import provenance
-from ..inference.evaluation_data import AsSeenArguments, load_as_seen
+from ..inference.evaluation_data import load_as_seen
 from ..inference.loading import check_image_size, load_checkpoint
-from .baselines import MODEL_SIZES, dense_model, model_config, variant, variant_config
-from .engines import ENGINES, EngineModel, Logits, build_engine, why_not
+from .arguments import BenchmarkArguments
+from .baselines import dense_model, model_config, variant, variant_config
+from .engines import EngineModel, Logits, build_engine, why_not
 from .quality import QUALITIES, measure_quality
 from .report import engine_table
 from .timing import interleaved_seconds, summary
 
 logger = logging.getLogger("engines")
 OURS = "reg4pru"
-
-
-@dataclass(kw_only=True)
-class EngineArguments(AsSeenArguments):
-    """What is measured, and where the results go."""
-
-    output_dir: str = field(metadata={"help": "Folder for engines.json and table.md."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_size: str = field(
-        default="small",
-        metadata={"help": f"Without a checkpoint, random weights in a shape: {', '.join(MODEL_SIZES)}."},
-    )
-    image_size: int = field(
-        default=1024, metadata={"help": "Side of the images without a checkpoint, whose tiles have their own size."}
-    )
-    side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
-    engines: list[str] = field(default_factory=lambda: list(ENGINES), metadata={"help": ", ".join(ENGINES)})
-    keep_rates: list[float] = field(default_factory=lambda: [1.0, 0.7, 0.5, 0.3], metadata={"help": "Of every stage."})
-    batch_size: int = field(default=1, metadata={"help": "Images a forward pass."})
-    rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
-    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
-
-
-def check_arguments(arguments: EngineArguments) -> None:
-    """
-    Raises:
-        `ValueError`: naming the flag, its value and what is allowed; before anything is loaded.
-    """
-    unknown = sorted(set(arguments.engines) - set(ENGINES))
-    if unknown or not arguments.engines:
-        raise ValueError(f"--engines is {arguments.engines}: they must be some of {', '.join(ENGINES)}.")
-    if arguments.dtype != "float32":
-        raise ValueError(f"--dtype is {arguments.dtype!r}: here precisions are engines; see --engines.")
-    if arguments.model_size not in MODEL_SIZES:
-        raise ValueError(f"--model_size is {arguments.model_size!r}: it must be one of {', '.join(MODEL_SIZES)}.")
-    check_keep_rates(arguments.keep_rates)
-    check_at_least_1(arguments, "image_size", "batch_size", "rounds", "limit", "num_threads")
-    output_dir = Path(arguments.output_dir)
-    if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
-        raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or add --overwrite_output_dir.")
 
 
 def other_eomt(model: Reg4PruForSemanticSegmentation, image_size: int) -> torch.nn.Module:
@@ -99,7 +53,7 @@ class EngineComparison:
     One run: the models, the engines, and what was measured so far.
 
     Args:
-        arguments ([`EngineArguments`]): What is measured.
+        arguments ([`BenchmarkArguments`]): What is measured.
         model ([`Reg4PruForSemanticSegmentation`]): The model.
         processor ([`Reg4PruImageProcessor`], *optional*): Its image processor, and
         images (`Dataset`, *optional*): images to measure quality on.
@@ -110,7 +64,7 @@ class EngineComparison:
 
     def __init__(
         self,
-        arguments: EngineArguments,
+        arguments: BenchmarkArguments,
         model: Reg4PruForSemanticSegmentation,
         processor: Reg4PruImageProcessor | None = None,
         images: Dataset | None = None,
@@ -118,6 +72,7 @@ class EngineComparison:
         if not model.config.is_binary:
             raise ValueError("Engines are compared for models with one query and two classes.")
         self.arguments, self.model = arguments, model
+        (self.batch_size,) = arguments.batch_sizes
         self.processor, self.images = processor, images
         self.device = model.device
         size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
@@ -140,8 +95,20 @@ class EngineComparison:
         rates = [(OURS, rate, variant(self.model, keep_rates=rate), True) for rate in self.arguments.keep_rates]
         return [(type(dense).__name__, None, dense, True), (type(other).__name__, None, other, False), *rates]
 
+    def run(self) -> str:
+        """Measure, and write engines.json and table.md into the output folder; the table."""
+        with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
+            results = self.measure(Path(folder))
+        output_dir = Path(self.arguments.output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        results = json.loads(json.dumps(results), parse_constant=lambda constant: None)  # there is no nan in JSON
+        (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n")
+        text = engine_table(results)
+        (output_dir / "table.md").write_text(text + "\n")
+        return text
+
     @torch.inference_mode()
-    def run(self, folder: Path) -> dict:
+    def measure(self, folder: Path) -> dict:
         """
         Build, measure quality, then time.
 
@@ -150,7 +117,7 @@ class EngineComparison:
         """
         arguments, size = self.arguments, (self.image_size,) * 2
         contestants = self._contestants()
-        images = torch.randn(arguments.batch_size, self.model.config.num_channels, *size, device=self.device)
+        images = torch.randn(self.batch_size, self.model.config.num_channels, *size, device=self.device)
         rows, runs = [], []
         with tqdm(total=len(contestants) * len(self.engines), desc="Engines", unit="model") as bar:
             for name, rate, model, trained in contestants:
@@ -167,17 +134,17 @@ class EngineComparison:
         seconds = interleaved_seconds(calls, self.device, arguments.rounds, arguments.min_seconds)
         return {
             "provenance": provenance(self.device, arguments.seed),
-            "settings": asdict(arguments),
+            "settings": asdict(arguments) | {"batch_size": self.batch_size},
             "data": None if self.images is None else describe_data({arguments.side: self.images}),
             "image_size": self.image_size,
             "skipped": self.skipped,
-            "rows": with_ratios(rows, list(seconds.values()), arguments.batch_size),
+            "rows": with_ratios(rows, list(seconds.values()), self.batch_size),
         }
 
     def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
         if self.images is None or not trained:
             return dict.fromkeys(QUALITIES)
-        common = {"batch_size": self.arguments.batch_size, "seed": self.arguments.seed}
+        common = {"batch_size": self.batch_size, "seed": self.arguments.seed}
         return measure_quality(EngineModel(run, self.device), self.processor, self.images, "config", **common)
 
 
@@ -201,11 +168,8 @@ def with_ratios(rows: list[dict], seconds: list[list[float]], batch_size: int) -
     return timed
 
 
-def prepare(arguments: EngineArguments) -> EngineComparison:
+def prepare_comparison(arguments: BenchmarkArguments) -> EngineComparison:
     """The comparison that the arguments ask for; raises `ValueError` for what cannot be."""
-    check_arguments(arguments)
-    if arguments.num_threads:
-        torch.set_num_threads(arguments.num_threads)
     set_seed(arguments.seed)
     if arguments.model_name_or_path is None:
         device = usable_device(arguments.device)
@@ -214,25 +178,3 @@ def prepare(arguments: EngineArguments) -> EngineComparison:
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)
     images = load_as_seen(arguments, processor, arguments.side)
     return EngineComparison(arguments, model, processor, images)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Compare engines as the command line says."""
-    set_up_logging()
-    parser = HfArgumentParser(EngineArguments)
-    (arguments,) = read_flags(parser, argv)
-    try:
-        comparison = prepare(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    # Every model is a graph of its own, and all of them stay alive through the rounds.
-    torch._dynamo.config.recompile_limit = 256
-    with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
-        results = comparison.run(Path(folder))
-    output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    results = json.loads(json.dumps(results), parse_constant=lambda constant: None)
-    (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n")
-    text = engine_table(results)
-    (output_dir / "table.md").write_text(text + "\n")
-    print(text)

@@ -16,14 +16,6 @@ from modeling_reg4pru.segmentation_head import semantic_logits
 from ..common.devices import fast_dtype
 from ..inference.onnx_export import export_module
 
-# Name → what it is.
-ENGINES = {
-    "float32": "PyTorch, float32",
-    "bfloat16": "PyTorch, bfloat16",
-    "compile": "torch.compile, float32",
-    "onnx": "ONNX Runtime, float32",
-    "onnx_int8": "ONNX Runtime, weights and activations of linear layers in 8 bits (dynamic)",
-}
 _ONNX = ("onnx", "onnx_int8")
 
 
@@ -93,7 +85,7 @@ def build_engine(
     Build the function from images of one size to logits, both `float32`: casts are part of what is measured.
 
     Args:
-        engine (`str`): One of [`ENGINES`] for which [`why_not`] returns `None`.
+        engine (`str`): One of [`~reg4pru.benchmarking.arguments.ENGINES`] for which [`why_not`] returns `None`.
         logits ([`Logits`]): The model, in float32.
         image_size (`tuple[int, int]`): Height and width.
         folder (`Path`): An empty folder, for the files of an engine.

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..common.keep_rates import rate_name
 from ..reporting.style import COLOURS, DPI, new_figure, tidy
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
-from .engines import ENGINES
+from .arguments import ENGINES
 
 # Of average precision: what an engine may lose and still be recommended.
 TOLERANCE = 0.005

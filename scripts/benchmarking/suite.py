@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,11 +14,11 @@ from transformers import set_seed
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_text
-from ..common.cli import check_at_least_1
 from ..common.devices import DTYPES, usable_device
 from ..common.provenance import provenance
 from ..inference.loading import check_image_size, load_model
-from .baselines import MODEL_SIZES, dense_model, model_config, variant
+from .arguments import BenchmarkArguments
+from .baselines import dense_model, model_config, variant
 from .flops import forward_flops, token_counts
 from .report import attention_table, inference_table, plot_throughput, training_table
 from .timing import (
@@ -31,65 +31,6 @@ from .timing import (
     summary,
 )
 from .training_steps import compare_policy_attention, training_variants, typical_windows
-
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-
-
-@dataclass
-class BenchmarkArguments:
-    """What is measured."""
-
-    output_dir: str = field(metadata={"help": "Where the results go."})
-    model_size: str = field(
-        default="small", metadata={"help": f"Random weights in a shape: {', '.join(MODEL_SIZES)}."}
-    )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Reg4Pru checkpoint instead of random weights."}
-    )
-    image_size: int = field(default=1024, metadata={"help": "Side of the square images."})
-    batch_sizes: list[int] = field(default_factory=lambda: [1], metadata={"help": "Images a forward pass."})
-    keep_rates: list[float] = field(
-        default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3], metadata={"help": "Of every stage."}
-    )
-    reactivation_layers: list[int] = field(
-        default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the depth."}
-    )
-    dtype: str = field(default="float32", metadata={"help": ", ".join(DTYPES)})
-    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
-    compile_mode: str | None = field(
-        default=None, metadata={"help": f"torch.compile's mode ({', '.join(COMPILE_MODES)}); default: not compiled."}
-    )
-    rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
-    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
-    inference: bool = field(default=True, metadata={"help": "Measure inference."})
-    train: bool = field(default=False, metadata={"help": "Measure the training step, too."})
-    train_batch_size: int = field(default=1, metadata={"help": "Images a training step."})
-    train_rounds: int = field(default=5, metadata={"help": "Interleaved rounds of training steps."})
-    profile: bool = field(default=False, metadata={"help": "Write where the time goes, operator by operator."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    seed: int = field(default=0, metadata={"help": "Of weights and images."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
-
-
-def check_arguments(arguments: BenchmarkArguments) -> None:
-    """
-    Raises:
-        `ValueError`: naming the flag, its value and what is allowed; before anything is measured.
-    """
-    for flag, allowed in (("model_size", MODEL_SIZES), ("dtype", DTYPES), ("compile_mode", (None, *COMPILE_MODES))):
-        value = vars(arguments)[flag]
-        if value not in allowed:
-            names = ", ".join(name for name in allowed if name is not None)
-            raise ValueError(f"--{flag} is {value!r}: it must be one of {names}.")
-    check_at_least_1(arguments, "image_size", "rounds", "train_rounds", "train_batch_size", "num_threads")
-    if min(arguments.batch_sizes) < 1:
-        raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
-    output_dir = Path(arguments.output_dir)
-    if output_dir.exists() and any(output_dir.iterdir()) and not arguments.overwrite_output_dir:
-        raise ValueError(
-            f"--output_dir {output_dir} is not empty: choose another folder, or replace its results with "
-            "--overwrite_output_dir."
-        )
 
 
 class Benchmark:
@@ -107,7 +48,7 @@ class Benchmark:
         self.output_dir = Path(arguments.output_dir)
         set_seed(arguments.seed)
         if arguments.model_name_or_path:
-            model = load_model(arguments.model_name_or_path)
+            model = load_model(arguments.model_name_or_path, arguments.model_revision)
         else:
             model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
         check_image_size(model.config, arguments.image_size, arguments.image_size)

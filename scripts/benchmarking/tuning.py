@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.configuration_reg4pru import SELECTION_POOLS
 from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine, fingerprint_weights
 
 from ..common.atomic_files import replace_text
 from ..common.cli import check_at_least_1
 from ..common.data_overlap import describe_data
+from ..common.former_names import with_present_names
 from ..common.keep_rates import check_keep_rates
 from ..common.provenance import provenance
-from ..inference.evaluation_data import AsSeenArguments
 from ..reporting.speed import draw_front, front_table, measured_sentence
+from .arguments import TuneArguments
 from .baselines import variant
 from .flops import forward_flops
 from .quality import measure_quality
@@ -79,35 +79,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(index)
             best = points[index][1]
     return front
-
-
-@dataclass(kw_only=True)
-class TuneArguments(AsSeenArguments):
-    """What is measured, and the budget to choose for."""
-
-    keep_rates: list[float] = field(
-        default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
-        metadata={"help": "Keep rates of every stage, 1.0 among them."},
-    )
-    reactivation_layers: list[int] = field(
-        default_factory=lambda: [-2, -1],
-        metadata={"help": "Negative ones count from the end; the checkpoint's own is always measured, too."},
-    )
-    selection_pools: list[str] = field(
-        default_factory=lambda: list(SELECTION_POOLS),
-        metadata={"help": "The checkpoint's own is always measured, too."},
-    )
-    batch_size: int = field(default=1, metadata={"help": "Tiles per forward pass; also when time is measured."})
-    rounds: int = field(default=5, metadata={"help": "Interleaved rounds of timing."})
-    min_seconds: float = field(
-        default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    budget_ms: float | None = field(
-        default=None,
-        metadata={"help": "Milliseconds per tile: write the best setting within this budget into config.json."},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Measure again, and replace earlier results."})
 
 
 def check_arguments(arguments: TuneArguments) -> Path:
@@ -191,7 +162,7 @@ class Tuning:
     def _read_unfinished(self) -> dict[Setting, dict[str, float]]:
         if not self.unfinished.exists():
             return {}
-        content = json.loads(self.unfinished.read_text())
+        content = with_present_names(json.loads(self.unfinished.read_text()))
         if content["identity"] != self.identity:
             raise ValueError(
                 f"{self.unfinished} holds measurements of other weights, images or data type: remove it, or replace "

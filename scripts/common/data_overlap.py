@@ -11,6 +11,8 @@ from pathlib import Path
 import datasets
 from transformers.utils import cached_file
 
+from .former_names import FORMER_TRAINING_IMAGES, with_present_names
+
 logger = logging.getLogger(__name__)
 
 FILE = "training_images.json"
@@ -37,7 +39,7 @@ def describe_data(sides: dict[str, datasets.Dataset | datasets.IterableDataset])
     return {"fingerprint": digest.hexdigest(), "images": counts}
 
 
-def fingerprints(rows: datasets.Dataset | datasets.IterableDataset) -> set[str] | None:
+def image_fingerprints(rows: datasets.Dataset | datasets.IterableDataset) -> set[str] | None:
     """Fingerprints of the images of a side; `None` for a stream."""
     return set(rows["image_hash"]) if isinstance(rows, datasets.Dataset) else None
 
@@ -53,15 +55,18 @@ def read_training_images(model_name_or_path: str, revision: str | None = None) -
     Returns:
         `set[str]`, or `None` if the checkpoint does not say.
     """
-    path = cached_file(
-        model_name_or_path,
-        FILE,
-        revision=revision or "main",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else set(json.loads(Path(path).read_text())["images"])
+    for name in (FILE, FORMER_TRAINING_IMAGES):
+        path = cached_file(
+            model_name_or_path,
+            name,
+            revision=revision or "main",
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is not None:
+            return set(with_present_names(json.loads(Path(path).read_text()))["images"])
+    return None
 
 
 def write_training_images(folder: Path, images: set[str] | None) -> None:
@@ -79,7 +84,7 @@ def refuse_trained(
 
     Args:
         measured (`dict[str, str]`): Fingerprints of the images that are measured, by name.
-        trained (`set[str]`, *optional*): Those of the training; `None` if they are not known, which is said aloud.
+        trained (`set[str]`, *optional*): Those of the training; `None` if they are not known, which is logged.
         checkpoint (`str`): For the message.
         allowed (`bool`, *optional*, defaults to `False`): Whether the user wants to know it all the same.
 

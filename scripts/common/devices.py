@@ -24,11 +24,12 @@ def usable_device(name: str | None = None) -> torch.device:
 
 def fast_dtype(device: str | None = None) -> str:
     """
-    The data type that was the fastest of those that cost no accuracy, in `reg4pru engines`: `"bfloat16"` where the
-    device computes in it, a GPU or a CPU with AVX-512 BF16 or AMX, else `"float32"`.
+    The data type that was the fastest of those that cost no accuracy, in `reg4pru benchmark --engines`: `"bfloat16"`
+    where the device computes in it, a GPU since Ampere or a CPU with AVX-512 BF16, AMX or Arm's BF16, else
+    `"float32"`.
 
     Args:
-        device (`str`, *optional*): As in [`load_checkpoint`].
+        device (`str`, *optional*): As in [`usable_device`].
 
     Raises:
         `ValueError`: if the device cannot be used.
@@ -44,11 +45,11 @@ def fast_dtype(device: str | None = None) -> str:
 
 def warn_of_emulation(mixed_precision: str, device: str | None = None) -> None:
     """
-    Say aloud that a training in bfloat16 computes in an emulation of it, where the device has no instructions for it.
+    Warn that a training in bfloat16 computes in an emulation of it, where the device has no instructions for it.
 
     Args:
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
-        device (`str`, *optional*): As in [`load_checkpoint`].
+        device (`str`, *optional*): As in [`usable_device`].
     """
     if mixed_precision == "bf16" and fast_dtype(device) == "float32":
         logger.warning(

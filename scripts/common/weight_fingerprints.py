@@ -12,7 +12,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 IRRELEVANT = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
 
 
-def fingerprints(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> dict[str, str]:
+def fingerprint_model(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> dict[str, str]:
     """Of the weights as they were loaded, those from the Hub, too, and of what the model does with them."""
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):

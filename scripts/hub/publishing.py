@@ -4,53 +4,19 @@ import json
 import logging
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, fingerprint_weights
 
-from ..common.data_overlap import FILE, read_training_images, refuse_trained
+from ..common.data_overlap import read_training_images, refuse_trained, write_training_images
+from ..common.former_names import with_present_names
+from .arguments import PushArguments
 from .model_card import eval_results_yaml, measured_id, read_checkpoint, render_card
 from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class PushArguments:
-    """What is pushed, and where."""
-
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder with config.json and model.safetensors."})
-    hub_model_id: str = field(metadata={"help": "Repository, user/name."})
-    train_results: str | None = field(
-        default=None, metadata={"help": "train_results.json; default: the one in the checkpoint's folder or above."}
-    )
-    metrics: str | None = field(default=None, metadata={"help": "metrics.json of reg4pru evaluate."})
-    benchmark: str | None = field(default=None, metadata={"help": "benchmark.json of reg4pru benchmark."})
-    hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Hub id of the data set; default: that of the training, if it was on the Hub."}
-    )
-    base_model: str | None = field(
-        default=None, metadata={"help": "Hub id of the model that training started from; default: as recorded."}
-    )
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Of the weights; default: apache-2.0 from scratch, else the base model's or 'other'."},
-    )
-    space: str | None = field(
-        default=None, metadata={"help": "Also push a Space, user/name, with a demo of the checkpoint."}
-    )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
-    overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace the content of the repository even if it is something else."}
-    )
-    allow_training_images: bool = field(
-        default=False, metadata={"help": "Also publish metrics of images that the checkpoint was trained on."}
-    )
-    commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
-    output_dir: str | None = field(default=None, metadata={"help": "Only write the folder, here; push nothing."})
 
 
 def push_checkpoint(arguments: PushArguments) -> str:
@@ -64,10 +30,7 @@ def push_checkpoint(arguments: PushArguments) -> str:
         `ValueError`: If a file is missing or the repository must not be pushed to; then nothing was sent.
         [`TransferError`]: If the transfer failed.
     """
-    check_target(
-        arguments.hub_model_id, "model", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo
-    )
-    if arguments.space:
+    if arguments.space:  # the model would be there already when its Space is refused
         check_target(arguments.space, "space", private=arguments.hub_private_repo, overwrite=arguments.overwrite_repo)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
@@ -103,6 +66,15 @@ def push_space(arguments: PushArguments) -> str:
             private=arguments.hub_private_repo,
             overwrite=arguments.overwrite_repo,
         )
+
+
+def check_before_training(arguments: PushArguments) -> None:
+    """Leave, with a message, if the repository must not be pushed to: not after hours of training."""
+    private, overwrite = arguments.hub_private_repo, arguments.overwrite_repo
+    try:
+        check_target(arguments.hub_model_id, "model", private=private, overwrite=overwrite)
+    except (TransferError, ValueError) as error:
+        sys.exit(f"{error}\nNothing was trained.")
 
 
 def push_trained(arguments: PushArguments) -> None:
@@ -156,7 +128,8 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
     model.save_pretrained(folder)
     Reg4PruImageProcessor.from_pretrained(checkpoint).save_pretrained(folder)
-    copy_files([checkpoint / FILE, *([train_results_path] if train_results_path else [])], folder)
+    copy_files([train_results_path] if train_results_path else [], folder)
+    write_training_images(folder, read_training_images(str(checkpoint)))
     if tuned is not None:  # the same weights, but the files may differ
         tuned["weights"] = fingerprint_weights(folder)
         (folder / SPEED_FILE).write_text(json.dumps(tuned, indent=1) + "\n", encoding="utf-8")
@@ -199,6 +172,6 @@ def _read_json(path: str | Path | None) -> dict | None:
     if path is None:
         return None
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return with_present_names(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None

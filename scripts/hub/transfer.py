@@ -11,6 +11,9 @@ from huggingface_hub import DatasetCard, HfApi, constants, get_token, hf_hub_dow
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..common.data_overlap import FILE
+from ..common.former_names import FORMER_TRAINING_IMAGES
+
 logger = logging.getLogger(__name__)
 
 # Files that a repository has from its first commit on.
@@ -18,7 +21,8 @@ _INITIAL_FILES = (".gitattributes", "README.md")
 # Files that belong to a checkpoint, data set or Space of ours: a push without one of them deletes it on the Hub.
 OUR_FILES = {
     "model": (
-        "training_images.json",
+        FILE,
+        FORMER_TRAINING_IMAGES,
         "train_results.json",
         "speed.json",
         "*.safetensors",

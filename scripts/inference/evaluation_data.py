@@ -1,73 +1,16 @@
 """The images that a checkpoint is measured on, as the commands that measure take them."""
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from datasets_fives import load_vessels
-
 from ..common.data_overlap import read_training_images, refuse_trained
-
-
-@dataclass(kw_only=True)
-class EvaluationDataArguments:
-    """What is measured, and on which images."""
-
-    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
-    dataset: str = field(default="synthetic", metadata={"help": "Folder, Hub id, saved DatasetDict or 'synthetic'."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    split: str = field(
-        default="official",
-        metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
-    )
-    condition_pattern: str | None = field(
-        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
-    )
-    vessel_labels: list[int] | None = field(
-        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
-    )
-    synthetic_counts: list[int] = field(
-        default_factory=lambda: [64, 8, 16],
-        metadata={"help": "Synthetic images for train, validation and test; give what the training was given."},
-    )
-    working_size: int | None = field(
-        default=None, metadata={"help": "Longer side at which it is measured; default: the images' own size."}
-    )
-    allow_training_images: bool = field(
-        default=False, metadata={"help": "Measure images that the checkpoint was trained on, too."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many images."})
-    seed: int = field(default=0, metadata={"help": "Seed of synthetic images, splits and random selection."})
-    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the weights."})
-
-
-@dataclass(kw_only=True)
-class AsSeenArguments(EvaluationDataArguments):
-    """The same, for commands that measure at the size at which the model sees images."""
-
-    working_size: int | None = field(
-        default=None,
-        metadata={"help": "Longer side at which it is measured; default: that at which the model sees it."},
-    )
+from ..common.dataset_loading import load_sides
+from .arguments import AsSeenArguments, EvaluationDataArguments
 
 
 def load_images(arguments: EvaluationDataArguments, side: str) -> Dataset:
     """The images of a side, to measure; raises `ValueError` if there are none."""
-    sides = load_vessels(
-        arguments.dataset,
-        split=arguments.split,
-        seed=arguments.seed,
-        working_size=arguments.working_size,
-        condition_pattern=arguments.condition_pattern,
-        vessel_labels=arguments.vessel_labels,
-        revision=arguments.dataset_revision,
-        synthetic_counts=tuple(arguments.synthetic_counts),
-        fingerprints=True,
-    )
+    sides = load_sides(arguments, arguments.seed)
     if side not in sides:
         raise ValueError(f"There is no side {side!r}: {arguments.dataset} has the sides {', '.join(sides)}.")
     images = sides[side]

@@ -25,16 +25,18 @@ class InputImage(NamedTuple):
     content: Callable[[], Path | bytes]
 
 
-def list_files(patterns: list[str]) -> list[InputImage]:
+def list_files(patterns: list[str], output_dir: Path) -> list[InputImage]:
     """
     The images among files, folders and patterns, in order.
 
     Args:
         patterns (`list[str]`): Files; folders, of which every file with one of [`SUFFIXES`] is taken; patterns such as
             `"scans/**/*.jpg"`.
+        output_dir (`Path`): Where results go.
 
     Raises:
-        `ValueError`: If one of them finds nothing, or two images would be written to the same files.
+        `ValueError`: If one of them finds nothing, results would land among the images, or those of two images in the
+            same files.
     """
     images: dict[str, Path] = {}
     for pattern in patterns:
@@ -48,6 +50,8 @@ def list_files(patterns: list[str]) -> list[InputImage]:
             other = images.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
                 raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
+    if any(output_dir.resolve() == path.resolve().parent for path in images.values()):
+        raise ValueError(f"--output_dir is {output_dir}, the folder of the images: choose another.")
     return [InputImage(str(path), path.name, stem, lambda path=path: path) for stem, path in images.items()]
 
 

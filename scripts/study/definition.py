@@ -35,6 +35,7 @@ import yaml
 
 from modeling_reg4pru import Reg4PruConfig
 
+from ..common.former_names import with_present_names
 from ..common.keep_rates import check_keep_rates
 from ..common.recipes import find_yaml
 from ..training.arguments import TRAIN_ARGUMENTS
@@ -129,7 +130,7 @@ def read_study(path: Path) -> Study:
     content["evaluations"] = [entry for entry in content.get("evaluations") or [] if _has_data(entry)]
     content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
 
-    recipe = {**(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})}
+    recipe = with_present_names(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})
     _check_flags(content["overrides"], f"`overrides` of {path}")
     config = _changed(recipe.get("config_overrides", {}), content["config"])
     recipe = {**recipe, **content["overrides"], "config_overrides": config}
@@ -163,7 +164,7 @@ def _changed(config: dict, changes: dict) -> dict:
 def _read_fields(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"The study {path} does not exist.")
-    content = yaml.safe_load(path.read_text()) or {}
+    content = with_present_names(yaml.safe_load(path.read_text()) or {})
     _check_keys(content, (*REQUIRED_FIELDS, *OPTIONAL_FIELDS, "base"), f"The study {path}")
     for name in MERGED_FIELDS:
         if not isinstance(content.setdefault(name, {}), dict):

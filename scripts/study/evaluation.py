@@ -13,6 +13,7 @@ from datasets_fives.metrics import METRICS, measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_table, replace_text
+from ..common.former_names import present_name
 from ..common.keep_rates import rate_name
 from ..inference.loading import load_checkpoint, select_at_random
 from ..inference.predictors import predictors
@@ -85,7 +86,7 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
         for row in csv.DictReader(file):
             image = {"name": row["name"], "condition": row["condition"]}
             image |= {metric: float(row.get(metric, math.nan)) for metric in METRICS}
-            rows.setdefault((row["evaluation"], row["keep_rate"]), []).append(image)
+            rows.setdefault((present_name(row["evaluation"]), row["keep_rate"]), []).append(image)
     return rows
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from ..training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from ..common.former_names import with_present_names
+from ..training.arguments import DataArguments, ModelArguments, TrainArguments
+from ..training.command_line import parse_arguments
 
 
 class RunFolder:
@@ -68,7 +70,7 @@ class RunFolder:
         """Raises `ValueError` if the run was started with another recipe."""
         if not self.recipe.is_file():
             return
-        recorded, wanted = (_flat(recipe) for recipe in (yaml.safe_load(self.recipe.read_text()), wanted))
+        recorded, wanted = _flat(with_present_names(yaml.safe_load(self.recipe.read_text()))), _flat(wanted)
         differences = [
             f"{name} was {recorded.get(name, 'unset')}, is {wanted.get(name, 'unset')}"
             for name in sorted(recorded.keys() | wanted.keys())
@@ -82,7 +84,7 @@ class RunFolder:
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
         """Pooled metrics measured so far, by evaluation and keep rate."""
-        return json.loads(self.evaluation.read_text()) if self.evaluation.is_file() else {}
+        return with_present_names(json.loads(self.evaluation.read_text())) if self.evaluation.is_file() else {}
 
 
 def _flat(recipe: dict) -> dict:

@@ -126,6 +126,14 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
+def discard(folder: Path) -> None:
+    """Delete a full state; killed in between, what is left of it is not taken for one."""
+    discarded = folder.with_name("discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    folder.rename(discarded)
+    shutil.rmtree(discarded)
+
+
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Finished checkpoints of `reg4pru train`, oldest first."""
     return sorted((output_dir / "checkpoints").glob("step-*"))
@@ -154,13 +162,28 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
     return found
 
 
-def check_steps_left(state: str, step: int, total_steps: int) -> None:
-    """Raises `ValueError` if a full state is further than the training that would go on from it."""
-    if step > total_steps:
-        raise ValueError(
-            f"--resume_from_checkpoint is {state}, which is at step {step}: this training ends at step {total_steps}, "
-            "and must not end before."
-        )
+def list_trainer_checkpoints(output_dir: Path) -> list[Path]:
+    """Full states of a `Trainer` that were finished, oldest first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if (path / SEAL).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def find_trainer_checkpoint(output_dir: Path, wanted: str) -> str:
+    """
+    Folder of the full state that `reg4pru finetune` resumes from.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        wanted (`str`): A folder, or `"latest"`, which passes over states that were not finished or are damaged.
+
+    Raises:
+        `ValueError`: if there is no such state, or none that is whole.
+    """
+    if wanted == "latest":
+        return newest_whole(list_trainer_checkpoints(output_dir), output_dir)
+    if not (Path(wanted) / SEAL).is_file():
+        raise ValueError(f"{wanted} is no full state of `reg4pru finetune`, or was not finished: it has no {SEAL}.")
+    return newest_whole([Path(wanted)], Path(wanted))
 
 
 def newest_whole(states: list[Path], where: Path) -> str:
@@ -183,21 +206,13 @@ def newest_whole(states: list[Path], where: Path) -> str:
     raise ValueError(f"{'; '.join(damages)}. There is none before it: start again in another --output_dir.")
 
 
-def discard(folder: Path) -> None:
-    """Delete a full state; killed in between, what is left of it is not taken for one."""
-    discarded = folder.with_name("discarded")
-    shutil.rmtree(discarded, ignore_errors=True)
-    folder.rename(discarded)
-    shutil.rmtree(discarded)
-
-
-def _checksum(path: Path) -> list[int]:
-    """Size and CRC-32, which a gigabyte takes less than a second for; it guards against damage, not against malice."""
-    checksum = size = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            checksum, size = zlib.crc32(block, checksum), size + len(block)
-    return [size, checksum]
+def check_steps_left(state: str, step: int, total_steps: int) -> None:
+    """Raises `ValueError` if a full state is further than the training that would go on from it."""
+    if step > total_steps:
+        raise ValueError(
+            f"--resume_from_checkpoint is {state}, which is at step {step}: this training ends at step {total_steps}, "
+            "and must not end before."
+        )
 
 
 def check_states(folder: Path) -> None:
@@ -221,3 +236,12 @@ def check_states(folder: Path) -> None:
                 f"{path} is damaged, or holds more than numbers, and could run code: resume only from a state that "
                 "your own training wrote."
             ) from error
+
+
+def _checksum(path: Path) -> list[int]:
+    """Size and CRC-32, which a gigabyte takes less than a second for; it guards against damage, not against malice."""
+    checksum = size = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return [size, checksum]

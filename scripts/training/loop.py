@@ -15,7 +15,7 @@ from datasets_fives.transforms import TrainTransform
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_text
-from ..common.data_overlap import fingerprints, write_training_images
+from ..common.data_overlap import image_fingerprints, write_training_images
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
@@ -23,7 +23,7 @@ from .interruption import StopRequest, check_finite, where_to_go_on
 from .optimization import make_average, make_optimizer
 from .run_record import check_data, describe_run, learned_from, settings_of, write_record
 from .schedule import begin_step
-from .setup import make_processor
+from .setup import collate, make_processor
 from .validation import ImageMetrics, ImageTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class TrainingRun:
         self.accelerator, self.data = accelerator, data
         self.output_dir = Path(arguments.output_dir)
         self.trained_on = learned_from(
-            fingerprints(data["train"]), model_arguments.model_name_or_path, None, resume_from
+            image_fingerprints(data["train"]), model_arguments.model_name_or_path, None, resume_from
         )
         size = model.config.image_size
         self.processor = make_processor(model.config, data_arguments)
@@ -314,12 +314,6 @@ class TrainingRun:
         }
         with writing(self.output_dir, "train_results.json"):
             replace_text(self.output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
-
-
-def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    """Batches of what the model takes; names and conditions stay behind."""
-    names = [name for name in ("pixel_values", "labels", "patch_offsets") if name in items[0]]
-    return {name: torch.stack([item[name] for item in items]) for name in names}
 
 
 def drop_log_after(path: Path, step: int) -> None:

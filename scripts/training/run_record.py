@@ -1,7 +1,6 @@
 """What a run is, written down when it begins, in `run.json`; one that goes on must be the same."""
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import torch
 from ..common.atomic_files import replace_text
 from ..common.data_overlap import FILE as IMAGES
 from ..common.data_overlap import describe_data, read_training_images
+from ..common.former_names import with_present_names
 from ..common.provenance import provenance
-from .arguments import config_fields
 from .checkpoints import writing
+from .command_line import config_fields
 
 FILE = "run.json"
 # What a run may be told anew when it goes on: where things lie, what it saves, logs and publishes, and how it reads.
@@ -41,6 +41,18 @@ def describe_run(
     return {"provenance": provenance(device, seed), "arguments": settings, "data": describe_data(sides)}
 
 
+def read_record(output_dir: Path) -> dict | None:
+    """The record of the run in a folder, or `None`."""
+    path = output_dir / FILE
+    return with_present_names(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_record(output_dir: Path, record: dict) -> None:
+    """Write a record, from [`describe_run`]; raises [`TrainingError`] if the disk refuses it."""
+    with writing(output_dir, FILE):
+        replace_text(output_dir / FILE, json.dumps(record, indent=2) + "\n")
+
+
 def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None:
     """
     A full state restores its optimiser, and schedules count to the last step: a run that goes on ends in the weights
@@ -62,9 +74,10 @@ def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None
             f"--resume_from_checkpoint is {state}, which does not say which images it has learned from (no "
             f"{IMAGES}): nobody could keep them out of a measurement later. Take a state that says so."
         )
-    if not (began / FILE).is_file():
+    record = read_record(began)
+    if record is None:
         return
-    before, now = _flat(json.loads((began / FILE).read_text())["arguments"]), _flat(settings)
+    before, now = _flat(record["arguments"]), _flat(settings)
     # A record of an early version lacks the flags that came later.
     compared = {name for name in before.keys() | now.keys() if name in before or name.startswith("config_overrides")}
     if goes_on:
@@ -92,16 +105,11 @@ def check_data(output_dir: Path, data: dict) -> None:
     Raises:
         `ValueError`: if they are not those that it began with.
     """
-    path = output_dir / FILE
-    began = json.loads(path.read_text())["data"] if path.is_file() else data
-    if began != data:
-        raise ValueError(f"The data are not those that the run in {output_dir} began with: {began}, now {data}.")
-
-
-def write_record(output_dir: Path, record: dict) -> None:
-    """Write a record, from [`describe_run`]; raises [`TrainingError`] if the disk refuses it."""
-    with writing(output_dir, FILE):
-        replace_text(output_dir / FILE, json.dumps(record, indent=2) + "\n")
+    record = read_record(output_dir)
+    if record is not None and record["data"] != data:
+        raise ValueError(
+            f"The data are not those that the run in {output_dir} began with: {record['data']}, now {data}."
+        )
 
 
 def learned_from(own: set[str] | None, start: str, revision: str | None, state: str | None) -> set[str] | None:
@@ -124,72 +132,6 @@ def learned_from(own: set[str] | None, start: str, revision: str | None, state: 
 
 def _flat(arguments: dict) -> dict:
     """Settings with the fields of `config_overrides` beside the others, to name a difference exactly."""
-    arguments = dict(arguments)
+    arguments = {name: None if value == "" else value for name, value in arguments.items()}  # both: not given
     overrides = config_fields(arguments.pop("config_overrides", []))
     return {**arguments, **{f"config_overrides {name}": value for name, value in overrides.items()}}
-
-
-WEIGHTS = ("best", "last")
-# The results first: a run whose results are gone is no finished one, wherever the removal is interrupted.
-_RECORDS = ("train_results.json", "run.json", "training_log.jsonl")
-_OURS = '"model_type": "reg4pru"'
-
-
-def lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path is a folder or something in it, as it is written or where links lead."""
-    places = ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve()))
-    return any(place in (inner, *inner.parents) for inner, place in places)
-
-
-def find_run_files(output_dir: Path) -> list[Path]:
-    """Files and folders that runs have written into a folder, in the order in which they can go."""
-    names = [*_RECORDS, *(f"{name}.tmp" for name in _RECORDS), *(f"{name}.unfinished" for name in WEIGHTS)]
-    states = output_dir / "checkpoints"
-    found = [
-        *(output_dir / name for name in names),
-        *sorted(states.glob("step-[0-9]*")),
-        *(states / name for name in ("unfinished", "discarded")),
-        *(output_dir / name for name in WEIGHTS if _is_checkpoint(output_dir / name)),
-    ]
-    return [path for path in found if path.exists()]
-
-
-def check_overwriting(output_dir: Path, sources: dict[str, str]) -> None:
-    """
-    Refuse to remove what a run needs, or what no run has written.
-
-    Args:
-        output_dir (`Path`): Folder of the run.
-        sources (`dict[str, str]`): By flag, what the run starts from and learns from: a path, or something else.
-
-    Raises:
-        `ValueError`: naming the flag and the path.
-    """
-    for path in find_run_files(output_dir):
-        for flag, source in sources.items():
-            if source and Path(source).exists() and lies_in(Path(source), path):
-                raise ValueError(
-                    f"--{flag} is {source}, which --overwrite_output_dir would remove with {path}: choose another "
-                    "--output_dir."
-                )
-    for name in WEIGHTS:
-        config = output_dir / name / "config.json"
-        if config.is_file() and not _is_checkpoint(config.parent):
-            raise ValueError(
-                f"--output_dir is {output_dir}, whose {name}/ holds a model that is none of ours, and the weights "
-                "would be written there: choose another."
-            )
-
-
-def remove_run(output_dir: Path) -> None:
-    """Remove what runs have written into a folder; everything else stays."""
-    for path in find_run_files(output_dir):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and _OURS in config.read_text(errors="replace")

@@ -1,18 +1,39 @@
-"""The images of a training, by side, as its arguments want them."""
+"""What a training works with: its processes, images, model and image processor."""
 
+import os
 import warnings
 
 import datasets
 import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
-from datasets_fives import load_vessels
 from datasets_fives.masks import check_foreground
 from datasets_fives.training_samples import cut_into_tiles, hold_in_memory
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
-from .arguments import DataArguments, ModelArguments, config_fields
+from ..common.dataset_loading import load_sides
+from .arguments import DataArguments, ModelArguments
+from .command_line import config_fields
+
+
+def check_processes(num_processes: int) -> None:
+    """
+    Raises:
+        `ValueError`: if more processes were started than belong together: each would train alone, in one folder; or
+            if FSDP was asked for where Accelerate, which knows it on accelerators only, would leave it out unsaid.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > num_processes:
+        raise ValueError(
+            f"{started} processes were started (WORLD_SIZE), but this one would train with {num_processes}: without a "
+            "GPU set ACCELERATE_USE_CPU=true; with GPUs start as many processes as there are."
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().device.type == "cpu":
+        raise ValueError("FSDP was asked for (ACCELERATE_USE_FSDP), but Accelerate shards on GPUs and the like only.")
 
 
 def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
@@ -27,18 +48,7 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
     Raises:
         `ValueError`: if the source or the split does not exist, or there is nothing to train on.
     """
-    sides = load_vessels(
-        arguments.dataset,
-        split=arguments.split,
-        seed=seed,
-        working_size=arguments.working_size,
-        condition_pattern=arguments.condition_pattern,
-        vessel_labels=arguments.vessel_labels,
-        revision=arguments.dataset_revision or None,
-        streaming=arguments.streaming,
-        synthetic_counts=tuple(arguments.synthetic_counts),
-        fingerprints=True,
-    )
+    sides = load_sides(arguments, seed, streaming=arguments.streaming)
     if "train" not in sides:
         raise ValueError(f"The data set {arguments.dataset} has no training images under split {arguments.split!r}.")
     if not arguments.streaming:  # of a stream nothing is known ahead
@@ -114,3 +124,9 @@ def make_processor(
         num_labels=config.num_labels,
         **colours,
     )
+
+
+def collate(items: list[dict]) -> dict[str, torch.Tensor]:
+    """Batches of what the model takes; names and conditions stay behind."""
+    names = [name for name in ("pixel_values", "labels", "patch_offsets") if name in items[0]]
+    return {name: torch.stack([item[name] for item in items]) for name in names}

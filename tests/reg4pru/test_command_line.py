@@ -1,37 +1,78 @@
 """The command `reg4pru`: quick help, clear errors, and everything that it needs beside its code."""
 
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from reg4pru.__main__ import COMMANDS, main
+from reg4pru.common.cli import CommandParser
 from reg4pru.common.recipes import PACKAGE, find_yaml
+
+HELP = """
+import sys
+import reg4pru.__main__ as commands
+sys.argv = ["reg4pru", *sys.argv[1:], "--help"]
+try:
+    commands.main()
+finally:
+    print(*sys.modules)
+"""
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "reg4pru", *arguments], capture_output=True, text=True, timeout=120)
 
 
-def test_help_lists_every_command_without_waiting_for_torch():
-    code = "import sys; sys.argv = ['reg4pru', '--help']; import reg4pru.__main__ as m; m.main(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert all(f"  {name} " in done.stdout for name in COMMANDS)
-    assert not {"torch", "transformers", "numpy"} & set(done.stdout.splitlines()[-1].split())
+def read_help(*arguments: str) -> tuple[str, set[str]]:
+    """What `--help` prints, and the modules that it imports."""
+    command = [sys.executable, "-c", HELP, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    *shown, modules = done.stdout.splitlines()
+    return "\n".join(shown), set(modules.split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_its_own_flags(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["reg4pru", name, "--help"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 0
-    shown = capsys.readouterr().out
+def test_help_lists_every_command():
+    shown, modules = read_help()
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert not {"torch", "transformers", "numpy"} & modules
+
+
+LATER = pytest.mark.xfail(reason="its module still imports all that it needs", strict=True)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LATER if name == "study" else ()) for name in COMMANDS])
+def test_help_of_a_command_is_quick_and_complete(name, monkeypatch):
+    shown, modules = read_help(name)
+    slow = {"torch", "datasets", "accelerate", "datasets_fives", "modeling_reg4pru", "matplotlib", "skimage", "gradio"}
+    assert not slow & modules
     assert shown.startswith(f"usage: reg4pru {name}")
     assert "--output" in shown or name in ("app", "tune"), (
         "the app writes nothing that stays, tune into the checkpoint"
     )
+    flags, examples = shown.split("\nexample:\n")
+    for flag in re.split(r"\n  (?=--)", flags)[1:]:
+        assert flag.lower().count("default:") <= 1, "shown once"
+        assert "default: None" not in flag
+
+    # Every example is a command line that the command understands.
+    lines = [shlex.split(line, comments=True) for line in examples.replace("\\\n", "").splitlines()]
+    for words in lines:
+        assert words[words.index("reg4pru") + 1] == name
+        monkeypatch.setattr(sys, "argv", words[words.index("reg4pru") :])
+        read_flags, filled = CommandParser.read_flags, []
+
+        def stop(parser, *arguments, read_flags=read_flags, filled=filled):
+            filled += read_flags(parser, *arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(CommandParser, "read_flags", stop)
+            assert main() == 130
+        assert filled
+    assert lines
 
 
 NEEDED = {
@@ -42,7 +83,6 @@ NEEDED = {
     "app": [],
     "export": ["--model_name_or_path", "nowhere", "--output", "new"],
     "benchmark": ["--output_dir", "new"],
-    "engines": ["--output_dir", "new"],
     "tune": ["--model_name_or_path", "nowhere"],
     "study": ["demo", "--output_dir", "new", "--runs_dir", "runs"],
     "prepare": ["--fives_dir", "nowhere"],

@@ -17,9 +17,9 @@ from datasets_fives.field_of_view import field_of_view
 from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.image_tiles import resize_map
-from reg4pru import evaluate, finetune, predict, train
+from reg4pru import evaluate, predict, train
 from reg4pru.training import validation
-from reg4pru.training.arguments import DataArguments
+from reg4pru.training.trainer import Reg4PruTrainer
 
 # What training saw: crops or tiles of images at 128 px, or whole images, at the model's 64 px.
 SCALES = {
@@ -138,14 +138,10 @@ def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypat
     monkeypatch.setattr(validation.PixelMetrics, "update", record)
     model = Reg4PruForSemanticSegmentation.from_pretrained(folder / scale / "last")
     processor = Reg4PruImageProcessor.from_pretrained(folder / scale / "last")
-    source = DataArguments(dataset=str(folder / "data"), split=str(folder / "split.yaml"))
-    sides = load_vessels(source.dataset, split=source.split, working_size=processor.working_size)
-    training = TrainingArguments(
-        tmp_path, max_steps=1, per_device_eval_batch_size=3, use_cpu=True, report_to="none",
-        remove_unused_columns=False, batch_eval_metrics=True, label_names=validation.LABEL_NAMES,
-    )  # fmt: skip
-    arguments = finetune.FinetuneArguments(model_name_or_path="", ema_decay=0)
-    measured = finetune.make_trainer(model, processor, sides, arguments, source, training).evaluate()
+    split = str(folder / "split.yaml")
+    sides = load_vessels(str(folder / "data"), split=split, working_size=processor.working_size)
+    training = TrainingArguments(tmp_path, max_steps=1, per_device_eval_batch_size=3, use_cpu=True, report_to="none")
+    measured = Reg4PruTrainer(model, training, processor, sides["train"], sides["validation"]).evaluate()
     assert len(seen) == 2
     for (probability, labels), row in zip(seen, sides["validation"], strict=True):
         assert max(probability.shape) == processor.working_size

@@ -15,9 +15,9 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_reg4pru.policy_attention import policy_attention
 from reg4pru.benchmark import main
+from reg4pru.benchmarking.arguments import BenchmarkArguments, check_benchmark
 from reg4pru.benchmarking.baselines import dense_model, explicit_policy_attention, use_explicit_attention, variant
 from reg4pru.benchmarking.flops import token_counts
-from reg4pru.benchmarking.suite import BenchmarkArguments, check_arguments
 from reg4pru.benchmarking.timing import (
     interleaved_rounds,
     peak_memory,
@@ -110,17 +110,18 @@ def test_an_interruption_leaves_what_was_measured(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"model_size": "huge"}, "--model_size is 'huge': it must be one of debug, tiny"),
-        ({"dtype": "int8"}, "--dtype is 'int8'"),
-        ({"compile_mode": "fast"}, "--compile_mode is 'fast'"),
         ({"rounds": 0}, "--rounds is 0"),
         ({"batch_sizes": [1, 0]}, "--batch_sizes is"),
+        ({"split": "sample"}, "--split is sample: it needs --engines"),
+        ({"engines": ["all"], "train": True}, "--train is True: it is not for --engines"),
+        ({"engines": ["int4"]}, "--engines has int4: they are all, or some of float32"),
+        ({"engines": ["all"], "batch_sizes": [1, 2]}, "engines are compared at one"),
     ],
 )
 def test_bad_arguments(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        check_arguments(BenchmarkArguments(output_dir=str(tmp_path / "new"), **flags))
-    check_arguments(BenchmarkArguments(output_dir=str(tmp_path / "new"), device="cpu"))
+        check_benchmark(BenchmarkArguments(output_dir=str(tmp_path / "new"), **flags))
+    check_benchmark(BenchmarkArguments(output_dir=str(tmp_path / "new"), device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,10 @@ def test_bad_arguments(tmp_path, flags, message):
         (["--device", "abacus"], "The device 'abacus' cannot be used"),
         (["--model_name_or_path", "nowhere"], "No checkpoint could be loaded from 'nowhere'"),
         (["--model_size", "debug", "--reactivation_layers", "0"], "reactivation_layer"),
-        (["--model_size", "debug", "--keep_rates", "1.5"], "keep_rates"),
+        (["--model_size", "debug", "--keep_rates", "1.5"], "keep rates contain 1.5"),
+        (["--model_size", "huge"], "--model-size: invalid choice: 'huge' (choose from"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--compile_mode", "fast"], "invalid choice: 'fast'"),
     ],
 )
 def test_command_names_what_is_wrong_before_it_measures(tmp_path, capsys, flags, message):

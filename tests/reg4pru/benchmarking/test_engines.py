@@ -1,4 +1,4 @@
-"""Engines compute what the model computes, and `reg4pru engines` measures them."""
+"""Engines compute what the model computes, and `reg4pru benchmark --engines` measures them."""
 
 import json
 
@@ -6,7 +6,7 @@ import datasets
 import pytest
 import torch
 
-from reg4pru.benchmarking import engine_comparison as compare_engines
+from reg4pru import benchmark
 from reg4pru.benchmarking import engines
 from reg4pru.benchmarking.baselines import dense_model, variant
 from reg4pru.benchmarking.engine_comparison import with_ratios
@@ -88,7 +88,7 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
         *("--device", "cpu", "--output_dir", folder),
     ]
     arguments = [str(argument) for argument in arguments]
-    compare_engines.main(arguments)
+    benchmark.main(arguments)
 
     results = json.loads((folder / "engines.json").read_text(), parse_constant=pytest.fail)
     assert (folder / "table.md").read_text() == capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
     assert pruned != unpruned
     assert all(row["change"] == 0 for row in rows if row["trained"])
     with pytest.raises(SystemExit):
-        compare_engines.main(arguments)
+        benchmark.main(arguments)
     assert "is not empty" in capsys.readouterr().err
 
 
@@ -119,21 +119,6 @@ def test_an_engine_stands_in_for_the_model(tiny_model, images):
     image = images[0]["image"]
     wanted = predictor(model, processor, "config")(image, 0)
     assert (predictor(stand_in, processor, "config")(image, 0) == wanted).all()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"engines": ["int4"]}, r"--engines is \['int4'\]"),
-        ({"engines": []}, "--engines is"),
-        ({"dtype": "bfloat16"}, "--dtype is 'bfloat16'"),
-        ({"model_size": "huge"}, "--model_size is 'huge'"),
-        ({"rounds": 0}, "--rounds is 0"),
-    ],
-)
-def test_bad_arguments(tmp_path, flags, message):
-    with pytest.raises(ValueError, match=message):
-        compare_engines.check_arguments(compare_engines.EngineArguments(output_dir=str(tmp_path / "new"), **flags))
 
 
 def test_the_table_says_what_is_fastest_and_as_accurate():

@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 
 from modeling_reg4pru.speed_budget import fingerprint_weights
+from reg4pru.hub.arguments import PushArguments
 from reg4pru.hub.model_card import eval_results_yaml, hub_id, read_checkpoint, render_card
-from reg4pru.hub.publishing import PushArguments, stage_checkpoint
+from reg4pru.hub.publishing import stage_checkpoint
 from reg4pru.push import main
 
 PROVENANCE = {

@@ -16,8 +16,9 @@ from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import evaluate
-from reg4pru.common.data_overlap import fingerprints, read_training_images, write_training_images
-from reg4pru.hub.publishing import PushArguments, stage_checkpoint
+from reg4pru.common.data_overlap import image_fingerprints, read_training_images, write_training_images
+from reg4pru.hub.arguments import PushArguments
+from reg4pru.hub.publishing import stage_checkpoint
 from reg4pru.inference.evaluation_data import load_images
 from reg4pru.inference.predictors import predictors
 from reg4pru.reporting.evaluation import write_results
@@ -39,7 +40,7 @@ def fails(monkeypatch, capsys, tmp_path):
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *map(str, arguments)])
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-        monkeypatch.setattr(evaluate, "measure", lambda *_, **__: pytest.fail("work has begun"))
+        monkeypatch.setattr("datasets_fives.metrics.measure", lambda *_, **__: pytest.fail("work has begun"))
         with pytest.raises(SystemExit) as stopped:
             evaluate.main()
         assert stopped.value.code == 2
@@ -138,7 +139,7 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
         seen["pool"], seen["selectors"] = model.config.selection_pool, [type(s).__name__ for s in model.selectors]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "predictors", stop)
+    monkeypatch.setattr("reg4pru.inference.predictors.predictors", stop)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     arguments = (
         f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --working_size 64"
@@ -202,7 +203,7 @@ def test_images_of_the_training_are_refused(tiny_model, save_checkpoint, fails, 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     checkpoint = save_checkpoint(tiny_model())
     trained = load_vessels("synthetic", working_size=96, synthetic_counts=(4, 0, 2), fingerprints=True)["train"]
-    write_training_images(checkpoint, fingerprints(trained))
+    write_training_images(checkpoint, image_fingerprints(trained))
     common = ["--model_name_or_path", checkpoint, "--working_size", 64, "--output_dir"]
 
     said = fails(*common, tmp_path / "out", "--synthetic_counts", 3, 0, 3)
@@ -229,7 +230,7 @@ def test_images_of_the_training_are_refused(tiny_model, save_checkpoint, fails, 
         stage_checkpoint(PushArguments(**pushed), tmp_path / "staged")
     stage_checkpoint(PushArguments(**pushed, allow_training_images=True), tmp_path / "staged")
     assert "**1 of them were trained on.**" in (tmp_path / "staged/README.md").read_text()
-    assert read_training_images(str(tmp_path / "staged")) == fingerprints(trained)
+    assert read_training_images(str(tmp_path / "staged")) == image_fingerprints(trained)
 
 
 def test_no_images_is_an_error(tiny_model, processor, images):

@@ -14,7 +14,7 @@ from datasets import Image as Picture
 from PIL import Image
 
 from reg4pru import predict
-from reg4pru.inference import prediction
+from reg4pru.inference import output_folder, prediction
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, fol
 
 def test_a_run_killed_between_pictures_and_row_goes_on(run, folder, out, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(predict.ResultFolder, "add_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(output_folder.ResultFolder, "add_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(folder)
     assert (out / "p0_mask.png").is_file()

@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_number_of_images(checkpoint, tmp_path):
     pixels, _ = draw_image(2048, "N", np.random.SeedSequence(0))
     for index in range(10):
         (tmp_path / "images" / f"{index}.png").write_bytes(Image().encode_example(pixels)["bytes"])
-    code = ("import resource, sys; from reg4pru.inference import predict; predict.main(sys.argv[1:]); "
+    code = ("import resource, sys; from reg4pru import predict; predict.main(sys.argv[1:]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")  # fmt: skip
     peaks = []
     for pattern in ("[01].png", "*.png"):

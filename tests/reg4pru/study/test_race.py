@@ -11,7 +11,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.common.recipes import PACKAGE
 from reg4pru.study.definition import Study, read_study
 from reg4pru.study.race import draw_race, race_markdown, race_rows
-from reg4pru.training.arguments import parse_arguments
+from reg4pru.training.command_line import parse_arguments
 from reg4pru.training.setup import build_model, make_processor
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from reg4pru.training.arguments import config_fields, parse_arguments
+from reg4pru.training.command_line import config_fields, parse_arguments
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_bad_recipes_are_refused(write, capsys, content, words):
         (["--keep_rate_warmup", "1.1"], ["--keep_rate_warmup is 1.1", "[0, 1]"]),
         (["--keep_rate_range", "0.9", "0.3"], ["--keep_rate_range is [0.9, 0.3]", "low <= high"]),
         (["--keep_rate_range", "0.5"], ["--keep_rate_range is [0.5]", "two rates"]),
-        (["--mixed_precision", "fp8"], ["--mixed_precision is 'fp8'", "no, bf16 or fp16"]),
+        (["--mixed_precision", "fp8"], ["--mixed_precision", "'fp8'", "choose from", "bf16"]),
         (["--samples_per_image", "0"], ["--samples_per_image is 0", "at least 1"]),
         (["--checkpointing_steps", "0"], ["--checkpointing_steps is 0", "at least 1"]),
         (["--gradient_accumulation_steps", "0"], ["--gradient_accumulation_steps is 0", "at least 1"]),

@@ -13,7 +13,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 from reg4pru import finetune as finetune_trainer
 from reg4pru import train
 from reg4pru.training.arguments import PruningScheduleArguments
-from reg4pru.training.trainer import PruningSchedule
+from reg4pru.training.callbacks import PruningScheduleCallback
 from reg4pru.training.validation import ImageMetrics, ImageTiles, vessel_probability
 
 
@@ -107,7 +107,7 @@ def test_ends_in_the_weights_of_train(checkpoint, tmp_path, more):
 
 def test_the_schedule_warms_up_and_gives_the_target_back(tiny_model):
     model = tiny_model()
-    schedule = PruningSchedule(PruningScheduleArguments(keep_rate_warmup=0.5, dense_fraction=0.2))
+    schedule = PruningScheduleCallback(PruningScheduleArguments(keep_rate_warmup=0.5, dense_fraction=0.2))
     state, control = TrainerState(max_steps=10), TrainerControl()
     schedule.on_train_begin(None, state, control, model=model)
     seen = []

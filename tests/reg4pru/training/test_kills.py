@@ -94,7 +94,7 @@ def test_sigterm_saves_and_ends(runs, command):
     process.terminate()
     process.join(60)
     assert process.exitcode == 143
-    assert "Ended by SIGTERM; go on with --resume_from_checkpoint latest" in runs.said(name)
+    assert "Ended by SIGTERM; continue with --resume_from_checkpoint latest" in runs.said(name)
     assert not (folder / "train_results.json").exists()
     check_same(runs, command, name)
 

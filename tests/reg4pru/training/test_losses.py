@@ -7,7 +7,8 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from datasets_fives import transforms
-from reg4pru.training.arguments import FinetuneArguments, make_parser
+from reg4pru.training.arguments import FinetuneArguments
+from reg4pru.training.command_line import make_parser
 
 from .processes import Runs
 

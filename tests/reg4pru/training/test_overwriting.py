@@ -5,8 +5,7 @@ import json
 import pytest
 
 from reg4pru import train
-from reg4pru.training.interruption import LOCK
-from reg4pru.training.run_record import remove_run
+from reg4pru.training.output_folder import LOCK, remove_run
 
 from .processes import Runs
 

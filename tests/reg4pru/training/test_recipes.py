@@ -9,7 +9,7 @@ import yaml
 from modeling_reg4pru import Reg4PruConfig
 from reg4pru.common.recipes import PACKAGE
 from reg4pru.study.definition import read_study
-from reg4pru.training.arguments import config_fields, parse_arguments
+from reg4pru.training.command_line import config_fields, parse_arguments
 
 RECIPES = sorted((PACKAGE / "recipes").glob("*.yaml"))
 STUDIES = sorted((PACKAGE / "studies").glob("*.yaml"))

@@ -5,7 +5,8 @@ import torch
 
 from datasets_fives.training_samples import StreamedSamples, count_rows
 from datasets_fives.transforms import TrainTransform
-from reg4pru.training.arguments import DataArguments, parse_arguments
+from reg4pru.training.arguments import DataArguments
+from reg4pru.training.command_line import parse_arguments
 from reg4pru.training.setup import load_data
 
 

@@ -7,7 +7,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load
 
-from reg4pru.training import interruption as processes
+from reg4pru.training import output_folder, setup
 
 from ...variants import VARIANTS
 from .processes import Runs
@@ -95,7 +95,7 @@ def test_fsdp_shards_and_saves_whole_weights(runs):
 def test_fsdp_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP was asked for"):
-        processes.check_processes(1)
+        setup.check_processes(1)
 
 
 @pytest.mark.parametrize("command", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
@@ -125,14 +125,14 @@ def test_processes_that_do_not_know_of_each_other_are_refused(runs):
 def test_a_folder_that_another_run_writes_to_is_left_alone(runs, command):
     folder = runs.folder / f"held-{command}"
     folder.mkdir()
-    with FileLock(folder / processes.LOCK):
+    with FileLock(folder / output_folder.LOCK):
         assert runs.complete(command, folder.name, prepare=_be_impatient) != 0
     assert f"Another run writes to {folder}" in runs.said(folder.name)
-    assert [path.name for path in folder.iterdir()] == [processes.LOCK]
+    assert [path.name for path in folder.iterdir()] == [output_folder.LOCK]
 
 
 def _be_impatient():
-    processes.PATIENCE_SECONDS = 0.1
+    output_folder.PATIENCE_SECONDS = 0.1
 
 
 @pytest.mark.parametrize("command", ["train", "finetune"])

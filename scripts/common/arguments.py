@@ -1,0 +1,77 @@
+"""Flags that several commands share. Imports no torch: `--help` must not wait for it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class CheckpointArguments:
+    """The checkpoint that a command loads, and how."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder or a Hub id."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "Data type of the weights."}
+    )
+
+
+@dataclass(kw_only=True)
+class DatasetArguments:
+    """The images that a command trains or measures on, with their masks."""
+
+    _argument_group_name = "data"
+
+    dataset: str = field(default="synthetic", metadata={"help": "Folder, Hub id, saved DatasetDict or 'synthetic'."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    split: str = field(
+        default="official",
+        metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
+    )
+    condition_pattern: str | None = field(
+        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
+    )
+    vessel_labels: list[int] | None = field(
+        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
+    )
+    working_size: int | None = field(
+        default=None, metadata={"help": "Longer side to which images are reduced; default: their own size."}
+    )
+    synthetic_counts: list[int] = field(
+        default_factory=lambda: [64, 8, 16],
+        metadata={"help": "Synthetic images for train, validation and test; the same for training and evaluation."},
+    )
+
+
+@dataclass(kw_only=True)
+class RepositoryArguments:
+    """How a repository of the Hub is treated."""
+
+    _argument_group_name = "Hub"
+
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
+    overwrite_repo: bool = field(
+        default=False, metadata={"help": "Replace the content of the repository even if it is something else."}
+    )
+
+
+@dataclass(kw_only=True)
+class ModelUploadArguments(RepositoryArguments):
+    """Where a trained model goes."""
+
+    _argument_group_name = "Hub"
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the best checkpoint when training ends."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Repository for it, user/name."})
+
+
+@dataclass(kw_only=True)
+class DatasetUploadArguments(RepositoryArguments):
+    """Where a data set goes that a command writes."""
+
+    _argument_group_name = "Hub"
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the data set, as one commit."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository for it, user/name."})

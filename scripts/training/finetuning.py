@@ -1,0 +1,176 @@
+"""A run of `reg4pru finetune`, from its flags to its last step."""
+
+import json
+import logging
+from pathlib import Path
+
+from transformers import TrainingArguments, set_seed
+
+from modeling_reg4pru import Reg4PruImageProcessor
+
+from ..common.atomic_files import replace_text
+from ..common.data_overlap import image_fingerprints, write_training_images
+from ..common.devices import warn_of_emulation
+from ..common.recipes import RECIPE
+from .arguments import DataArguments, FinetuneArguments, ModelArguments, StartArguments, check_values
+from .checkpoints import find_trainer_checkpoint, list_trainer_checkpoints, writing
+from .distillation import check_distillation
+from .interruption import leave_processes
+from .output_folder import check_writable, is_begun, lies_in, sole_run
+from .run_record import check_data, check_state, describe_run, learned_from, settings_of, write_record
+from .setup import build_model, check_processes, load_data, make_processor
+from .trainer import Reg4PruTrainer
+
+logger = logging.getLogger(__name__)
+
+# Flags of `TrainingArguments` that decide what a training ends in: those that a model card tells, and the rest.
+SETTINGS = (*RECIPE, "max_steps", "num_train_epochs", "bf16", "fp16", "gradient_checkpointing", "dataloader_drop_last")
+# Those that mean what they mean in `reg4pru train`.
+SHARED = (
+    "seed", "learning_rate", "weight_decay", "max_grad_norm", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "dataloader_num_workers",
+)  # fmt: skip
+
+
+def check_start(
+    start: StartArguments, data: DataArguments, recipe: FinetuneArguments, training: TrainingArguments
+) -> tuple[str | None, bool]:
+    """
+    Refuse what cannot work before anything is loaded.
+
+    Returns:
+        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+
+    Raises:
+        `ValueError`: naming the flag, its value and what is allowed.
+    """
+    if training.hub_token:
+        raise ValueError("--hub_token would be written to training_args.bin: use `hf auth login` or HF_TOKEN")
+    if training.push_to_hub and not training.hub_model_id:
+        raise ValueError("--push_to_hub needs --hub_model_id")
+    if data.streaming:
+        raise ValueError("--streaming is for reg4pru train: Trainer shuffles images that are all there")
+    if training.dataloader_persistent_workers:
+        raise ValueError(
+            "--dataloader_persistent_workers would repeat the augmentations of the first epoch in every epoch"
+        )
+    if training.load_best_model_at_end and recipe.ema_decay:
+        raise ValueError("--load_best_model_at_end and the weight average exclude each other: add --ema_decay 0")
+    output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
+    check_values({**vars(data), **vars(recipe), **{name: vars(training)[name] for name in SHARED}})
+    check_processes(training.world_size)
+    check_writable(output_dir)
+    resume_from = None if resume is None else find_trainer_checkpoint(output_dir, resume)
+    # A state of another run may be the start of this one, but then this folder is new.
+    goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
+    if not goes_on and is_begun(output_dir):
+        raise ValueError(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
+    if resume_from is not None:
+        began = output_dir if goes_on else Path(resume_from).absolute().parent
+        check_state(Path(resume_from), began, goes_on, _settings(start, data, recipe, training))
+    return resume_from, goes_on
+
+
+def _settings(
+    start: StartArguments, data: DataArguments, recipe: FinetuneArguments, training: TrainingArguments
+) -> dict:
+    flags = {name: vars(training)[name] for name in SETTINGS if name in vars(training)}
+    return {**flags, **settings_of(training.world_size, data, recipe, start)}
+
+
+def finetune(
+    folder: str,
+    start: StartArguments,
+    data: DataArguments,
+    recipe: FinetuneArguments,
+    training: TrainingArguments,
+    resume_from: str | None = None,
+    goes_on: bool = False,
+) -> bool:
+    """
+    Fine-tune as the flags say.
+
+    Args:
+        folder (`str`): The checkpoint of `start`, fetched from the Hub where it lies there.
+        start (`StartArguments`): The checkpoint, and what changes in its configuration.
+        data (`DataArguments`): What it learns from.
+        recipe (`FinetuneArguments`): How, as far as `training` does not say.
+        training (`TrainingArguments`): Those of transformers.
+        resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
+
+    Returns:
+        `bool`: Whether all steps were done; SIGTERM may end a run before.
+
+    Raises:
+        `ValueError`: for data or a model that do not fit; before the first step.
+        [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+    """
+    if training.bf16 and training.process_index == 0:
+        warn_of_emulation("bf16", str(training.device))
+    set_seed(training.seed)
+    model = build_model(ModelArguments(model_name_or_path=folder, config_overrides=start.config_overrides))
+    began_with = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
+    if recipe.distillation:
+        check_distillation(model.config)
+    processor = make_processor(model.config, data, began_with)
+    images = load_data(data, training.seed)
+
+    training.distributed_state.wait_for_everyone()  # all have seen the folder as it was
+    with sole_run(Path(training.output_dir), training.process_index == 0):
+        record = describe_run(_settings(start, data, recipe, training), images, training.device, training.seed)
+        if goes_on:
+            check_data(Path(training.output_dir), record["data"])
+        trained_on = learned_from(
+            image_fingerprints(images["train"]), start.model_name_or_path, start.model_revision, resume_from
+        )
+        trainer = Reg4PruTrainer(
+            model,
+            training,
+            processor,
+            images["train"],
+            images.get("validation"),
+            recipe=recipe,
+            random_crop=data.random_crop,
+            samples_per_image=data.samples_per_image,
+            trained_on=trained_on,
+        )
+        finished = _run(trainer, record, images["train"]["name"], trained_on, resume_from)
+        accelerator = trainer.accelerator
+        del model, trainer  # the accelerator's own
+        leave_processes(accelerator)
+    return finished
+
+
+def _run(
+    trainer: Reg4PruTrainer, record: dict, names: list[str], trained_on: set[str] | None, resume_from: str | None
+) -> bool:
+    """Train, validate and save; returns whether all steps were done."""
+    output_dir = Path(trainer.args.output_dir)
+    if resume_from is not None:
+        trainer.check_steps_left(resume_from)
+    if trainer.is_world_process_zero():
+        write_record(output_dir, record)
+    trainer.train(resume_from_checkpoint=resume_from)
+    if trainer.state.global_step < trainer.state.max_steps:
+        return False
+    measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
+    validations = [entry for entry in trainer.state.log_history if "eval_ap" in entry]
+    best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
+    with writing(output_dir, "The weights", states=list_trainer_checkpoints):
+        trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return True
+    results = {
+        **record,
+        "total_steps": trainer.state.max_steps,
+        "train_names": sorted(names),
+        "best_validation_ap": best["eval_ap"],
+        "best_step": best["step"],
+        "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
+    }
+    with writing(output_dir, "train_results.json", states=list_trainer_checkpoints):
+        write_training_images(output_dir, trained_on)
+        replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
+    logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
+    return True

@@ -1,0 +1,129 @@
+"""A run of `reg4pru train`, from its flags to its last step."""
+
+import logging
+from pathlib import Path
+
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import parse_flag_from_env, set_seed
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
+
+from ..common.cli import set_up_logging
+from ..common.devices import warn_of_emulation
+from .arguments import DataArguments, ModelArguments, TrainArguments
+from .checkpoints import find_checkpoint
+from .distillation import check_distillation
+from .interruption import leave_processes
+from .loop import TrainingRun
+from .output_folder import check_overwriting, check_writable, is_begun, lies_in, remove_run, sole_run
+from .run_record import check_state, settings_of
+from .setup import build_model, check_processes, load_data
+
+
+def check_start(
+    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: TrainArguments
+) -> tuple[str | None, bool]:
+    """
+    Refuse what cannot work before anything is loaded.
+
+    Returns:
+        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+
+    Raises:
+        `ValueError`: for processes, a folder, a full state or settings that do not fit.
+    """
+    num_processes = _processes().num_processes
+    settings = settings_of(num_processes, model_arguments, data_arguments, arguments)
+    output_dir = Path(arguments.output_dir)
+    check_processes(num_processes)
+    check_writable(output_dir)
+    resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
+    # A state of another run may be the start of this one, but then this folder is new, too.
+    goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
+    if not goes_on and is_begun(output_dir):
+        if not arguments.overwrite_output_dir:
+            raise ValueError(
+                f"--output_dir is {output_dir}, which is not empty: resume it, choose another or pass "
+                "--overwrite_output_dir."
+            )
+        sources = ("model_name_or_path", "backbone_name_or_path", "dataset", "split", "resume_from_checkpoint")
+        check_overwriting(output_dir, {flag: settings[flag] for flag in sources})
+    if resume_from is not None:
+        began = output_dir if goes_on else Path(resume_from).absolute().parents[1]
+        check_state(Path(resume_from), began, goes_on, settings)
+    return resume_from, goes_on
+
+
+def train(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    arguments: TrainArguments,
+    resume_from: str | None = None,
+    goes_on: bool = False,
+) -> tuple[Path, bool, bool]:
+    """
+    Train as the flags say.
+
+    Args:
+        model_arguments (`ModelArguments`), data_arguments (`DataArguments`), arguments (`TrainArguments`): The flags.
+        resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
+
+    Returns:
+        `tuple`: the folder of the checkpoint to use, whether all steps were done (SIGTERM may end a run before), and
+        whether this is the main process.
+
+    Raises:
+        `ValueError`: for data or a model that do not fit; before the first step.
+        [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+    """
+    state = _processes()
+    if state.is_main_process:
+        warn_of_emulation(arguments.mixed_precision, str(state.device))
+    set_seed(arguments.seed)
+    model = build_model(model_arguments)
+    if arguments.distillation:
+        check_distillation(model.config)
+    data = load_data(data_arguments, arguments.seed)
+    state.wait_for_everyone()  # all have seen the folder as it was
+    with sole_run(Path(arguments.output_dir), state.is_main_process):
+        told = model_arguments, data_arguments, arguments
+        accelerator, best, finished = _run(model, data, *told, resume_from, goes_on)
+        del model  # the accelerator's own
+        leave_processes(accelerator)
+    return Path(arguments.output_dir) / best, finished, accelerator.is_main_process
+
+
+def _processes() -> PartialState:
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator begins it
+
+
+def _run(
+    model: Reg4PruForSemanticSegmentation,
+    data: dict,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    arguments: TrainArguments,
+    resume_from: str | None,
+    goes_on: bool,
+) -> tuple[Accelerator, str, bool]:
+    """
+    Train; returns the accelerator, which nothing else holds on to, the name of the checkpoint to use, and whether all
+    steps were done.
+    """
+    output_dir = Path(arguments.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        log_with=arguments.report_to or None,
+        project_dir=output_dir,
+        # An untrained selector (train_pruning="none") has no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    set_up_logging(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    run = TrainingRun(model, data, model_arguments, data_arguments, arguments, accelerator, resume_from, goes_on)
+    # Only now, when nothing can be refused any more.
+    if not goes_on and arguments.overwrite_output_dir and accelerator.is_main_process:
+        remove_run(output_dir)
+    accelerator.wait_for_everyone()
+    finished = run.train()
+    return accelerator, "last" if run.validation_loader is None else "best", finished
