@@ -69,6 +69,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.MetavarTyp
         )
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.dest.upper()
         if action.nargs in (0, "?"):  # switches
             return ", ".join(action.option_strings[:2] if action.dest == "help" else action.option_strings[:1])
         return (

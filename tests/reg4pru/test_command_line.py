@@ -40,10 +40,7 @@ def test_help_lists_every_command():
     assert not {"torch", "transformers", "numpy"} & modules
 
 
-LATER = pytest.mark.xfail(reason="its module still imports all that it needs", strict=True)
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LATER if name == "study" else ()) for name in COMMANDS])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_is_quick_and_complete(name, monkeypatch):
     shown, modules = read_help(name)
     slow = {"torch", "datasets", "accelerate", "datasets_fives", "modeling_reg4pru", "matplotlib", "skimage", "gradio"}

@@ -254,8 +254,10 @@ def test_a_run_in_other_hands_is_left_alone(copied, monkeypatch):
         complete_run(read_study(copied / "small.yaml"), copied / "runs", "soft", 0)
 
 
-def test_an_unknown_variant_is_refused(finished, tmp_path, caplog):
+def test_an_unknown_variant_is_refused(finished, tmp_path, capsys):
     folders = ["--output_dir", str(tmp_path / "results"), "--runs_dir", str(finished / "runs")]
-    assert main([str(finished / "small.yaml"), *folders, "--only", "hard"]) == 2
-    assert "--only names hard" in caplog.text
+    with pytest.raises(SystemExit) as stopped:
+        main([str(finished / "small.yaml"), *folders, "--only", "hard"])
+    assert stopped.value.code == 2
+    assert "--only names hard" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
