@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-# What cameras and annotators write. Not more: of the formats that Pillow knows, EPS starts another program.
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".webp", ".jp2",
-)  # fmt: skip
-FORMATS = tuple(dict.fromkeys(Image.registered_extensions()[suffix] for suffix in SUFFIXES))
+from .extra_formats import extra_format, read_extra_format
+from .image_files import FORMATS
 
 
 def read_image(source: str | Path | bytes) -> Image.Image:
@@ -33,7 +30,8 @@ def read_image(source: str | Path | bytes) -> Image.Image:
 
 def open_image(source: str | Path | bytes) -> Image.Image:
     """
-    Decode an image file in the mode in which it is stored; of several frames or pages the first.
+    Decode an image file in the mode in which it is stored; of several frames or pages the first. DICOM and HEIC need
+    the extra `formats`.
 
     Args:
         source (`str`, `Path` or `bytes`): The file, or its content.
@@ -47,6 +45,8 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     if not isinstance(source, bytes) and not Path(source).is_file():  # reading a pipe or a device would not end
         raise ValueError("cannot be read (no such file)")
     try:
+        if kind := extra_format(source):
+            return read_extra_format(source, kind)
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and opened.width * opened.height > limit:

@@ -22,9 +22,10 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+from .extra_formats import extra_format
 from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, list_some, problems_error
+from .image_files import SUFFIXES
 from .images import (
-    SUFFIXES,
     as_rgb,
     encode_png,
     fingerprint_image,
@@ -284,7 +285,8 @@ def checked_row(
         image = resize_image(image, working_size)
         masks = {kind: resize_mask(pixels, working_size) for kind, pixels in masks.items()}
     # An untouched file is pointed to, not copied: the full data set has gigabytes of them.
-    if working_size is None and has_8_bits(decoded) and isinstance(record.image, (str, bytes)):
+    untouched = working_size is None and has_8_bits(decoded) and isinstance(record.image, (str, bytes))
+    if untouched and extra_format(record.image) is None:
         is_path = isinstance(record.image, str)
         saved = {"path": record.image if is_path else None, "bytes": None if is_path else record.image}
     else:
@@ -343,7 +345,7 @@ def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options)
 
 def _name_files(record: Record) -> str:
     """The name of a record, and of its mask if that is called otherwise."""
-    if isinstance(record.mask, str) and Path(record.mask).stem != Path(record.name).stem:
+    if isinstance(record.mask, str) and Path(record.mask).stem != record.name.rpartition("/")[2]:
         return f"{record.name} (mask {Path(record.mask).name})"
     return record.name
 

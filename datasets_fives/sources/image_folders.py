@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..features import Listing, Record, list_some, problems_error
-from ..images import SUFFIXES, stamp_files
+from ..image_files import SUFFIXES, image_stem, list_image_files
+from ..images import stamp_files
 from ..splits import SPLITS, check_names, read_conditions, read_mapping
 from . import KNOWN
 
@@ -43,9 +44,9 @@ def list_folders(source: str | Path | Mapping, condition_pattern: str | None = N
         source (`str`, `Path` or `Mapping`):
             A folder, with sub-folders named in one of the usual ways, directly or under `train` and `test`; or a
             mapping, or a YAML or JSON file of one, with `images` and `masks`, folders or patterns such as
-            `"chase/*_1stHO.png"`, relative to the file; and optionally `fields_of_view`, `condition_pattern`, and
-            `split`, the names of each split of the official one. A sub-folder `mask` holds fields of view if another
-            one holds vessels.
+            `"chase/*_1stHO.png"` or `"patient*/OD.jpg"`, relative to the file; and optionally `fields_of_view`,
+            `condition_pattern`, and `split`, the names of each split of the official one. A sub-folder `mask` holds
+            fields of view if another one holds vessels.
         condition_pattern (`str`, *optional*): See [`~datasets_fives.splits.read_conditions`].
 
     Returns:
@@ -146,23 +147,27 @@ def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _list_files(base: Path, place: str | Path) -> dict[str, Path]:
-    """The image files of a folder, or of a pattern, by stem."""
+    """
+    The image files of a folder, or of a pattern, by stem; where the folders have a pattern (`patient*/OD.jpg`) by
+    their path from the first of them.
+    """
     path = base / place
-    if "*" in path.name:
-        folder, pattern = path.parent, path.name
-    else:
-        folder, pattern = path, "*"
+    starred = [index for index, part in enumerate(path.parts) if "*" in part]
+    folder = Path(*path.parts[: starred[0]]) if starred else path
+    pattern = str(path.relative_to(folder)) if starred else "*"
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
+    files, others = list_image_files(folder, pattern)
+    if others:
+        logger.warning("No images by their names in %s, so left out: %s.", folder, list_some(others))
     found: dict[str, Path] = {}
-    for file in sorted(folder.glob(pattern)):
-        if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or file.is_dir():
-            continue
+    for file in files:
         if not file.is_file():
             raise ValueError(f"{file} is not a file (a broken link, or a device).")
-        if file.stem in found:
-            raise ValueError(f"{folder} holds {found[file.stem].name} and {file.name}: which one is meant?")
-        found[file.stem] = file.absolute()
+        name = image_stem(file.relative_to(folder).as_posix())
+        if name in found:
+            raise ValueError(f"{folder} holds {found[name].name} and {file.name}: which one is meant?")
+        found[name] = file.absolute()
     if not found:
         raise ValueError(f"No images in {path}: there are no image files ({', '.join(SUFFIXES)}).")
     return found

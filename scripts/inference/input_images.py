@@ -1,13 +1,17 @@
 """The images that are to be predicted: files, or rows of a stored data set."""
 
 import glob
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets_fives.images import SUFFIXES
+from datasets_fives.features import list_some
+from datasets_fives.image_files import SUFFIXES, has_image_name, image_stem, list_image_files
 from datasets_fives.sources import SAVED
 from datasets_fives.sources.saved_datasets import find_columns, list_rows, open_splits
+
+logger = logging.getLogger(__name__)
 
 
 class InputImage(NamedTuple):
@@ -27,7 +31,7 @@ class InputImage(NamedTuple):
 
 def list_files(patterns: list[str], output_dir: Path) -> list[InputImage]:
     """
-    The images among files, folders and patterns, in order.
+    The images among files, folders and patterns, in order; what else lies in a folder is named in a warning.
 
     Args:
         patterns (`list[str]`): Files; folders, of which every file with one of [`SUFFIXES`] is taken; patterns such as
@@ -42,12 +46,17 @@ def list_files(patterns: list[str], output_dir: Path) -> list[InputImage]:
     for pattern in patterns:
         found = [Path(pattern)]
         if not found[0].is_file():
-            inside = sorted(found[0].iterdir() if found[0].is_dir() else map(Path, glob.glob(pattern, recursive=True)))
-            found = [path for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
+            if found[0].is_dir():
+                found, others = list_image_files(found[0])
+                if others:
+                    logger.warning("No images by their names in %s, so not predicted: %s", pattern, list_some(others))
+            else:
+                inside = map(Path, sorted(glob.glob(pattern, recursive=True)))
+                found = [path for path in inside if has_image_name(path) and not path.is_dir()]
         if not found:
             raise ValueError(f"{pattern} is no file, and no folder or pattern with images ({', '.join(SUFFIXES)}).")
         for path in found:
-            other = images.setdefault(path.stem, path)
+            other = images.setdefault(image_stem(path.name), path)
             if other.resolve() != path.resolve():
                 raise ValueError(f"{other} and {path} would write to the same files: predict them apart.")
     if any(output_dir.resolve() == path.resolve().parent for path in images.values()):
@@ -82,7 +91,7 @@ def list_stored(source: str, revision: str | None, side: str) -> list[InputImage
 
     images: dict[str, InputImage] = {}
     for index, record in enumerate(records.records):
-        stem = Path(record.name.replace("/", "_").replace("\\", "_")).stem
+        stem = image_stem(record.name.replace("/", "_").replace("\\", "_"))
         image = InputImage(record.name, record.name, stem, lambda index=index: content(index))
         other = images.setdefault(stem, image)
         if other is not image:

@@ -179,6 +179,26 @@ def test_a_mapping_of_before_still_loads(tmp_path):
         list_records({"images": tmp_path / "a", "photographs": tmp_path / "a", "masks": tmp_path / "b"})
 
 
+def test_folders_of_patients_can_hold_equal_names(tmp_path, caplog):
+    """Names are then those of folder and file, and may have dots; what is no image is told."""
+    for index in range(3):
+        write(tmp_path / "all" / f"1.2.{index}", "OD.jpg", "OS.jpg", kind="image")
+        write(tmp_path / "all" / f"1.2.{index}", "OD_vessels.png")
+    write(tmp_path / "flat", "1.2.840.100.png", "1.2.840.200.png", kind="image")
+    write(tmp_path / "flat_masks", "1.2.840.100.png", "1.2.840.200.png")
+    (tmp_path / "flat" / "notes.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "flat" / "more").mkdir()
+    (tmp_path / "flat" / "._1.2.840.100.png").write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        records = list_records({"images": f"{tmp_path}/all/*/OD.jpg", "masks": f"{tmp_path}/all/*/OD_vessels.png"})
+        assert not caplog.text
+        flat = list_records({"images": tmp_path / "flat", "masks": tmp_path / "flat_masks"})
+    assert [record.name for record in records] == ["1.2.0/OD", "1.2.1/OD", "1.2.2/OD"]
+    assert [Path(record.mask).parent.name for record in records] == ["1.2.0", "1.2.1", "1.2.2"]
+    assert [record.name for record in flat] == ["1.2.840.100", "1.2.840.200"]
+    assert "so left out: more/, notes.txt." in caplog.text
+
+
 @pytest.mark.slow
 @needs_hrf
 def test_hrf_has_its_usual_split_and_keeps_its_aspect_ratio(tmp_path):

@@ -43,7 +43,7 @@ def write(path: Path, kind: str, pixels: np.ndarray, outside: Path) -> None:
             Image.fromarray(pixels).save(outside / "image.png")
             path.symlink_to(outside / "image.png")
         case "text" | "empty":
-            path.write_text("no image" if kind == "text" else "")
+            path.write_text("no image" if kind == "text" else "", encoding="utf-8")
         case _:
             Image.fromarray(pixels).save(path, "BMP" if kind == "wrong ending" else "PNG")
             if kind == "truncated":
