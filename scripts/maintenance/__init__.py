@@ -1,1 +1,1 @@
-"""What keeps the repository itself in order: rendered pages, and transformers' own tests against our model."""
+"""Maintenance of this repository: rendered pages, transformers' own tests of our model, weights for the demo."""

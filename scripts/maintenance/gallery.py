@@ -1,9 +1,9 @@
 """
-A picture of what the app shows: an image with and without pruning, where tokens went, and a strip of keep rates.
+A figure of what the app shows: an image with and without pruning, where tokens were pruned, and several keep rates.
 
     python -m reg4pru.maintenance.gallery --model runs/sample/last --output results/app/gallery.png
 
-The image is drawn by the synthetic generator.
+The image is a synthetic one.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -22,6 +21,7 @@ from datasets_fives.sources.synthetic import draw_image
 from ..app.comparison import Comparer, OpenImage, Prediction, agreement, shown_overlays, shown_panels
 from ..inference.loading import load_checkpoint
 from ..reporting.panels import stage_colours
+from ..reporting.style import hide_axes, new_figure
 
 STRIP = (1.0, 0.7, 0.5, 0.3)
 SHOWN_RATE = 0.5
@@ -30,15 +30,14 @@ _SIDE, _SEED = 512, 4071
 
 def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: int) -> Figure:
     """
-    The figure: unpruned, pruned and stage of pruning above, vessels by keep rate below.
+    Draw the figure: unpruned, pruned and stage of pruning above, vessels by keep rate below.
 
     Args:
         image ([`OpenImage`]): The image.
-        strip (`dict[float, Prediction]`): Predictions by keep rate, [`SHOWN_RATE`] among them.
+        strip (`dict[float, Prediction]`): Predictions by keep rate, among them that of [`SHOWN_RATE`].
         num_stages (`int`): Number of pruning stages.
     """
-    figure = Figure(figsize=(9.6, 7.4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.6, 7.4)
     above, below = figure.subfigures(2, 1, height_ratios=[4.2, 3])
     shown = image, strip[SHOWN_RATE]
     panels = shown_overlays(*shown) | shown_panels(*shown, num_stages)
@@ -58,19 +57,19 @@ def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: i
         panel = shown_panels(image, prediction, num_stages)["differences"]
         dice, _ = agreement(prediction, image.dense.vessels, image.inside)
         share = 100 * sum(prediction.token_counts) / tokens
-        _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of tokens, Dice {dice:.3f}")
-    below.supxlabel("grey: as without pruning; vermillion: lost by pruning; blue: new with pruning", fontsize=8)
+        _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of the tokens, Dice {dice:.3f}")
+    below.supxlabel("grey: with and without pruning; vermillion: only without; blue: only with pruning", fontsize=8)
     return figure
 
 
 def _show(axis, panel: np.ndarray, title: str) -> None:
     axis.imshow(panel)
     axis.set_title(title, fontsize=9)
-    axis.set_axis_off()
+    hide_axes(axis)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the gallery of a checkpoint."""
+    """Draw the figure of a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Checkpoint: a folder or a Hub id.")
     parser.add_argument("--output", required=True, type=Path, help="The PNG file to write.")
@@ -85,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     draw_gallery(image, strip, comparer.model.config.num_stages).savefig(drawn, dpi=110)
-    # 128 colours, which nobody tells from more, take a third of the room in the repository.
+    # 128 colours look the same and need a third of the space.
     few = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     few.save(arguments.output, optimize=True)
     return 0
