@@ -7,7 +7,8 @@ from datasets import Image, load_dataset
 from huggingface_hub import metadata_load
 
 from datasets_fives import load_fives
-from reg4pru import prepare as prepare_fives
+from reg4pru import prepare as command
+from reg4pru.hub.fives_dataset import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def fives(tmp_path):
 
 
 def test_rows_are_those_of_the_archive(fives, tmp_path):
-    prepare_fives.prepare(fives, tmp_path / "out", "user/fives", images_per_shard=3)
+    prepare(fives, tmp_path / "out", "user/fives", images_per_shard=3)
     assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == [
         "test-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet",
     ]  # fmt: skip
@@ -73,7 +74,7 @@ def test_rows_are_those_of_the_archive(fives, tmp_path):
 
 
 def test_the_card_is_computed(fives, tmp_path):
-    prepare_fives.prepare(fives, tmp_path / "out", "me/eyes")
+    prepare(fives, tmp_path / "out", "me/eyes")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     header = metadata_load(tmp_path / "out" / "README.md")
     assert header["license"] == "cc-by-4.0"
@@ -105,12 +106,12 @@ def test_the_card_is_computed(fives, tmp_path):
 
 def test_what_is_there_is_kept(fives, tmp_path, caplog):
     out = tmp_path / "out"
-    prepare_fives.prepare(fives, out, "user/fives")
+    prepare(fives, out, "user/fives")
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    prepare_fives.prepare(fives, out, "user/fives")
+    prepare(fives, out, "user/fives")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times, "the same again is used as it is"
     with pytest.raises(ValueError, match="is not empty, and was not prepared from these files"):
-        prepare_fives.prepare(fives, out, "user/other")
+        prepare(fives, out, "user/other")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert not list(tmp_path.glob(".out-*")), "nothing is left beside it"
 
@@ -118,7 +119,7 @@ def test_what_is_there_is_kept(fives, tmp_path, caplog):
 def test_a_broken_archive_writes_nothing(fives, tmp_path, capsys):
     (fives / "train" / "Ground truth" / "3_D.png").unlink()
     with pytest.raises(SystemExit) as stopped:
-        prepare_fives.main(["--fives_dir", str(fives), "--output_dir", str(tmp_path / "out")])
+        command.main(["--fives_dir", str(fives), "--output_dir", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "train/3_D: image without mask" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -128,5 +129,5 @@ def test_a_broken_archive_writes_nothing(fives, tmp_path, capsys):
         (["--fives_dir", str(fives), "--output_dir", "x", "--images_per_shard", "0"], "must be at least 1"),
     ):
         with pytest.raises(SystemExit):
-            prepare_fives.main(arguments)
+            command.main(arguments)
         assert message in capsys.readouterr().err
