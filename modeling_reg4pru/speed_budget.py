@@ -40,9 +40,15 @@ def fingerprint_weights(folder: str | os.PathLike) -> str:
 
     Args:
         folder (`str` or `os.PathLike`): The checkpoint.
+
+    Raises:
+        `ValueError`: If it has none.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    digest, folder = hashlib.blake2b(digest_size=16), Path(folder)
+    paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not paths:
+        raise ValueError(f"{folder} has no file of weights (*.safetensors, pytorch_model*.bin).")
+    for path in paths:
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)

@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from .common.data_overlap import describe_data
     from .common.provenance import provenance
+    from .common.weight_fingerprints import fingerprint_checkpoint
     from .inference.evaluation_data import load_images, refuse_trained_on
     from .inference.evaluation_figure import draw_figure
     from .inference.loading import load_checkpoint, select_at_random
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         if arguments.at_working_size:
             arguments.working_size = processor.working_size
+        weights = fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         images = load_images(arguments, arguments.side)
         hashes, trained_on = refuse_trained_on(arguments, images)
     except ValueError as error:
@@ -111,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         size,
         provenance=provenance(model.device, arguments.seed),
         settings=asdict(arguments),
+        weights=weights,
         data=describe_data({arguments.side: images}),
         images=hashes,
         trained_on=trained_on,

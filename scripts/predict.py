@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     from accelerate.utils import parse_flag_from_env
 
     from .common.devices import fast_dtype
-    from .common.weight_fingerprints import fingerprint_model
+    from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
     from .hub.transfer import TransferError
     from .inference.input_images import list_files, list_stored
     from .inference.loading import load_checkpoint
@@ -133,8 +133,11 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.fast and dtype == "float32":
             logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
         model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
-        settings = settings_of(arguments, dtype) | fingerprint_model(model, processor)
-        results.refuse_other_settings(tasks, settings, arguments.overwrite)
+        settings = settings_of(arguments, dtype) | {
+            "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
+            "configuration": fingerprint_configuration(model, processor),
+        }
+        results.refuse_other_settings(tasks, settings, arguments.overwrite, fingerprint_tensors(model))
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:

@@ -2,23 +2,45 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import torch
 from transformers import BaseImageProcessor
+from transformers.utils import cached_file
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.speed_budget import fingerprint_weights
 
 # Of a configuration, what another version, or a copy on the Hub, writes otherwise and no prediction depends on.
 IRRELEVANT = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
 
 
-def fingerprint_model(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> dict[str, str]:
-    """Of the weights as they were loaded, those from the Hub, too, and of what the model does with them."""
+def fingerprint_checkpoint(model_name_or_path: str, revision: str | None = None) -> str:
+    """
+    [`~modeling_reg4pru.speed_budget.fingerprint_weights`] of a checkpoint that was loaded, the same as `speed.json`
+    and every other result file have.
+
+    Args:
+        model_name_or_path (`str`): A folder written by `save_pretrained`, or a Hub id.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
+    """
+    if not Path(model_name_or_path).is_dir():  # where the loading has put the files of the Hub
+        config = cached_file(model_name_or_path, "config.json", revision=revision or "main")
+        return fingerprint_weights(Path(config).parent)
+    return fingerprint_weights(model_name_or_path)
+
+
+def fingerprint_configuration(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> str:
+    """Of what a model does with its weights, as it was loaded."""
+    both = [model.config.to_diff_dict(), processor.to_dict()]
+    both = [{name: value for name, value in one.items() if name not in IRRELEVANT} for one in both]
+    return hashlib.blake2b(json.dumps(both, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def fingerprint_tensors(model: Reg4PruForSemanticSegmentation) -> str:
+    """Of the weights in memory: what `predictions.json` had before it had that of the checkpoint's files."""
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    both = [model.config.to_diff_dict(), processor.to_dict()]
-    both = [{name: value for name, value in one.items() if name not in IRRELEVANT} for one in both]
-    configuration = hashlib.blake2b(json.dumps(both, sort_keys=True, default=str).encode(), digest_size=16)
-    return {"weights": weights.hexdigest(), "configuration": configuration.hexdigest()}
+    return weights.hexdigest()

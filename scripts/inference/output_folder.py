@@ -124,7 +124,9 @@ class ResultFolder:
                     "replace it."
                 )
 
-    def refuse_other_settings(self, tasks: list[Task], settings: dict, overwrite: bool) -> None:
+    def refuse_other_settings(
+        self, tasks: list[Task], settings: dict, overwrite: bool, former_weights: str | None = None
+    ) -> None:
         """
         Refuse to mix predictions that were made otherwise: one folder holds those of one model and one way.
 
@@ -132,11 +134,14 @@ class ResultFolder:
             tasks (`list[Task]`): What is to be predicted.
             settings (`dict`): What determines it; JSON can hold it.
             overwrite (`bool`): Whether the rows of the tasks are replaced; then only others count.
+            former_weights (`str`, *optional*): That of the same weights in an earlier version.
 
         Raises:
             `ValueError`: naming what differs; also if `predictions.json` is that of somebody else.
         """
         noted, rows = self._noted(), self.rows()
+        if noted is not None and former_weights is not None and noted.get("weights") == former_weights:
+            noted = noted | {"weights": settings["weights"]}
         differences = ["predictions.json, which tells how, is missing"] if noted is None else []
         differences = differences or _differences(noted, settings)
         if not rows or not differences:

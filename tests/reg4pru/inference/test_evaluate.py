@@ -14,6 +14,7 @@ from datasets_fives.field_of_view import field_of_view
 from datasets_fives.metrics import METRICS, VesselMetrics, measure
 from datasets_fives.splits import SAMPLE_SPLIT
 from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import evaluate
 from reg4pru.common.data_overlap import image_fingerprints, read_training_images, write_training_images
@@ -66,6 +67,7 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):
     assert list(content["results"]) == ["1.0", "0.5"]
     assert content["provenance"]["seed"] == 0
     assert content["settings"]["field_of_view"] is True
+    assert content["weights"] == fingerprint_weights(tmp_path / "checkpoint")
     with (tmp_path / "out/per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["keep_rate"], row["name"]) for row in rows] == [

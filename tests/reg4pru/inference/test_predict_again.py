@@ -13,8 +13,11 @@ from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as Picture
 from PIL import Image
 
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import predict
+from reg4pru.common.weight_fingerprints import fingerprint_tensors
 from reg4pru.inference import output_folder, prediction
+from reg4pru.inference.loading import load_checkpoint
 
 
 @pytest.fixture
@@ -165,6 +168,19 @@ def test_another_model_is_refused_and_the_same_elsewhere_goes_on(run, refused, c
     assert f"{copy}, and was {checkpoint}: other configuration" in refused(folder, model=copy)
     tiny_model(initializer_range=0.1).save_pretrained(checkpoint)
     assert f"{checkpoint}, and was {checkpoint}: other weights" in refused(folder, "--parquet")
+
+
+def test_the_weights_of_predictions_are_told_as_in_every_result(run, refused, checkpoint, folder, out, tiny_model):
+    run(folder / "p0.png")
+    noted = json.loads((out / "predictions.json").read_text())
+    assert noted["weights"] == fingerprint_weights(checkpoint)
+    model, _ = load_checkpoint(str(checkpoint))
+    former = noted | {"weights": fingerprint_tensors(model)}
+    (out / "predictions.json").write_text(json.dumps(former))
+    run(folder)
+    assert len(table(out)) == 2, "a folder of an earlier version goes on"
+    (out / "predictions.json").write_text(json.dumps(noted | {"weights": "0" * 32}))
+    assert "other weights" in refused(folder)
 
 
 def test_another_data_set_is_refused(run, refused, checkpoint, folder, out, tmp_path, capsys):
