@@ -1,6 +1,6 @@
 """
-The commands of reg4pru, one folder an errand: training, inference, hub, benchmark, study, upkeep.
+The command line of Reg4Pru: a command is a file here, what commands stand on is in folders.
 
-`reg4pru --help` lists them. What they stand on can be imported from `modeling_reg4pru` (the model) and
-`datasets_fives` (the benchmark), which know nothing of this package.
+`reg4pru --help` lists the commands. Model and data can be imported without them, from `modeling_reg4pru` and
+`datasets_fives`, which know nothing of this package.
 """

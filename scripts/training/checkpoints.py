@@ -145,7 +145,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
 
     Args:
         output_dir (`Path`): Folder of the run.
-        wanted (`str`): A folder, `"latest"`, or empty for none. `"latest"` passes over damaged ones, aloud.
+        wanted (`str`): A folder, `"latest"`, or empty for none. `"latest"` skips damaged ones with a warning.
 
     Raises:
         `ValueError`: if there is no such state, none that is whole, or its files hold more than numbers.

@@ -124,7 +124,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_damaged_state_is_passed_over_aloud(runs, command):
+def test_a_damaged_state_is_skipped_with_a_warning(runs, command):
     whole, name = runs.folder / f"whole-{command}", f"damaged-{command}"
     shutil.copytree(whole, runs.folder / name)
     for result in (runs.folder / name).rglob("*results.json"):

@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def refusal(runs, capsys, monkeypatch):
-    """What a run that is refused at the door says in a line; its folder is as it was."""
+    """What a run that is refused before it starts says in a line; its folder is as it was."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def refused(command, name, *flags):
