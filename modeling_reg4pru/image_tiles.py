@@ -134,13 +134,31 @@ def tile_probabilities(outputs, index: int, size: tuple[int, int]) -> torch.Tens
 
     Returns:
         `torch.Tensor` of shape `(num_labels, *size)`, `float32`.
+
+    Raises:
+        `ValueError`: if what the model gave is not finite, which would look like an image without any foreground.
     """
     one = slice(index, index + 1)
+    _check_finite(outputs, index)
     if outputs.class_queries_logits is None:
         return F.interpolate(outputs.logits[one].float(), size=size, mode="bilinear")[0].softmax(dim=0)
     masks = F.interpolate(outputs.masks_queries_logits[one].float(), size=size, mode="bilinear")[0]
     classes = outputs.class_queries_logits[index].float().softmax(dim=-1)[:, :-1]
     return torch.einsum("qc,qhw->chw", classes, masks.sigmoid())
+
+
+def _check_finite(outputs, index: int) -> None:
+    """Raises `ValueError` if the logits of a tile are not all finite; names their data type."""
+    queries = outputs.class_queries_logits is not None
+    for logits in (outputs.masks_queries_logits, outputs.class_queries_logits) if queries else (outputs.logits,):
+        if not logits[index].isfinite().all():
+            dtype = str(logits.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"The model computed numbers that are not finite (NaN or infinite) in {dtype}: "
+                + ("numbers overflow, or " if logits.dtype == torch.float16 else "")
+                + "the weights are damaged, as by a training that diverged. "
+                + ("Use bfloat16 or float32." if logits.dtype == torch.float16 else "Use another checkpoint.")
+            )
 
 
 class _Tiles:

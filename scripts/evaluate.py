@@ -10,6 +10,7 @@ Example:
 """
 
 import logging
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -99,12 +100,15 @@ def main(argv: list[str] | None = None) -> None:
         select_at_random(model)
 
     common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
-    measured = measure(
-        predictors(model, processor, arguments.keep_rates, **common),
-        images,
-        inside_field_of_view=arguments.field_of_view,
-        threshold=arguments.threshold,
-    )
+    try:
+        measured = measure(
+            predictors(model, processor, arguments.keep_rates, **common),
+            images,
+            inside_field_of_view=arguments.field_of_view,
+            threshold=arguments.threshold,
+        )
+    except ValueError as error:  # numbers of the other images alone would pass for those of all
+        sys.exit(f"Not measured: {error}")
     output_dir = Path(arguments.output_dir)
     size = f"{arguments.working_size} pixels" if arguments.working_size else "their own size"
     write_results(

@@ -3,11 +3,11 @@ Find the vessels in images.
 
 Writes for every image, at its own size, <name>_mask.png (0 and 255), <name>_probability.png (16 bits: 65535 is
 probability 1) and <name>_overlay.png (the vessels drawn over the image, inside the field of view only), and a row of
-predictions.csv. Mask and probability are as the model predicts them, outside the field of view, too. With --keep_rates
-every name ends in the rate. Images whose row is in the table already are left out, so a run that was stopped continues
-where it was; one that cannot be read is reported at the end. A folder holds the predictions of one model made one way,
-as predictions.json says, and others are refused. `accelerate launch -m reg4pru predict` shares the images out over the
-devices.
+predictions.csv. Mask and probability are as the model predicts them, outside the field of view, too. With
+--keep_rates every name ends in the rate. Images whose row is in the table already are left out, so a run that was
+stopped continues where it was; one that cannot be read or predicted is reported at the end, and the exit status is 1.
+A folder holds the predictions of one model made one way, as predictions.json says, and others are refused.
+`accelerate launch -m reg4pru predict` shares the images out over the devices.
 
 Example:
     reg4pru predict --model_name_or_path outputs/tiny/last --images images/ "more/*.jpg" --output_dir outputs/masks
@@ -97,7 +97,7 @@ def settings_of(arguments: PredictionArguments, dtype: str) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict as the command line says; exit status 1 if an image could not be read."""
+    """Predict as the command line says; exit status 1 if an image could not be predicted."""
     parser = CommandParser(PredictionArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     from accelerate import PartialState

@@ -36,7 +36,8 @@ def measure(
         `dict[str, VesselMetrics]`: The metrics of each predictor: `compute()` for the summary, `rows` for the images.
 
     Raises:
-        `ValueError`: If there are no images; before anything is predicted.
+        `ValueError`: If there are no images, before anything is predicted; or a predictor refuses one of them, which
+            is then named.
     """
     if not len(dataset):
         raise ValueError("There are no images to measure.")
@@ -49,7 +50,10 @@ def measure(
             counts &= imaged_area(row)
         groups = {grade: row[grade] for grade in grades}
         for name, predict in predictors.items():
-            probability = predict(row["image"], index)
+            try:
+                probability = predict(row["image"], index)
+            except ValueError as error:
+                raise ValueError(f"{row['name']} could not be measured at {name}: {error}") from error
             measured[name].update(
                 row["name"], conditions.int2str(row["condition"]), probability, vessels, counts, groups=groups
             )

@@ -36,7 +36,7 @@ def predict_missing(
         model, processor, tasks, results, settings: See [`predict_files`].
 
     Returns:
-        `tuple[int, list[str]]`: how many tasks were left for all processes, and what this one could not read.
+        `tuple[int, list[str]]`: how many tasks were left for all processes, and what this one could not predict.
     """
     done = results.done()
     left = [task for task in tasks if task.key not in done]
@@ -73,7 +73,7 @@ def predict_files(
         seed (`int`, *optional*, defaults to 0): Of random selection.
 
     Yields:
-        `str`: what could not be read, and why.
+        `str`: what could not be predicted, and why.
     """
     for image, group in groupby(tasks, key=lambda task: task.image):
         start = time.perf_counter()
@@ -87,11 +87,15 @@ def predict_files(
         shared = time.perf_counter() - start
         for task in group:
             start = time.perf_counter()
-            with fixed_draws(model, seed):
-                rate = "config" if task.rate is None else task.rate
-                prediction = predict_image(
-                    model, processor, tiles, rate, batch_size=batch_size, output_stages=stage_map
-                )
+            rate = "config" if task.rate is None else task.rate
+            try:
+                with fixed_draws(model, seed):
+                    prediction = predict_image(
+                        model, processor, tiles, rate, batch_size=batch_size, output_stages=stage_map
+                    )
+            except ValueError as error:
+                yield f"{image.name} at keep rate {task.key[1]}: {error}"
+                continue
             results.begin(task)
             for kind, picture in pictures(pixels, inside, prediction, threshold, model.config.num_stages).items():
                 results.save(task.picture(kind), picture)
