@@ -190,4 +190,4 @@ def save_profile(call: Callable[[], object], device: torch.device, path: Path, r
         call()
         synchronize(device)
     table = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=rows)
-    path.write_text(table)
+    path.write_text(table, encoding="utf-8")

@@ -65,7 +65,7 @@ def read_training_images(model_name_or_path: str, revision: str | None = None) -
             _raise_exceptions_for_connection_errors=False,
         )
         if path is not None:
-            return set(with_present_names(json.loads(Path(path).read_text()))["images"])
+            return set(with_present_names(json.loads(Path(path).read_text(encoding="utf-8")))["images"])
     return None
 
 

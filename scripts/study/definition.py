@@ -164,7 +164,7 @@ def _changed(config: dict, changes: dict) -> dict:
 def _read_fields(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"The study {path} does not exist.")
-    content = with_present_names(yaml.safe_load(path.read_text()) or {})
+    content = with_present_names(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     _check_keys(content, (*REQUIRED_FIELDS, *OPTIONAL_FIELDS, "base"), f"The study {path}")
     for name in MERGED_FIELDS:
         if not isinstance(content.setdefault(name, {}), dict):

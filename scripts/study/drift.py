@@ -60,7 +60,7 @@ def write_drift(path: Path, rows: list[dict]) -> None:
 
 
 def _read(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return [{**row, "layer": int(row["layer"])} for row in rows]
 

@@ -300,7 +300,7 @@ class TrainingRun:
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
             log_path = self.output_dir / "training_log.jsonl"
-            with writing(self.output_dir, log_path.name), open(log_path, "a") as log_file:
+            with writing(self.output_dir, log_path.name), open(log_path, "a", encoding="utf-8") as log_file:
                 log_file.write(json.dumps({"step": step, **values}) + "\n")
 
     def _write_results(self) -> None:
@@ -319,5 +319,5 @@ class TrainingRun:
 def drop_log_after(path: Path, step: int) -> None:
     """Lines that a killed run wrote after its last full state would stand twice; its last may be half a line."""
     if path.exists():
-        lines = path.read_text().split("\n")[:-1]
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         replace_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
