@@ -6,20 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-
-
-def extra_format(source: str | Path | bytes) -> str | None:
-    """`"DICOM"` or `"HEIC"` if the first bytes of a file, or of its content, are those of one, else `None`."""
-    if isinstance(source, bytes):
-        start = source[:132]
-    else:
-        with open(source, "rb") as file:
-            start = file.read(132)
-    if start[128:] == b"DICM":
-        return "DICOM"
-    return "HEIC" if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS else None
-
 
 def read_extra_format(source: str | Path | bytes, kind: str) -> Image.Image:
     """
@@ -27,7 +13,7 @@ def read_extra_format(source: str | Path | bytes, kind: str) -> Image.Image:
 
     Args:
         source (`str`, `Path` or `bytes`): The file, or its content.
-        kind (`str`): See [`extra_format`].
+        kind (`str`): `"DICOM"` or `"HEIC"`, see [`~datasets_fives.images.extra_format`].
 
     Returns:
         `PIL.Image.Image`: Upright; grey or RGB of 8 bits, or 16-bit grey whose white is 65535.

@@ -78,4 +78,5 @@ def list_some(names: Sequence[str]) -> str:
 def problems_error(where: Path | str, problems: list[str]) -> ValueError:
     """One error for all problems, the first ten by name."""
     more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-    return ValueError(f"{len(problems)} problems in {where}: {'; '.join(problems[:10])}{more}")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ValueError(f"{count} in {where}: {'; '.join(problems[:10])}{more}")

@@ -22,12 +22,12 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from .extra_formats import extra_format
 from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, list_some, problems_error
-from .image_files import SUFFIXES
 from .images import (
+    SUFFIXES,
     as_rgb,
     encode_png,
+    extra_format,
     fingerprint_image,
     has_8_bits,
     open_image,
@@ -54,6 +54,7 @@ from .splits import (
     group_duplicates,
     read_split_request,
     split_records,
+    warn_of_left_out,
 )
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ def load_vessels(
     features = _features(records, conditions)
     # A split that cannot be made is refused before gigabytes are decoded; duplicates are known only afterwards.
     splits = split_records(records, range(len(records)), conditions, request)
+    warn_of_left_out(records, splits, request)
     if isinstance(contents, SavedRecords) and contents.is_stream:
         logger.warning("Streaming %s: pixels are not compared, so duplicates are not looked for.", source)
         return _stream(contents, splits, features, options)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from .features import UNKNOWN, Record
+from .features import UNKNOWN, Record, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +181,14 @@ def group_duplicates(*fingerprints: Sequence[str]) -> list[int]:
     return groups
 
 
+def warn_of_left_out(records: Sequence[Record], splits: Mapping[str, list[int]], request: SplitRequest) -> None:
+    """Say which images are in no split; the 14-image sample leaves out the rest of FIVES on purpose."""
+    used = {i for indices in splits.values() for i in indices}
+    left_out = [record.name for i, record in enumerate(records) if i not in used]
+    if left_out and request.split is not SAMPLE_SPLIT:
+        logger.warning("%d of %d images are in no split: %s", len(left_out), len(records), list_some(left_out))
+
+
 def split_records(
     records: Sequence[Record], groups: Sequence[int], conditions: Sequence[str], request: SplitRequest
 ) -> dict[str, list[int]]:
@@ -203,7 +211,7 @@ def split_records(
     if request.split == "official":
         splits = _official(records, groups, request.validation_fraction, draw)
     elif request.split == "resplit":
-        splits = _resplit(len(records), draw)
+        splits = _resplit(groups, draw)
     else:
         splits = _by_name(records, groups, request.split)
     return {split: sorted(splits[split]) for split in SPLITS if splits.get(split)}
@@ -254,6 +262,8 @@ def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]
                 names = ", ".join(records[i].name for i in dropped)
                 logger.warning("Left out of %s because a duplicate is in %s: %s", earlier, split, names)
                 splits[earlier] = [i for i in splits[earlier] if i not in dropped]
+    if not splits["train"]:
+        raise ValueError("No training image is left: all have the same pixels or the same mask as one that measures.")
     if not splits["validation"] and validation_fraction > 0:
         splits["validation"] = draw(splits["train"], max(1, round(validation_fraction * len(splits["train"]))))
         splits["train"] = sorted(set(splits["train"]) - set(splits["validation"]))
@@ -262,14 +272,16 @@ def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]
     return splits
 
 
-def _resplit(count, draw) -> dict[str, list[int]]:
+def _resplit(groups, draw) -> dict[str, list[int]]:
+    count, different = len(groups), len(set(groups))
     left, splits = list(range(count)), {}
     for split in ("test", "validation"):
         splits[split] = draw(left, round(RESPLIT_FRACTIONS[split] * count))
         left = sorted(set(left) - set(splits[split]))
     splits["train"] = left
     if not splits["train"] or not splits["test"]:
-        raise ValueError(f"{count} images are too few to be re-split 70:20:10.")
+        some = "" if different == count else f", of which {different} differ in their pixels and in their masks,"
+        raise ValueError(f"{count} images{some} are too few to be re-split 70:20:10.")
     return splits
 
 

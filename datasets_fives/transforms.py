@@ -24,8 +24,9 @@ class TrainTransform:
 
     Flips, quarter turns and a crop of 0.85 to 1 of the side are joint on image and mask; colour, gamma, CLAHE,
     blur and noise change the image only. The crop is cut before anything else is done. It is always square, so
-    that nothing is stretched: where it reaches beyond an image that is not, pixels are mirrored and labels are
-    255. All draws come from torch's global generator, so that a seeded `DataLoader` repeats them.
+    that nothing is stretched: where it reaches beyond an image that is not, or that is smaller, pixels are mirrored
+    and labels are 255, as at inference. All draws come from torch's global generator, so that a seeded `DataLoader`
+    repeats them.
 
     Args:
         size (`int`): Side of the tensors in pixels.
@@ -40,8 +41,8 @@ class TrainTransform:
         and 255 where pixels do not count.
 
     Raises:
-        ValueError: If a size is not positive, or (when called) if both sides of the image are smaller than
-            `crop_size`, or it differs in size from its mask, or the mask holds anything but 0, 1 and 255.
+        ValueError: If a size is not positive, or (when called) if an image differs in size from its mask, or the
+            mask holds anything but 0, 1 and 255.
     """
 
     def __init__(
@@ -74,10 +75,7 @@ class TrainTransform:
 
     def _draw_box(self, width: int, height: int) -> tuple[int, int, int]:
         """Left, top and side of the square to keep; left and top are negative where it reaches beyond."""
-        longest = max(width, height)
-        if self.crop_size is not None and self.crop_size > longest:
-            raise ValueError(f"crop_size is {self.crop_size}, but the image has only {width}x{height} pixels.")
-        side = max(1, round(_uniform(*SCALES) * (self.crop_size or longest)))
+        side = max(1, round(_uniform(*SCALES) * (self.crop_size or max(width, height))))
         left, top = (
             min(0, length - side) + int(torch.randint(abs(length - side) + 1, ())) for length in (width, height)
         )

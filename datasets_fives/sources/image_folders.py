@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..features import Listing, Record, list_some, problems_error
-from ..image_files import SUFFIXES, image_stem, list_image_files
-from ..images import stamp_files
+from ..images import SUFFIXES, image_stem, list_image_files, stamp_files
 from ..splits import SPLITS, check_names, read_conditions, read_mapping
 from . import KNOWN
 
@@ -151,10 +150,10 @@ def _list_files(base: Path, place: str | Path) -> dict[str, Path]:
     The image files of a folder, or of a pattern, by stem; where the folders have a pattern (`patient*/OD.jpg`) by
     their path from the first of them.
     """
-    path = base / place
-    starred = [index for index, part in enumerate(path.parts) if "*" in part]
-    folder = Path(*path.parts[: starred[0]]) if starred else path
-    pattern = str(path.relative_to(folder)) if starred else "*"
+    folder = path = base / place
+    while "*" in str(folder) and not folder.is_dir():  # a folder can be called so, too
+        folder = folder.parent
+    pattern = "*" if folder == path else str(path.relative_to(folder))
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     files, others = list_image_files(folder, pattern)
@@ -165,6 +164,8 @@ def _list_files(base: Path, place: str | Path) -> dict[str, Path]:
         if not file.is_file():
             raise ValueError(f"{file} is not a file (a broken link, or a device).")
         name = image_stem(file.relative_to(folder).as_posix())
+        if name.encode(errors="replace").decode() != name:
+            raise ValueError(f"{folder} holds {file.name!r}, a name that is not UTF-8: rename it.")
         if name in found:
             raise ValueError(f"{folder} holds {found[name].name} and {file.name}: which one is meant?")
         found[name] = file.absolute()
@@ -179,10 +180,10 @@ def _match(
     """Name and files of each image that has a mask; a field of view belongs to all or to none."""
     mask_of = _counterparts(images, masks, where)
     if not mask_of:
-        raise ValueError(
-            f"No image of {where} has a mask: nothing is shared by names such as {next(iter(images))} and "
-            f"{next(iter(masks))}."
-        )
+        shared = "nothing is shared by names such as"
+        if len(images) == len(masks) == 1:
+            shared = "the name of a single mask must be that of its image, or begin with it; they are"
+        raise ValueError(f"No image of {where} has a mask: {shared} {next(iter(images))} and {next(iter(masks))}.")
     unmatched = [f"{stem} (image)" for stem in images if stem not in mask_of]
     unmatched += [f"{stem} (mask)" for stem in sorted(set(masks) - set(mask_of.values()))]
     if unmatched:
@@ -203,7 +204,11 @@ def _counterparts(images: dict[str, Path], others: dict[str, Path], where: str) 
         found = rule(list(images), list(others))
         if len(found) > len(best):
             best = found
-    problems = [f"{stem}: {len(stems)} masks ({', '.join(stems)})" for stem, stems in best.items() if len(stems) > 1]
+    problems = [
+        f"{stem}: {len(stems)} masks ({', '.join(stems)}), choose one by a pattern in a mapping of images and masks"
+        for stem, stems in best.items()
+        if len(stems) > 1
+    ]
     if not problems:
         owners = Counter(stems[0] for stems in best.values())
         problems = [f"{stem}: mask of {count} images" for stem, count in owners.items() if count > 1]
@@ -221,8 +226,14 @@ def _equal(stems: list[str], others: list[str]) -> dict[str, list[str]]:
 
 
 def _begins(stems: list[str], others: list[str]) -> dict[str, list[str]]:
-    beginnings = [(other, _parts(other)[:length]) for other in others for length in range(1, len(_parts(other)) + 1)]
-    return _look_up({stem: _parts(stem) for stem in stems}, beginnings)
+    """Of `1` and `1_2`, `1_2_mask` belongs to the longer one."""
+    keys = {stem: _parts(stem) for stem in stems}
+    known, beginnings = set(keys.values()), []
+    for other in others:
+        parts = _parts(other)
+        lengths = (length for length in range(len(parts), 0, -1) if parts[:length] in known)
+        beginnings += [(other, parts[:length]) for length in list(lengths)[:1]]
+    return _look_up(keys, beginnings)
 
 
 def _without_common(stems: list[str], others: list[str]) -> dict[str, list[str]]:

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets_fives.image_files import FORMATS
-from datasets_fives.images import as_rgb, open_image
+from datasets_fives.images import FORMATS, as_rgb, open_image
 from datasets_fives.masks import counted_pixels, read_mask
 
 MAX_MEGABYTES = 40

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets_fives.features import list_some
-from datasets_fives.image_files import SUFFIXES, has_image_name, image_stem, list_image_files
+from datasets_fives.images import SUFFIXES, has_image_name, image_stem, list_image_files
 from datasets_fives.sources import SAVED
 from datasets_fives.sources.saved_datasets import find_columns, list_rows, open_splits
 

@@ -2,12 +2,24 @@
 
 import os
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_fives.images import as_rgb, open_image, read_image, resize_image, scaled_size
+from datasets_fives.images import (
+    FORMATS,
+    SUFFIXES,
+    as_rgb,
+    has_image_name,
+    image_stem,
+    list_image_files,
+    open_image,
+    read_image,
+    resize_image,
+    scaled_size,
+)
 from datasets_fives.masks import read_mask, resize_mask
 
 ORIENTATION = 0x0112
@@ -128,3 +140,30 @@ def test_scaling_keeps_the_aspect():
     small = resize_mask(mask, 45)
     assert small.shape == (30, 45)
     assert [small[row, 0] for row in (4, 5, 9, 10, 14, 15, 19, 20)] == [0, 1, 1, 0, 0, 255, 255, 0]
+
+
+def test_every_entry_is_an_image_or_told(tmp_path):
+    for name in ("b.JFIF", "a.png", "scan.dcm", "phone.heic", "notes.txt", "results.v2", "._a.png", ".hidden.png",
+                 "Thumbs.db", "desktop.ini"):  # fmt: skip
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "left.png").symlink_to(tmp_path / "never pulled")
+    for folder in ("more", "__MACOSX", "looks like.png"):
+        (tmp_path / folder).mkdir()
+    images, others = list_image_files(tmp_path)
+    assert [path.name for path in images] == ["a.png", "b.JFIF", "left.png", "phone.heic", "scan.dcm"]
+    assert others == ["looks like.png/", "more/", "notes.txt", "results.v2"]
+    assert list_image_files(tmp_path, "*.png")[1] == ["looks like.png/"]
+    assert not has_image_name(Path("x/._a.png"))
+    assert "EPS" not in FORMATS
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("1.2.840.100", "1.2.840.100"), ("1.2.840.100.dcm", "1.2.840.100"), ("a/OD.JPG", "a/OD"), ("scan.v2", "scan.v2")],
+)
+def test_only_the_suffix_of_an_image_is_no_part_of_its_name(name, stem):
+    assert image_stem(name) == stem
+
+
+def test_the_formats_of_cameras_telephones_and_hospitals_are_images():
+    assert set(SUFFIXES) >= {".jfif", ".dcm", ".heic"}

@@ -162,7 +162,7 @@ def test_masks_must_agree_about_255(tmp_path):
 def test_inverted_masks_are_named_and_can_be_vouched_for(tmp_path):
     masks = [grey((draw_lines(seed) > 0) * 255) for seed in range(4)]
     write_set(tmp_path, [*masks, grey((draw_lines(9) == 0) * 255)])
-    with pytest.raises(ValueError, match=r"1 problems .* 4 \(mask 4_manual.png\): mask is 9\d% vessel: .*inverted"):
+    with pytest.raises(ValueError, match=r"1 problem .* 4 \(mask 4_manual.png\): mask is 9\d% vessel: .*inverted"):
         load(tmp_path)
     assert sum(map(len, load(tmp_path, vessel_labels=[255]).values())) == 5
 

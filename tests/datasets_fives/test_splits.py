@@ -13,6 +13,7 @@ from datasets_fives.splits import (
     read_conditions,
     read_split_request,
     split_records,
+    warn_of_left_out,
 )
 
 
@@ -158,6 +159,23 @@ def test_unknown_names_and_separated_duplicates_are_refused():
     groups[4] = 0
     with pytest.raises(ValueError, match=r"separates duplicates.*train/0_A \(train\) and train/4_A \(test\)"):
         make({"train": ["train/0_A"], "test": ["train/4_A"]}, groups=groups)
+
+
+def test_images_in_no_split_are_named(caplog):
+    records = make_records(2, 1)
+    for split, said in (({"train": ["train/0_A"]}, "11 of 12 images are in no split: train/1_D, "), ("sample", "")):
+        caplog.clear()
+        request = read_split_request(split, 0, 0.1)
+        with caplog.at_level(logging.WARNING):
+            warn_of_left_out(records, {"train": [0]}, request)
+        assert said in caplog.text if said else not caplog.text
+
+
+def test_too_few_images_are_counted_without_their_duplicates():
+    with pytest.raises(ValueError, match=r"8 images, of which 1 differ in .* are too few to be re-split"):
+        make("resplit", train=1, test=1, groups=[0] * 8)
+    with pytest.raises(ValueError, match=r"No training image is left: all have the same pixels or the same mask"):
+        make("official", train=1, test=1, groups=[0, 1, 2, 3] * 2)
 
 
 def test_the_sample_split_holds_14_images_and_keeps_duplicates_together():

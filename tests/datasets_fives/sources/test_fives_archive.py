@@ -74,7 +74,7 @@ def test_damage_inside_a_file_is_found(archive, tmp_path):
     middle = len(raw) // 2
     raw[middle : middle + 40] = bytes(40)
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"1 problems.*train/1_A"):
+    with pytest.raises(ValueError, match=r"1 problem .*train/1_A"):
         load(archive, tmp_path)
 
 

@@ -80,6 +80,29 @@ def test_ambiguous_pairs_are_refused(tmp_path):
         list_records({"images": tmp_path / "twice", "masks": tmp_path / "masks"})
 
 
+def test_a_mask_belongs_to_the_longest_name_that_it_begins_with(tmp_path):
+    write(tmp_path / "images", "1.png", "1_2.png", "3.png", kind="image")
+    write(tmp_path / "masks", "1_mask.png", "1_2_mask.png", "3_mask.png")
+    assert [Path(p.mask).name for p in list_records(tmp_path)] == ["1_mask.png", "1_2_mask.png", "3_mask.png"]
+
+
+def test_a_single_pair_needs_names_that_belong_together(tmp_path):
+    """All parts of a single name are those that all names share."""
+    write(tmp_path / "images", "21_training.png", kind="image")
+    write(tmp_path / "masks", "21_manual1.png")
+    with pytest.raises(ValueError, match=r"single mask must be that of its image.*21_training and 21_manual1"):
+        list_records(tmp_path)
+
+
+def test_names_that_no_table_can_hold_are_refused(tmp_path):
+    write(tmp_path / "star*", "a.png", kind="image")
+    write(tmp_path / "masks", "a.png")
+    assert [p.name for p in list_records({"images": tmp_path / "star*", "masks": tmp_path / "masks"})] == ["a"]
+    os.rename(tmp_path / "masks" / "a.png", os.fsencode(tmp_path / "masks") + b"/M\xfcller.png")
+    with pytest.raises(ValueError, match=r"a name that is not UTF-8"):
+        list_records({"images": tmp_path / "star*", "masks": tmp_path / "masks"})
+
+
 def test_a_folder_called_mask_is_the_field_of_view_beside_vessels(tmp_path):
     write(tmp_path / "images", "1_a.png", "2_b.png", kind="image")
     write(tmp_path / "mask", "1_a_mask.png", "2_b_mask.png")

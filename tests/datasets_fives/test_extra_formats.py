@@ -1,39 +1,14 @@
-"""What of a folder is an image: by name, with nothing passed over in silence; DICOM and HEIC with their packages."""
+"""DICOM and HEIC: read with their packages, refused by the name of the extra without."""
 
 import sys
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from datasets_fives import load_vessels
-from datasets_fives.image_files import FORMATS, SUFFIXES, has_image_name, image_stem, list_image_files
 from datasets_fives.images import open_image, read_image
-
-
-def test_every_entry_is_an_image_or_told(tmp_path):
-    for name in ("b.JFIF", "a.png", "scan.dcm", "phone.heic", "notes.txt", "results.v2", "._a.png", ".hidden.png",
-                 "Thumbs.db", "desktop.ini"):  # fmt: skip
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "left.png").symlink_to(tmp_path / "never pulled")
-    for folder in ("more", "__MACOSX", "looks like.png"):
-        (tmp_path / folder).mkdir()
-    images, others = list_image_files(tmp_path)
-    assert [path.name for path in images] == ["a.png", "b.JFIF", "left.png", "phone.heic", "scan.dcm"]
-    assert others == ["looks like.png/", "more/", "notes.txt", "results.v2"]
-    assert list_image_files(tmp_path, "*.png")[1] == ["looks like.png/"]
-    assert not has_image_name(Path("x/._a.png"))
-    assert "EPS" not in FORMATS
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [("1.2.840.100", "1.2.840.100"), ("1.2.840.100.dcm", "1.2.840.100"), ("a/OD.JPG", "a/OD"), ("scan.v2", "scan.v2")],
-)
-def test_only_the_suffix_of_an_image_is_no_part_of_its_name(name, stem):
-    assert image_stem(name) == stem
 
 
 def draw() -> np.ndarray:
@@ -103,7 +78,3 @@ def test_without_its_package_a_format_is_refused_with_the_extra(start, message, 
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf'{message}: pip install "reg4pru\[formats\]"'):
         open_image(start)
-
-
-def test_the_formats_of_cameras_telephones_and_hospitals_are_images():
-    assert set(SUFFIXES) >= {".jfif", ".dcm", ".heic"}
