@@ -370,6 +370,10 @@ def _generate(contents: Sequence[Record], features: Features, options: dict, cac
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
+    except OSError as error:  # before any row is made: that is another error
+        raise ValueError(
+            f"The prepared rows cannot be written to {cache} ({error}): set cache_dir or HF_DATASETS_CACHE."
+        ) from error
 
 
 def _stream(

@@ -1,5 +1,6 @@
 """Vessel masks of any kind as 0, 1 and 255 (ignored); what is not a mask is refused."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -212,6 +213,34 @@ def check_foreground(masks: Iterable[np.ndarray], where: str) -> None:
         pixels += np.bincount(np.asarray(mask, np.uint8).ravel(), minlength=256)
     found = ", ".join(f"{number} pixels of {value}" for value, number in enumerate(pixels.tolist()) if number)
     raise ValueError(f"{where} has no vessels: {count} masks with {found or 'no pixels'}, none of 1.")
+
+
+def check_labels(labels: np.ndarray, name: str = "A mask") -> None:
+    """
+    Refuse what is no mask of {0, 1, 255}, before numbers are made of it.
+
+    Args:
+        labels (`np.ndarray`): Perhaps a mask, of `bool` or `uint8` and shape `(height, width)`.
+        name (`str`, *optional*, defaults to `"A mask"`): What the error calls it.
+
+    Raises:
+        ValueError: If it has another shape, type or value.
+    """
+    highest = labels.max(initial=0)
+    if labels.ndim == 2 and (labels.dtype == bool or (labels.dtype == np.uint8 and highest <= 1)):
+        return
+    if labels.ndim != 2 or labels.dtype != np.uint8 or highest < IGNORED or np.any((labels > 1) & (labels < IGNORED)):
+        raise ValueError(
+            f"{name} has values up to {highest}; labels are 0, 1 and {IGNORED} (ignored), as load_vessels and "
+            "datasets_fives.masks.read_mask give them."
+        )
+    if not np.any(labels == 1):
+        # Right for a map of labels without a vessel, and a mistake for a mask that is drawn in white.
+        warnings.warn(
+            f"{name} has pixels of 255, which are ignored, and none of 1. If its vessels are white, read it with "
+            "datasets_fives.masks.read_mask.",
+            stacklevel=2,
+        )
 
 
 def counted_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 """Images to tensors: augmentation for training, joint on image and mask, and a plain way for evaluation."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from kornia.filters import gaussian_blur2d
 from PIL import Image
 
 from .images import as_rgb, resize_image
-from .masks import IGNORED, resize_mask
+from .masks import IGNORED, check_labels, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -202,24 +201,8 @@ def _equalise(pixels: torch.Tensor, clip_limit: float) -> torch.Tensor:
 def _label_values(mask: Image.Image) -> np.ndarray:
     """A mask as `load_vessels` returns it: {0, 1}, and 255 where pixels are ignored."""
     labels = np.asarray(mask)
-    if labels.dtype == bool:
-        labels = labels.astype(np.uint8)
-    highest = labels.max(initial=0)
-    if labels.ndim == 2 and labels.dtype == np.uint8 and highest <= 1:
-        return labels
-    if labels.ndim != 2 or labels.dtype != np.uint8 or highest < IGNORED or np.any((labels > 1) & (labels < IGNORED)):
-        raise ValueError(
-            f"A mask of mode {mask.mode} has values up to {highest}; labels are 0, 1 and {IGNORED} (ignored), as "
-            "load_vessels and datasets_fives.masks.read_mask give them."
-        )
-    if not np.any(labels == 1):
-        # Right for a map of labels without a vessel, and a mistake for a mask that is drawn in white.
-        warnings.warn(
-            "A mask has pixels of 255, which are ignored, and none of 1. If its vessels are white, read it with "
-            "datasets_fives.masks.read_mask.",
-            stacklevel=1,
-        )
-    return labels
+    check_labels(labels, f"A mask of mode {mask.mode}")
+    return labels.astype(np.uint8, copy=False)
 
 
 def _to_tensors(image: Image.Image, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

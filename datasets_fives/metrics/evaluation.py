@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ..features import QUALITY
 from ..field_of_view import field_of_view
-from ..masks import counted_pixels
+from ..masks import check_labels, counted_pixels
 from .accumulator import VesselMetrics
 
 
@@ -45,7 +45,9 @@ def measure(
     conditions = dataset.features["condition"]
     grades = [grade for grade in QUALITY if grade in dataset.features]
     for index, row in enumerate(tqdm(dataset, desc="Measuring", unit="image", leave=None)):
-        vessels, counts = counted_pixels(np.asarray(row["mask"]))
+        mask = np.asarray(row["mask"])
+        check_labels(mask, f"{row['name']}: the mask")
+        vessels, counts = counted_pixels(mask)
         if inside_field_of_view:
             counts &= imaged_area(row)
         groups = {grade: row[grade] for grade in grades}

@@ -1,7 +1,8 @@
 """What is a data set already, on disk, as Parquet or on the Hub: which of its columns is what, row by row a record."""
 
+import glob
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,6 +185,8 @@ def open_splits(
         ValueError: If there is no such data set, or its splits have other names than train, validation, test.
     """
     folder, kwargs = Path(source), {"streaming": streaming, "cache_dir": cache_dir and str(cache_dir)}
+    if "::" in str(folder.absolute()) and folder.exists():
+        raise ValueError(f"{str(source)!r} cannot be opened: datasets takes '::' in a path for a chain of URLs.")
     if (folder / "dataset_dict.json").is_file():
         splits = load_from_disk(folder)
     elif (folder / "state.json").is_file():
@@ -206,13 +209,20 @@ def open_splits(
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """The Parquet files of each split, in `data` or in the folder itself; all of them train if none names a split."""
+    """
+    The Parquet files of each split, in `data` or in the folder itself; all of them train if none names a split. The
+    paths are escaped, for `datasets` reads them as patterns.
+    """
     for place in (folder / "data", folder):
-        found = {split: sorted(map(str, place.glob(f"{split}[-.]*parquet"))) for split in SPLITS}
+        found = {split: _escaped(place.glob(f"{split}[-.]*parquet")) for split in SPLITS}
         if any(found.values()):
             return {split: paths for split, paths in found.items() if paths}
-    others = sorted(map(str, folder.glob("*.parquet")))
+    others = _escaped(folder.glob("*.parquet"))
     return {"train": others} if others else {}
+
+
+def _escaped(paths: Iterable[Path]) -> list[str]:
+    return [glob.escape(str(path)) for path in sorted(paths)]
 
 
 def find_columns(rows: Dataset | IterableDataset, where: str, needed: tuple[str, ...] = ("image", "mask")) -> Columns:

@@ -142,6 +142,13 @@ def test_resized_images_are_cached(archive, tmp_path, write_pair):
     assert changed["test"][0]["image"].tobytes() != data["test"][0]["image"].tobytes()
 
 
+def test_a_cache_that_cannot_be_written_is_named_before_anything_is_read(archive, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    monkeypatch.setattr("datasets_fives.loading.checked_row", None)
+    with pytest.raises(ValueError, match=r"cannot be written to .*file/cache .*set cache_dir or HF_DATASETS_CACHE"):
+        load(archive, tmp_path / "file")
+
+
 def test_no_kind_of_source_is_read_twice(sources, tmp_path, monkeypatch):
     def rows(source):
         return load_vessels(source, split="resplit", working_size=24, cache_dir=tmp_path / "cache")["train"].to_dict()

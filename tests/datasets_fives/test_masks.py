@@ -4,9 +4,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image, ImageFilter
 
-from datasets_fives.masks import binary_mask, check_foreground, check_vessel_labels, counted_pixels
+from datasets_fives.features import FEATURES
+from datasets_fives.masks import binary_mask, check_foreground, check_labels, check_vessel_labels, counted_pixels
+from datasets_fives.metrics import measure
 
 
 def tree(height: int = 64, width: int = 80) -> np.ndarray:
@@ -150,3 +153,31 @@ def test_a_data_set_without_vessels_is_refused_with_its_counts():
         check_foreground([np.zeros((3, 4)), np.full((2, 2), 255)], "here")
     with pytest.raises(ValueError, match="0 masks with no pixels"):
         check_foreground([], "here")
+
+
+def test_only_labels_of_vessels_are_counted_and_measured():
+    for labels in (
+        tree(),
+        tree().astype(bool),
+        np.where(tree(), np.uint8(1), np.uint8(255)),
+        np.zeros((4, 4), np.uint8),
+    ):
+        check_labels(labels)
+    for labels in (tree() * np.uint8(4), tree() * np.uint8(128), tree().astype(int), tree()[None]):
+        with pytest.raises(ValueError, match=r"^17: the mask has values up to .*labels are 0, 1 and 255"):
+            check_labels(labels, "17: the mask")
+    with pytest.warns(UserWarning, match="17: the mask has pixels of 255, which are ignored, and none of 1"):
+        check_labels(tree() * np.uint8(255), "17: the mask")
+
+
+@pytest.mark.parametrize(("factor", "raised"), [(3, ValueError), (255, UserWarning)])
+def test_masks_of_other_labels_are_not_measured(factor, raised):
+    """Five classes would count as two, and white vessels as ignored."""
+    rows = {"image": [Image.new("RGB", (80, 64))], "mask": [Image.fromarray(tree() * np.uint8(factor))]}
+    dataset = Dataset.from_dict({**rows, "name": ["17"], "condition": [0]}, features=FEATURES)
+    context = pytest.raises if raised is ValueError else pytest.warns
+    with context(raised, match="17: the mask has"):
+        result = measure({"nothing": lambda image, index: np.zeros((64, 80))}, dataset, inside_field_of_view=False)
+    if raised is UserWarning:
+        pooled = result["nothing"].compute()["pooled"]
+        assert np.isnan([pooled["average_precision"], pooled["dice"]]).all()

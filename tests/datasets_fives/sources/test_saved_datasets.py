@@ -198,6 +198,19 @@ def test_ambiguous_columns_are_refused(tmp_path):
     assert len(load_vessels(nameless, cache_dir=tmp_path / "cache", validation_fraction=0)["train"]) == 2
 
 
+def test_folders_called_like_patterns_are_opened_and_like_urls_refused(tmp_path):
+    images, masks = draw(3)
+    rows = Dataset.from_dict({"image": images, "mask": masks, "name": ["1_a", "2_a", "3_b"]})
+    for folder in (tmp_path / "data [v2]*?", tmp_path / "a::b"):
+        (folder / "data").mkdir(parents=True)
+        with open(folder / "data" / "train-0.parquet", "wb") as file:
+            rows.to_parquet(file)
+    kwargs = {"validation_fraction": 0, "cache_dir": tmp_path / "cache"}
+    assert len(load_vessels(tmp_path / "data [v2]*?", **kwargs)["train"]) == 3
+    with pytest.raises(ValueError, match=r"a::b' cannot be opened: .*chain of URLs"):
+        load_vessels(tmp_path / "a::b", **kwargs)
+
+
 def test_parquet_that_others_wrote_holds_bytes(tmp_path):
     """Not written by `datasets`: no features in its metadata, shards in the folder itself."""
 
