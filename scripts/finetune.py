@@ -7,22 +7,20 @@ https://huggingface.co/docs/transformers/main_classes/trainer#transformers.Train
 
 Samples and their order, random draws, learning rates, keep-rate warm-up and weight average are those of `reg4pru
 train`: on one CPU both end in the same weights, if the batches of a step divide the samples of an epoch. A killed run
-continues, to the same result, with `--resume_from_checkpoint latest`. SIGTERM lets it finish its step and save a full
-state; the exit code is 143.
+continues, to the same result, with `--resume_from_checkpoint latest`. SIGTERM and Ctrl-C let it finish its step and
+save a full state; the exit code is 143 or 130. A second Ctrl-C ends it at once.
 
 Example:
     reg4pru finetune --model_name_or_path user/reg4pru-vits16-fives --dataset user/fives --random_crop \\
         --output_dir runs/finetuned --max_steps 1000 --per_device_train_batch_size 4
 """
 
-import logging
 import sys
 
 from .common.cli import CommandParser, set_up_logging
 from .hub.arguments import PushArguments
 from .training.arguments import DataArguments, FinetuneArguments, StartArguments
 
-logger = logging.getLogger(__name__)
 FLAGS = (StartArguments, DataArguments, FinetuneArguments)
 
 
@@ -35,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     from .hub.publishing import check_before_training, push_trained
     from .hub.transfer import TransferError, fetch_checkpoint
     from .training.finetuning import check_start, finetune
-    from .training.interruption import TERMINATED, TrainingError
+    from .training.interruption import TrainingError, exit_stopped
 
     parser = CommandParser((*FLAGS, TrainingArguments), __doc__)
     # As in `reg4pru train`: the seed also says which images validate, and those must not be trained on here.
@@ -57,15 +55,14 @@ def main(argv: list[str] | None = None) -> None:
             )
             check_before_training(push)
         folder = fetch_checkpoint(start.model_name_or_path, start.model_revision)
-        finished = finetune(folder, *told, *resumed)
+        stopped_by = finetune(folder, *told, *resumed)
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:
         sys.exit(str(error))
     except TrainingError as error:
         sys.exit(f"Training has stopped. {error}")
-    if not finished:
-        logger.warning("Ended by SIGTERM; continue with --resume_from_checkpoint latest.")
-        sys.exit(TERMINATED)
+    if stopped_by:
+        exit_stopped(stopped_by)
     if push and training.process_index == 0:
         push_trained(push)

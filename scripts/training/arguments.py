@@ -190,6 +190,12 @@ def check_values(settings: dict) -> None:
     for name in ("learning_rate", "selector_learning_rate"):
         if settings[name] is not None and not settings[name] > 0:
             raise ValueError(f"--{name} is {settings[name]}: it must be above 0")
+    dense, warmup = settings["dense_fraction"], settings["keep_rate_warmup"]
+    if dense < 1 < dense + warmup and not settings["keep_rate_range"]:
+        raise ValueError(
+            f"--dense_fraction is {dense} and --keep_rate_warmup {warmup} of the training: the keep rates would never "
+            "reach their target, so both together must be at most 1"
+        )
     if not 0 < settings["layer_decay"] <= 1:
         raise ValueError(f"--layer_decay is {settings['layer_decay']}: it must lie in (0, 1]")
     keep_range = settings["keep_rate_range"]

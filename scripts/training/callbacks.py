@@ -134,8 +134,10 @@ class FiniteLossCallback(TrainerCallback):
         self.handle.remove()
 
     def _check(self, args) -> None:
-        per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        steps = math.ceil(len(self.samples) / per_step)
+        batch = args.train_batch_size * args.world_size
+        per_step = batch * args.gradient_accumulation_steps
+        used = len(self.samples) // batch * batch if args.dataloader_drop_last else len(self.samples)
+        steps = max(1, math.ceil(used / per_step))
 
         def names(step: int) -> list[str]:
             place = (step - 1) % steps * per_step
@@ -162,7 +164,8 @@ class SealCheckpointsCallback(TrainerCallback):
     callback that writes to it.
 
     Args:
-        total_limit (`int`, *optional*): How many are kept; all by default.
+        total_limit (`int`, *optional*): How many are kept, as `Trainer` counts: the newest always, and the best where
+            it is loaded at the end. All by default.
         images (`set[str]`, *optional*): Fingerprints of the images that the model is trained on.
     """
 
@@ -178,5 +181,10 @@ class SealCheckpointsCallback(TrainerCallback):
         with writing(output_dir, f"The full state of step {state.global_step}", folder, list_trainer_checkpoints):
             write_training_images(folder, self.images)
             seal(folder)
-        for old in list_trainer_checkpoints(output_dir)[: -self.total_limit] if self.total_limit else ():
-            discard(old)
+        if self.total_limit:
+            states = list_trainer_checkpoints(output_dir)
+            best = Path(state.best_model_checkpoint or "").name if args.load_best_model_at_end else ""
+            kept = {states[-1].name, best} & {folder.name for folder in states}
+            spare = [folder for folder in states if folder.name not in kept]
+            for old in spare[: max(0, len(states) - max(self.total_limit, len(kept)))]:
+                discard(old)

@@ -86,7 +86,7 @@ def finetune(
     training: TrainingArguments,
     resume_from: str | None = None,
     goes_on: bool = False,
-) -> bool:
+) -> int:
     """
     Fine-tune as the flags say.
 
@@ -99,7 +99,7 @@ def finetune(
         resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
 
     Returns:
-        `bool`: Whether all steps were done; SIGTERM may end a run before.
+        `int`: The signal that ended the run before its last step; 0 if all steps were done.
 
     Raises:
         `ValueError`: for data or a model that do not fit; before the first step.
@@ -134,33 +134,36 @@ def finetune(
             samples_per_image=data.samples_per_image,
             trained_on=trained_on,
         )
-        finished = _run(trainer, record, images["train"]["name"], trained_on, resume_from)
+        stopped_by = _run(trainer, record, images["train"]["name"], trained_on, resume_from)
         accelerator = trainer.accelerator
         del model, trainer  # the accelerator's own
         leave_processes(accelerator)
-    return finished
+    return stopped_by
 
 
 def _run(
     trainer: Reg4PruTrainer, record: dict, names: list[str], trained_on: set[str] | None, resume_from: str | None
-) -> bool:
-    """Train, validate and save; returns whether all steps were done."""
+) -> int:
+    """Train, save and validate; returns the signal that ended it before its last step, or 0."""
     output_dir = Path(trainer.args.output_dir)
     if resume_from is not None:
         trainer.check_steps_left(resume_from)
     if trainer.is_world_process_zero():
         write_record(output_dir, record)
     trainer.train(resume_from_checkpoint=resume_from)
-    if trainer.state.global_step < trainer.state.max_steps:
-        return False
+    if trainer.stop.requested and trainer.state.global_step < trainer.state.max_steps:
+        return trainer.stop.requested
+    # The weights first: a measurement that fails must not take them along.
+    with writing(output_dir, "The weights", states=list_trainer_checkpoints):
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            write_training_images(output_dir, trained_on)
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
     validations = [entry for entry in trainer.state.log_history if "eval_ap" in entry]
     best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
-    with writing(output_dir, "The weights", states=list_trainer_checkpoints):
-        trainer.save_model()
     if not trainer.is_world_process_zero():
-        return True
+        return 0
     results = {
         **record,
         "total_steps": trainer.state.max_steps,
@@ -170,7 +173,6 @@ def _run(
         "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
     }
     with writing(output_dir, "train_results.json", states=list_trainer_checkpoints):
-        write_training_images(output_dir, trained_on)
         replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")
     logger.info("Saved in %s; validation: %s", output_dir, results["validation"])
-    return True
+    return 0

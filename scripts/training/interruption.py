@@ -1,7 +1,9 @@
 """How a training ends before its last step: told to by a signal, or because it cannot go on."""
 
 import gc
+import logging
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -10,7 +12,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import reduce
 
-TERMINATED = 128 + signal.SIGTERM  # exit code 143, a shell's own for a process that this signal ended
+logger = logging.getLogger(__name__)
 
 
 class TrainingError(Exception):
@@ -19,8 +21,9 @@ class TrainingError(Exception):
 
 class StopRequest:
     """
-    Catches SIGTERM, by which schedulers and `kill` ask a process to end, so that the training can save before it does.
-    It is heeded after the step that is running; whoever cannot wait has SIGKILL.
+    Catches SIGTERM, by which schedulers and `kill` ask a process to end, and SIGINT, which is Ctrl-C, so that the
+    training can save before it ends. They are heeded after the step that is running. Whoever cannot wait presses
+    Ctrl-C once more, or sends SIGKILL.
 
     Example:
 
@@ -32,27 +35,41 @@ class StopRequest:
     ```
     """
 
-    requested = False
+    requested = 0  # the signal
 
     def __enter__(self) -> "StopRequest":
-        self._before: Callable | int | None = signal.signal(signal.SIGTERM, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def agreed(self) -> bool:
         """Whether any process of the training was told to end: the signal reaches them in different steps."""
         state = PartialState()
         if state.num_processes == 1:
-            return self.requested
+            return self.requested > 0
         flag = torch.tensor(float(self.requested), device=state.device)
-        return reduce(flag, "sum").item() > 0
+        agreed = reduce(flag, "sum").item() > 0
+        if agreed and not self.requested:
+            self.requested = signal.SIGTERM  # another process has it
+        return agreed
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        # Launchers pass SIGTERM on, so that it comes twice; only whoever presses Ctrl-C twice is in a hurry.
+        if number == self.requested == signal.SIGINT:
+            raise SystemExit(128 + number)
+        self.requested = self.requested or number
+
+
+def exit_stopped(number: int) -> None:
+    """Say which signal has ended a training, and exit as a shell reports it: 143 for SIGTERM, 130 for SIGINT."""
+    name = signal.Signals(number).name
+    logger.warning("Ended by %s; continue with --resume_from_checkpoint latest.", name)
+    sys.exit(128 + number)
 
 
 def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[str]], saved: str) -> None:
@@ -75,6 +92,14 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
                 "images, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
                 "place of fp16."
             )
+
+
+def measurement_error(error: Exception, step: int, saved: str) -> TrainingError:
+    """What a training says that cannot be measured after a step; `saved` says where it can go on."""
+    return TrainingError(
+        f"The measurement after step {step} has failed: {type(error).__name__}: {error}. What was learned is not "
+        f"lost. {saved}"
+    )
 
 
 def where_to_go_on(states: list[Path]) -> str:

@@ -19,7 +19,7 @@ from ..common.data_overlap import image_fingerprints, write_training_images
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
-from .interruption import StopRequest, check_finite, where_to_go_on
+from .interruption import StopRequest, TrainingError, check_finite, measurement_error, where_to_go_on
 from .optimization import make_average, make_optimizer
 from .run_record import check_data, describe_run, learned_from, settings_of, write_record
 from .schedule import begin_step
@@ -149,12 +149,12 @@ class TrainingRun:
                 DataLoader(tiles, batch_size=batch_size, collate_fn=collate)
             )
 
-    def train(self) -> bool:
+    def train(self) -> int:
         """
         All steps that are left, then the last weights and `train_results.json`.
 
         Returns:
-            `bool`: False if SIGTERM ended it before; then the full state is saved.
+            `int`: The signal that ended it before its last step; then the full state is saved. 0 if none did.
 
         Raises:
             [`TrainingError`]: if a loss is not finite, or the disk takes no more.
@@ -169,6 +169,10 @@ class TrainingRun:
         sums = {name: torch.tensor(value, device=device) for name, value in progress["sums"].items()}
         quiet = not self.accelerator.is_local_main_process
         self.model.train()
+        if progress["step"] == self.total_steps:  # it had ended, and was killed before it could write them
+            self._save_weights(self.evaluated, "last")
+        if progress.pop("unmeasured", False):
+            self._measure(sums)
         begins = True  # a step, with the next batch
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", disable=quiet)
         with StopRequest() as stop, bar:
@@ -184,11 +188,10 @@ class TrainingRun:
                     sums = self._end_step(sums, bar)
                     if stop.agreed() and progress["step"] < self.total_steps:
                         self._save_state(sums)
-                        return False
-        self._save_weights(self.evaluated, "last")
+                        return stop.requested
         if self.accelerator.is_main_process:
             self._write_results()
-        return True
+        return 0
 
     def _learn(self, batch: dict[str, torch.Tensor], rates: tuple[float, ...] | None) -> dict[str, torch.Tensor]:
         """Forward, backward and, at the end of an accumulation, the step; returns every part of the loss."""
@@ -231,8 +234,10 @@ class TrainingRun:
             bar.set_postfix(loss=f"{means['loss']:.3f}", **best)
             self._log({**means, "learning_rate": max(self.scheduler.get_last_lr())}, step)
             sums = {}
+        if step == self.total_steps:  # before a measurement that may fail
+            self._save_weights(self.evaluated, "last")
         if validates:
-            self._keep_best(step)
+            self._measure(sums)
         if saves:
             self._save_state(sums)
         return sums
@@ -258,6 +263,21 @@ class TrainingRun:
     def evaluated(self) -> torch.nn.Module:
         """The model that is validated and saved: the averaged weights, where there is an average."""
         return self.average.module if self.average else self.bare_model
+
+    def _measure(self, sums: dict[str, torch.Tensor]) -> None:
+        """Validate and keep the best weights. Whatever fails there, what was learned is saved, and measured later."""
+        try:
+            self._keep_best(self.progress["step"])
+        except TrainingError:  # the disk
+            raise
+        except Exception as error:
+            # The other processes are in the measurement, and would not save with this one.
+            if self.accelerator.num_processes > 1:
+                raise
+            self.progress["unmeasured"] = True
+            self._save_state(sums)
+            saved = where_to_go_on(list_checkpoints(self.output_dir))
+            raise measurement_error(error, self.progress["step"], saved) from error
 
     def _keep_best(self, step: int) -> None:
         ap = self.validate()["ap"]

@@ -1,5 +1,6 @@
 """AdamW with layer-wise decay, separate warm-ups of head and backbone, and an average of the weights."""
 
+import logging
 import re
 from functools import partial
 
@@ -10,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 from modeling_reg4pru.backbone_loading import PRUNING_WEIGHTS
 
 from .arguments import OptimizerArguments
+
+logger = logging.getLogger(__name__)
 
 
 def parameter_groups(
@@ -67,6 +70,23 @@ def learning_rate_factor(
     return max(0.0, 1 - (step - warm) / max(1, total - warm)) ** power
 
 
+def fit_warmups(head_warmup: int, backbone_warmup: int, total_steps: int) -> tuple[int, int]:
+    """
+    The warm-ups of a run. Where both together are longer than it, the backbone would learn little or nothing: they
+    are shortened to its first half, in their proportion, and a warning says so.
+    """
+    asked = head_warmup + backbone_warmup
+    if asked <= total_steps:
+        return head_warmup, backbone_warmup
+    fitted = head_warmup * total_steps // (2 * asked), backbone_warmup * total_steps // (2 * asked)
+    logger.warning(
+        "Warm-ups of %d (--head_warmup_steps) and %d (--backbone_warmup_steps) steps do not fit into a run of %d "
+        "steps: shortened to %d and %d.",
+        *(head_warmup, backbone_warmup, total_steps, *fitted),
+    )
+    return fitted
+
+
 def make_optimizer(
     model: torch.nn.Module,
     arguments: OptimizerArguments,
@@ -79,12 +99,15 @@ def make_optimizer(
     groups = parameter_groups(
         model, learning_rate, weight_decay, arguments.layer_decay, arguments.selector_learning_rate
     )
+    head_warmup, backbone_warmup = fit_warmups(
+        arguments.head_warmup_steps, arguments.backbone_warmup_steps, total_steps
+    )
     factors = [
         partial(
             learning_rate_factor,
             is_backbone=group["is_backbone"],
-            head_warmup=arguments.head_warmup_steps,
-            backbone_warmup=arguments.backbone_warmup_steps,
+            head_warmup=head_warmup,
+            backbone_warmup=backbone_warmup,
             total=total_steps,
             power=arguments.poly_power,
         )

@@ -60,7 +60,7 @@ def train(
     arguments: TrainArguments,
     resume_from: str | None = None,
     goes_on: bool = False,
-) -> tuple[Path, bool, bool]:
+) -> tuple[Path, int, bool]:
     """
     Train as the flags say.
 
@@ -69,7 +69,7 @@ def train(
         resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
 
     Returns:
-        `tuple`: the folder of the checkpoint to use, whether all steps were done (SIGTERM may end a run before), and
+        `tuple`: the folder of the checkpoint to use, the signal that ended the run before its last step (0: none), and
         whether this is the main process.
 
     Raises:
@@ -87,10 +87,10 @@ def train(
     state.wait_for_everyone()  # all have seen the folder as it was
     with sole_run(Path(arguments.output_dir), state.is_main_process):
         told = model_arguments, data_arguments, arguments
-        accelerator, best, finished = _run(model, data, *told, resume_from, goes_on)
+        accelerator, best, stopped_by = _run(model, data, *told, resume_from, goes_on)
         del model  # the accelerator's own
         leave_processes(accelerator)
-    return Path(arguments.output_dir) / best, finished, accelerator.is_main_process
+    return Path(arguments.output_dir) / best, stopped_by, accelerator.is_main_process
 
 
 def _processes() -> PartialState:
@@ -105,10 +105,10 @@ def _run(
     arguments: TrainArguments,
     resume_from: str | None,
     goes_on: bool,
-) -> tuple[Accelerator, str, bool]:
+) -> tuple[Accelerator, str, int]:
     """
-    Train; returns the accelerator, which nothing else holds on to, the name of the checkpoint to use, and whether all
-    steps were done.
+    Train; returns the accelerator, which nothing else holds on to, the name of the checkpoint to use, and the
+    signal that ended the run before its last step (0: none).
     """
     output_dir = Path(arguments.output_dir)
     accelerator = Accelerator(
@@ -125,5 +125,5 @@ def _run(
     if not goes_on and arguments.overwrite_output_dir and accelerator.is_main_process:
         remove_run(output_dir)
     accelerator.wait_for_everyone()
-    finished = run.train()
-    return accelerator, "last" if run.validation_loader is None else "best", finished
+    stopped_by = run.train()
+    return accelerator, "last" if run.validation_loader is None else "best", stopped_by

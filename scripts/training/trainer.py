@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from datasets_fives.training_samples import SeededSamples
@@ -23,7 +24,7 @@ from .callbacks import (
 )
 from .checkpoints import check_steps_left, find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation, distilled_loss
-from .interruption import StopRequest
+from .interruption import StopRequest, measurement_error, where_to_go_on
 from .optimization import make_optimizer
 from .setup import collate
 from .validation import LABEL_NAMES, ImageTiles, StreamingMetrics, vessel_probability
@@ -148,12 +149,47 @@ class Reg4PruTrainer(Trainer):
         if state.global_step < self.total_steps:
             return False
         self.state = state
-        weights = type(self.model).from_pretrained(folder).state_dict()
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        weights = type(self.model).from_pretrained(best or folder).state_dict()
         if self.average:
             saved = torch.load(folder / self.average.FILE, map_location="cpu", weights_only=True)
             weights = {name: saved[f"module.{name}"] for name in weights}
         self.model.load_state_dict(weights)
         return True
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """
+        [`~transformers.Trainer.evaluate`]; while training, whatever fails there, what was learned is saved.
+
+        Raises:
+            [`TrainingError`]: if it fails while training.
+        """
+        try:
+            return super().evaluate(*args, **kwargs)
+        except Exception as error:
+            # The other processes are in the measurement, and would not save with this one.
+            if not self.is_in_train or self.args.world_size > 1:
+                raise
+            self._save_checkpoint(self.model_wrapped, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            saved = where_to_go_on(list_trainer_checkpoints(Path(self.args.output_dir)))
+            raise measurement_error(error, self.state.global_step, saved) from error
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
+        """Of all tiles: `dataloader_drop_last` is for training, and metrics are those of all images."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Of all tiles, as [`~Reg4PruTrainer.get_eval_dataloader`]."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """In-place distillation ([`distilled_loss`]) where the recipe says so, once training prunes."""
@@ -174,5 +210,6 @@ def _count_steps(num_samples: int, args: TrainingArguments) -> int:
     """Optimiser steps of the whole training, counted as `Trainer` does."""
     if args.max_steps > 0:
         return args.max_steps
-    batches = math.ceil(num_samples / (args.train_batch_size * args.world_size))
+    whole = math.floor if args.dataloader_drop_last else math.ceil
+    batches = max(1, whole(num_samples / (args.train_batch_size * args.world_size)))
     return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))

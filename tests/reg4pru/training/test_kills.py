@@ -1,6 +1,7 @@
 """Runs that are killed, told to end, or out of disk, in real processes: what they leave, and that they end alike."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -85,16 +86,17 @@ def test_twenty_kills(runs, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_sigterm_saves_and_ends(runs, command):
-    name = f"told-{command}"
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "ctrl-c"])
+def test_told_to_end_it_saves_and_ends(runs, command, told):
+    name = f"told-{command}-{told.name}"
     folder = runs.folder / name
     process = runs.start(command, name)
     first = {"train": "checkpoints/step-00000002", "finetune": "checkpoint-2/files.json"}[command]
     runs.wait_until(process, (folder / first).exists)
-    process.terminate()
+    os.kill(process.pid, told)
     process.join(60)
-    assert process.exitcode == 143
-    assert "Ended by SIGTERM; continue with --resume_from_checkpoint latest" in runs.said(name)
+    assert process.exitcode == {signal.SIGTERM: 143, signal.SIGINT: 130}[told]
+    assert f"Ended by {told.name}; continue with --resume_from_checkpoint latest" in runs.said(name)
     assert not (folder / "train_results.json").exists()
     check_same(runs, command, name)
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from reg4pru.training.arguments import OptimizerArguments
-from reg4pru.training.optimization import learning_rate_factor, make_average, make_optimizer, parameter_groups
+from reg4pru.training.optimization import (
+    fit_warmups,
+    learning_rate_factor,
+    make_average,
+    make_optimizer,
+    parameter_groups,
+)
 
 # 6 layers: the embeddings are level 0, the layers 1 to 6, everything else, the backbone's last norm included, level 7.
 LEVELS = [
@@ -128,3 +134,25 @@ def test_the_average_is_the_plain_one_with_a_decay_that_grows():
         averaged = torch.cat([parameter.flatten() for parameter in average.module.parameters()])
         torch.testing.assert_close(averaged, expected)
     assert decays == pytest.approx([2 / 11, 3 / 12, 0.3, 0.3, 0.3])
+
+
+def test_warmups_longer_than_the_run_are_shortened_and_it_is_said(caplog):
+    assert fit_warmups(200, 400, 600) == (200, 400)
+    assert not caplog.text
+    assert fit_warmups(200, 400, 150) == (25, 50)
+    assert "200 (--head_warmup_steps) and 400 (--backbone_warmup_steps)" in caplog.text
+    assert "a run of 150 steps: shortened to 25 and 50" in caplog.text
+    assert fit_warmups(1, 1, 1) == (0, 0)
+
+
+def test_the_backbone_learns_in_a_run_shorter_than_the_warmups(tiny_model):
+    arguments = OptimizerArguments(layer_decay=1.0, head_warmup_steps=200, backbone_warmup_steps=400)
+    optimizer, scheduler = make_optimizer(
+        tiny_model(), arguments, learning_rate=1e-3, weight_decay=0.0, total_steps=12
+    )
+    highest = 0.0
+    for _ in range(12):
+        highest = max(highest, *(group["lr"] for group in optimizer.param_groups if group["is_backbone"]))
+        optimizer.step()
+        scheduler.step()
+    assert highest == pytest.approx(1e-3)
