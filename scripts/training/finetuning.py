@@ -20,11 +20,13 @@ from .output_folder import check_writable, is_begun, lies_in, sole_run
 from .run_record import check_data, check_state, describe_run, learned_from, settings_of, write_record
 from .setup import build_model, check_processes, load_data, make_processor
 from .trainer import Reg4PruTrainer
+from .trainer_arguments import check_training_arguments
 
 logger = logging.getLogger(__name__)
 
 # Flags of `TrainingArguments` that decide what a training ends in: those that a model card tells, and the rest.
-SETTINGS = (*RECIPE, "max_steps", "num_train_epochs", "bf16", "fp16", "gradient_checkpointing", "dataloader_drop_last")
+SETTINGS = (*RECIPE, "max_steps", "num_train_epochs", "bf16", "fp16", "gradient_checkpointing", "dataloader_drop_last",
+            "adam_beta1", "adam_beta2", "adam_epsilon")  # fmt: skip
 # Those that mean what they mean in `reg4pru train`.
 SHARED = (
     "seed", "learning_rate", "weight_decay", "max_grad_norm", "per_device_train_batch_size",
@@ -44,16 +46,11 @@ def check_start(
     Raises:
         `ValueError`: naming the flag, its value and what is allowed.
     """
-    if training.hub_token:
-        raise ValueError("--hub_token would be written to training_args.bin: use `hf auth login` or HF_TOKEN")
+    check_training_arguments(training)
     if training.push_to_hub and not training.hub_model_id:
         raise ValueError("--push_to_hub needs --hub_model_id")
     if data.streaming:
         raise ValueError("--streaming is for reg4pru train: Trainer shuffles images that are all there")
-    if training.dataloader_persistent_workers:
-        raise ValueError(
-            "--dataloader_persistent_workers would repeat the augmentations of the first epoch in every epoch"
-        )
     if training.load_best_model_at_end and recipe.ema_decay:
         raise ValueError("--load_best_model_at_end and the weight average exclude each other: add --ema_decay 0")
     output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint

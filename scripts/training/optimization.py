@@ -94,8 +94,12 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     total_steps: int,
+    **adamw: object,
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser."""
+    """
+    AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser; `adamw`
+    are other arguments of AdamW.
+    """
     groups = parameter_groups(
         model, learning_rate, weight_decay, arguments.layer_decay, arguments.selector_learning_rate
     )
@@ -113,7 +117,7 @@ def make_optimizer(
         )
         for group in groups
     ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, **adamw)
     return optimizer, LambdaLR(optimizer, factors)
 
 

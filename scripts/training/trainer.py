@@ -27,6 +27,7 @@ from .distillation import check_distillation, distilled_loss
 from .interruption import StopRequest, measurement_error, where_to_go_on
 from .optimization import make_optimizer
 from .setup import collate
+from .trainer_arguments import check_training_arguments
 from .validation import LABEL_NAMES, ImageTiles, StreamingMetrics, vessel_probability
 
 
@@ -75,6 +76,7 @@ class Reg4PruTrainer(Trainer):
         samples_per_image: int = 1,
         trained_on: set[str] | None = None,
     ):
+        check_training_arguments(args, hub=False)
         self.recipe, self.stop = recipe or FinetuneArguments(), StopRequest()
         if self.recipe.distillation:
             check_distillation(model.config)
@@ -112,6 +114,8 @@ class Reg4PruTrainer(Trainer):
                 learning_rate=args.learning_rate,
                 weight_decay=args.weight_decay,
                 total_steps=self.total_steps,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
             ),
             callbacks=callbacks,
         )
@@ -168,7 +172,7 @@ class Reg4PruTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
         except Exception as error:
             # The other processes are in the measurement, and would not save with this one.
-            if not self.is_in_train or self.args.world_size > 1:
+            if not self.is_in_train or self.args.world_size > 1 or self.state.global_step == 0:
                 raise
             self._save_checkpoint(self.model_wrapped, None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)

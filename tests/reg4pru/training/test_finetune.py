@@ -180,3 +180,14 @@ def test_another_image_size_is_written_into_the_processor(checkpoint, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["image_size"] == 32
     written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert (written["size"], written["working_size"]) == ({"height": 32, "width": 32}, 32)
+
+
+def test_an_incomplete_last_batch_is_dropped_in_training_only(checkpoint, tmp_path):
+    """3 validation images in batches of 2; the training does not reach its own last batch in one step."""
+    measured = []
+    for drop in ("false", "true"):
+        folder = tmp_path / drop
+        finetune(checkpoint, folder, "--max_steps", "1", "--per_device_eval_batch_size", "2",
+                 "--eval_strategy", "steps", "--eval_steps", "1", "--dataloader_drop_last", drop)  # fmt: skip
+        measured.append(json.loads((folder / "train_results.json").read_text())["validation"])
+    assert measured[0] == measured[1]

@@ -1,0 +1,134 @@
+"""
+Every field of transformers' `TrainingArguments`: what `reg4pru finetune` and [`Reg4PruTrainer`] make of it.
+`docs/training_arguments.md` shows the table; a test holds it against the version that is installed.
+"""
+
+from dataclasses import MISSING, Field, fields
+
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from .validation import LABEL_NAMES
+
+OBEYED = {
+    "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "tf32",
+    "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "logging_strategy", "logging_steps",
+    "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm", "report_to",
+    "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "eval_strategy",
+    "eval_steps", "eval_delay", "per_device_eval_batch_size", "eval_on_start", "save_strategy", "save_steps",
+    "save_total_limit", "push_to_hub", "hub_model_id", "hub_private_repo", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "seed", "use_cpu", "dataloader_drop_last", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
+    "ddp_timeout", "debug", "skip_memory_metrics", "resume_from_checkpoint",
+}  # fmt: skip
+_SCHEDULE = "the rates rise over --head_warmup_steps and --backbone_warmup_steps and fall with --poly_power"
+_OPTIMIZER = "the optimiser is AdamW, with --layer_decay, --selector_learning_rate and --adam_*"
+_COMPILE = "the number of tokens changes from step to step, and each would be compiled anew"
+_SHARDS = "shards are made by `accelerate launch -m reg4pru train` with accelerate's FSDP"
+# What counts instead.
+REFUSED = {
+    "lr_scheduler_type": _SCHEDULE,
+    "lr_scheduler_kwargs": _SCHEDULE,
+    "warmup_steps": _SCHEDULE,
+    "optim": _OPTIMIZER,
+    "optim_args": _OPTIMIZER,
+    "optim_target_modules": _OPTIMIZER,
+    "label_smoothing_factor": "masks are learned as they are, by the loss of the configuration",
+    "bf16_full_eval": "what is measured are the weights as they are saved; --bf16 computes in bfloat16",
+    "fp16_full_eval": "what is measured are the weights as they are saved; --fp16 computes in float16",
+    "torch_compile": _COMPILE,
+    "torch_compile_backend": _COMPILE,
+    "torch_compile_mode": _COMPILE,
+    "use_liger_kernel": "there are no such kernels for this model",
+    "liger_kernel_config": "there are no such kernels for this model",
+    "neftune_noise_alpha": "an image has no word embeddings to add noise to",
+    "auto_find_batch_size": "schedules and the order of samples hold for one --per_device_train_batch_size",
+    "include_num_input_tokens_seen": "an image has no input tokens to count",
+    "prediction_loss_only": "validation measures ap, dice and iou of whole images; --eval_strategy no leaves it out",
+    "eval_use_gather_object": "tiles are gathered as tensors",
+    "include_for_metrics": "the metrics are those of whole images, from predictions and labels",
+    "save_only_model": "a state without its optimiser could not be gone on from; --save_strategy no saves none",
+    "save_on_each_node": "one process writes",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save a full state anyway",
+    "hub_token": "would be written to training_args.bin: use `hf auth login` or HF_TOKEN",
+    "hub_strategy": "the model is pushed once and whole, at the end",
+    "hub_always_push": "the model is pushed once and whole, at the end",
+    "hub_revision": "the model is pushed to the main branch",
+    "ignore_data_skip": "a run that goes on sees the samples that are left",
+    "full_determinism": "all draws follow from --seed; not every kernel has a deterministic form",
+    "data_seed": "--seed draws the samples, too",
+    "accelerator_config": "batches are made as `reg4pru train` makes them",
+    "parallelism_config": _SHARDS,
+    "dataloader_persistent_workers": "would repeat the augmentations of the first epoch in every epoch",
+    "dataloader_in_order": "samples come in the order that --seed draws",
+    "label_names": f"they are {LABEL_NAMES}",
+    "train_sampling_strategy": "samples come in the order that --seed draws",
+    "fsdp": _SHARDS,
+    "deepspeed": _SHARDS,
+    "do_predict": "test images are measured by `reg4pru evaluate`",
+}
+_TOKENS = "for text"
+_OURS = "set by us to what the samples need"
+NO_EFFECT = {
+    "average_tokens_across_devices": "the loss is a mean of images",
+    "use_cache": _TOKENS,
+    "length_column_name": _TOKENS,
+    "logging_nan_inf_filter": "a loss that is not finite ends the training",
+    "eval_do_concat_batches": "metrics are added up batch by batch",
+    "eval_accumulation_steps": "metrics are added up batch by batch",
+    "batch_eval_metrics": _OURS,
+    "remove_unused_columns": _OURS,
+    "restore_callback_states_from_checkpoint": "our callbacks go on from a full state anyway",
+    "fsdp_config": "there is no --fsdp",
+    "do_train": "it trains",
+    "do_eval": "it validates where there are images for it; --eval_strategy says when",
+    "local_rank": "the launcher tells",
+}
+# Values beside the default that say the same: a second trainer gets arguments that the first has filled in.
+_ALLOWED = {"label_names": [LABEL_NAMES], "train_sampling_strategy": ["sequential"]}
+
+
+def check_training_arguments(training: TrainingArguments, hub: bool = True) -> None:
+    """
+    Args:
+        training (`TrainingArguments`): Of a fine-tuning.
+        hub (`bool`, *optional*, defaults to `True`): Whether we push, and fields of the Hub are looked at, too.
+
+    Raises:
+        `ValueError`: naming a field that would change nothing, its value, and what counts instead.
+    """
+    for field in fields(TrainingArguments):
+        reason = REFUSED.get(field.name)
+        if reason is None or (field.name.startswith("hub_") and not hub):
+            continue
+        value = getattr(training, field.name)
+        if value in _ALLOWED.get(field.name, ()) or not _differs(value, field):
+            continue
+        if field.name == "hub_token":
+            raise ValueError(f"--hub_token {reason}")
+        raise ValueError(f"--{field.name} is {value}: leave it out; {reason}")
+
+
+def _differs(value: object, field: Field) -> bool:
+    if field.name == "accelerator_config":  # the arguments fill it in themselves
+        return value is not None and value != AcceleratorConfig()
+    default = field.default if field.default is not MISSING else field.default_factory()
+    return value != default and not (_says_nothing(value) and _says_nothing(default))
+
+
+def _says_nothing(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})
+
+
+def render_table() -> str:
+    """The table as Markdown."""
+    rows = {
+        **dict.fromkeys(OBEYED, ("obeyed", "")),
+        **{name: ("refused", reason) for name, reason in REFUSED.items()},
+        **{name: ("without effect", reason) for name, reason in NO_EFFECT.items()},
+    }
+    lines = [f"| `{name}` | {what} | {reason} |" for name, (what, reason) in sorted(rows.items())]
+    return "\n".join(["| field | | what counts |", "| --- | --- | --- |", *lines]) + "\n"
