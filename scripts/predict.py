@@ -33,7 +33,7 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
 
     _argument_group_name = "prediction"
 
-    output_dir: str = field(metadata={"help": "Folder for the pictures, predictions.csv and predictions.json."})
+    output_dir: str = field(metadata={"help": "Folder for the result images, predictions.csv and predictions.json."})
     images: list[str] = field(default_factory=list, metadata={"help": "Files, folders or patterns."})
     dataset: str | None = field(
         default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
@@ -43,7 +43,7 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
     keep_rates: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Keep rates to compare, each for all stages; the names of pictures end in them. Default: the "
+            "help": "Keep rates to compare, each for all stages; the names of result images end in them. Default: the "
             "checkpoint's, and names without any."
         },
     )
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             images = list_files(arguments.images, output_dir)
         tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
         if not arguments.overwrite:
-            results.refuse_foreign_pictures(tasks, kinds)
+            results.refuse_foreign_results(tasks, kinds)
         dtype = fast_dtype(device) if arguments.fast else arguments.dtype
         if arguments.fast and dtype == "float32":
             logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")

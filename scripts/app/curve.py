@@ -58,7 +58,7 @@ def speed_figure(rows: list[dict]) -> np.ndarray:
     axes.plot(_rates(rows), speed_ups, "o-", color=_TEAL)
     axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
     axes.set(ylabel="times", ylim=(0, 1.15 * max(speed_ups)))
-    return _picture(figure)
+    return _as_pixels(figure)
 
 
 def agreement_figure(rows: list[dict]) -> np.ndarray:
@@ -72,7 +72,7 @@ def agreement_figure(rows: list[dict]) -> np.ndarray:
         axes.plot(_rates(rows), [row[column] for row in rows], style, color=colour, label=label)
     axes.set(ylim=(None, 1.01))
     axes.legend(frameon=False, fontsize=8)
-    return _picture(figure)
+    return _as_pixels(figure)
 
 
 def _rates(rows: list[dict]) -> list[float]:
@@ -90,7 +90,7 @@ def _axes(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _picture(figure: Figure) -> np.ndarray:
+def _as_pixels(figure: Figure) -> np.ndarray:
     buffer = BytesIO()
     figure.savefig(buffer, dpi=180, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))

@@ -38,11 +38,11 @@ class Downloads:
         Image.fromarray(probability_image(prediction.probability)).save(probability, compress_level=1)
         return [str(mask), str(probability), self.write_table(visitor, rows, f"{name}.csv")]
 
-    def write_pictures(self, visitor: str, pictures: dict[str, np.ndarray]) -> tuple[str, ...]:
-        """Pictures by name as PNG, packed lightly, because somebody waits for them; the paths."""
-        paths = {name: self._folder(visitor) / f"{name}.png" for name in pictures}
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(paths[name], compress_level=1)
+    def write_images(self, visitor: str, images: dict[str, np.ndarray]) -> tuple[str, ...]:
+        """Images by name as PNG, compressed lightly, because somebody waits for them; the paths."""
+        paths = {name: self._folder(visitor) / f"{name}.png" for name in images}
+        for name, image in images.items():
+            Image.fromarray(image).save(paths[name], compress_level=1)
         return tuple(map(str, paths.values()))
 
     def write_table(self, visitor: str, rows: list[dict], name: str) -> str:

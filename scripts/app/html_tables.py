@@ -108,7 +108,7 @@ def probability_legend() -> str:
 
 
 def heading(text: str) -> str:
-    """What stands above a picture."""
+    """Title of an image."""
     return f'<div class="r4p-heading">{text}</div>'
 
 

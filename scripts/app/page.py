@@ -25,7 +25,7 @@ from .uploads import open_truth, open_upload, read_upload
 
 STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched
-_PICTURES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
+_SUFFIXES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
 _INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
 A vision transformer cuts an image into small squares, its *tokens*, and computes every one of them in every layer.
 Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
@@ -75,7 +75,7 @@ class Page:
                     settings = self._settings()
                 with gr.Column(scale=2, min_width=320), gr.Tabs():
                     with gr.Tab("See it"):
-                        outputs = self._pictures()
+                        outputs = self._image_outputs()
                     with gr.Tab("Speed and agreement"):
                         self._curve(image, settings)
             gr.Markdown(
@@ -91,7 +91,7 @@ class Page:
 
     def _sources(self) -> dict[str, gr.Component]:
         gr.HTML(heading("Your image"))
-        file = gr.File(show_label=False, file_types=_PICTURES, height=120, elem_id="image")
+        file = gr.File(show_label=False, file_types=_SUFFIXES, height=120, elem_id="image")
         gr.HTML(heading("Or an example, drawn by a program"))
         examples = gr.Gallery(
             [example.image for example in self.examples],
@@ -122,13 +122,13 @@ class Page:
                 [("the survivors", "active"), ("all tokens", "all")], value=config.selection_pool,
                 label="Each stage chooses among", info="Among all, a token that was set aside can come back.",
             )  # fmt: skip
-            truth = gr.File(label="True mask, if there is one", file_types=_PICTURES, height=110, elem_id="truth")
+            truth = gr.File(label="True mask, if there is one", file_types=_SUFFIXES, height=110, elem_id="truth")
         by_stage.change(
             lambda shown: [gr.update(visible=shown)] * len(rates), by_stage, rates, queue=False, **_PRIVATE
         )
         return {"rate": rate, "by_stage": by_stage, "layer": layer, "pool": pool, "truth": truth, "rates": rates}
 
-    def _pictures(self) -> list[gr.Component]:
+    def _image_outputs(self) -> list[gr.Component]:
         figures = gr.HTML(elem_id="figures")
         gr.HTML(heading("Vessels found: unpruned on the left, pruned on the right"))
         slider = gr.ImageSlider(
@@ -241,7 +241,7 @@ class Page:
         # What answers the slider goes first; the rest follows while somebody looks at it.
         answer = [
             headline(row),
-            self.downloads.write_pictures(request.session_hash, shown_overlays(opened, pruned)),
+            self.downloads.write_images(request.session_hash, shown_overlays(opened, pruned)),
             comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}),
         ]
         yield [*answer, *[gr.skip()] * 5]

@@ -9,7 +9,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..inference.input_images import InputImage
-from ..inference.output_folder import ResultFolder, picture_name
+from ..inference.output_folder import ResultFolder, result_name
 from .transfer import has_tag
 
 ROWS_PER_SHARD = 500
@@ -93,7 +93,7 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
 
 
 def _row(row: dict[str, str], results: Path, image: InputImage) -> dict:
-    files = {kind: str(results / picture_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")}
+    files = {kind: str(results / result_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")}
     numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()

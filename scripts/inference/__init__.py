@@ -1,1 +1,1 @@
-"""From a checkpoint to numbers and pictures: `reg4pru evaluate`, `predict` and `export`."""
+"""From a checkpoint to numbers and result images: `reg4pru evaluate`, `predict` and `export`."""

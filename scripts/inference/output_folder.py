@@ -1,4 +1,4 @@
-"""The folder that `reg4pru predict` fills: pictures, a table whose rows say what is done, and how all was made."""
+"""The folder of `reg4pru predict`: result images, a table whose rows say what is done, and how all was made."""
 
 import csv
 import json
@@ -23,9 +23,9 @@ SETTINGS = "predictions.json"
 CHECKPOINT = "checkpoint"
 
 
-def picture_name(stem: str, kind: str, keep_rate: str) -> str:
+def result_name(stem: str, kind: str, keep_rate: str) -> str:
     """
-    The file of a picture. The names of no two rows are the same: a keep rate that was asked for is always part of it,
+    The file of a result image. No two rows have the same names: a keep rate that was asked for is always part of it,
     whichever others were asked for in the same run.
 
     Args:
@@ -51,15 +51,15 @@ class Task(NamedTuple):
         """(file, keep rate), as in the table."""
         return self.image.name, CHECKPOINT if self.rate is None else rate_name(self.rate)
 
-    def picture(self, kind: str) -> str:
-        """See [`picture_name`]."""
-        return picture_name(self.image.stem, kind, self.key[1])
+    def result(self, kind: str) -> str:
+        """See [`result_name`]."""
+        return result_name(self.image.stem, kind, self.key[1])
 
 
 class ResultFolder:
     """
-    The pictures and the table of a run. Pictures appear whole or not at all, and the row of an image, which says
-    that it is done, comes last.
+    The result images and the table of a run. Result images appear whole or not at all, and the row of an image, which
+    says that it is done, comes last.
 
     Args:
         folder (`Path`): Where they go.
@@ -83,15 +83,15 @@ class ResultFolder:
         return {(row["file"], row["keep_rate"]) for row in self.rows()}
 
     def begin(self, task: Task) -> None:
-        """Say, before there are pictures of it, that an image is worked on at a keep rate."""
+        """Say, before there are results of it, that an image is worked on at a keep rate."""
         name, keep_rate = task.key
         with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8") as file:
             file.write(f"{keep_rate}\t{name}\n")
 
-    def save(self, name: str, picture: np.ndarray) -> None:
-        """Write a picture beside its place, and move it there."""
+    def save(self, name: str, pixels: np.ndarray) -> None:
+        """Write a result image beside its place, and move it there."""
         unfinished = self.folder / f".{name}.{os.getpid()}.unfinished"
-        Image.fromarray(picture).save(unfinished, format="PNG")
+        Image.fromarray(pixels).save(unfinished, format="PNG")
         unfinished.replace(self.folder / name)
 
     def add_row(self, row: dict) -> None:
@@ -102,22 +102,22 @@ class ResultFolder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def refuse_foreign_pictures(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
+    def refuse_foreign_results(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
         """
-        Refuse to write where there are pictures of others; those of a run that was killed at them are our own.
+        Refuse to write where there are files of others; those of a run that was killed while writing them are our own.
 
         Raises:
-            `ValueError`: if a picture of the tasks is that of another image, or of no run of this command.
+            `ValueError`: if a file of the tasks is that of another image, or of no run of this command.
         """
         rows = self.rows()
         owners = {row["mask"]: row["file"] for row in rows if row.get("mask")}
         known = self._begun() | {(row["file"], row["keep_rate"]) for row in rows}
         for task in tasks:
-            mask, ways = self.folder / task.picture("mask"), "choose another --output_dir, or add --overwrite to"
+            mask, ways = self.folder / task.result("mask"), "choose another --output_dir, or add --overwrite to"
             owner = owners.get(mask.name, task.image.name)
             if owner != task.image.name:
                 raise ValueError(f"{mask} is that of {owner}, not of {task.image.name}: {ways} replace it.")
-            foreign = [path for kind in kinds if (path := self.folder / task.picture(kind)).exists()]
+            foreign = [path for kind in kinds if (path := self.folder / task.result(kind)).exists()]
             if foreign and task.key not in known:
                 raise ValueError(
                     f"{foreign[0]} exists and is not of a run of this command that predictions.csv tells of: {ways} "
@@ -167,10 +167,10 @@ class ResultFolder:
         """Take the rows of tasks from the tables; the rows of others stay."""
         masks = {row.get("mask") for row in self.rows()}
         for task in tasks:
-            if task.picture("mask") in masks:
-                # What this run will not make anew would show another prediction than the pictures beside it.
+            if task.result("mask") in masks:
+                # What this run will not make anew would show another prediction than the files beside it.
                 for kind in set(KINDS) - set(kinds):
-                    (self.folder / task.picture(kind)).unlink(missing_ok=True)
+                    (self.folder / task.result(kind)).unlink(missing_ok=True)
         for table in self._tables():
             rows = _read_table(table)
             kept = _rows_of_others(rows, tasks)
@@ -214,8 +214,8 @@ def _read_table(table: Path) -> list[dict[str, str]]:
 
 
 def _rows_of_others(rows: list[dict[str, str]], tasks: list[Task]) -> list[dict[str, str]]:
-    """The rows that a run of these tasks leaves true: it predicts neither them nor a namesake with their pictures."""
-    keys, masks = {task.key for task in tasks}, {task.picture("mask") for task in tasks}
+    """The rows that a run of these tasks leaves true: it predicts neither them nor a namesake with their files."""
+    keys, masks = {task.key for task in tasks}, {task.result("mask") for task in tasks}
     return [row for row in rows if (row["file"], row["keep_rate"]) not in keys and row.get("mask") not in masks]
 
 

@@ -66,7 +66,7 @@ def predict_files(
         processor ([`Reg4PruImageProcessor`]): Its image processor.
         tasks (iterable of [`Task`]): Images and keep rates. What all rates of an image share, reading it, its field of
             view, its working size, is done once if they follow one another.
-        results ([`ResultFolder`]): Where the pictures and rows go.
+        results ([`ResultFolder`]): Where result images and rows go.
         threshold (`float`, *optional*, defaults to 0.5): A pixel is vessel if its probability is above it.
         stage_map (`bool`, *optional*, defaults to `False`): Whether to show where tokens were pruned, too.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
@@ -97,14 +97,14 @@ def predict_files(
                 yield f"{image.name} at keep rate {task.key[1]}: {error}"
                 continue
             results.begin(task)
-            for kind, picture in pictures(pixels, inside, prediction, threshold, model.config.num_stages).items():
-                results.save(task.picture(kind), picture)
+            for kind, made in result_images(pixels, inside, prediction, threshold, model.config.num_stages).items():
+                results.save(task.result(kind), made)
             file, keep_rate = task.key
             results.add_row(
                 {
                     "file": file,
                     "keep_rate": keep_rate,
-                    "mask": task.picture("mask"),
+                    "mask": task.result("mask"),
                     **measures(prediction.probabilities[1].numpy() > threshold, inside),
                     "num_tokens": prediction.num_tokens,
                     "seconds": f"{shared + time.perf_counter() - start:.3f}",
@@ -112,11 +112,11 @@ def predict_files(
             )
 
 
-def pictures(
+def result_images(
     pixels: np.ndarray, inside: np.ndarray, prediction: ImagePrediction, threshold: float, num_stages: int
 ) -> dict[str, np.ndarray]:
     """
-    The pictures of a prediction by kind: mask, probability, overlay, and stages if they were asked for.
+    The result images of a prediction by kind: mask, probability, overlay, and stages if they were asked for.
 
     Args:
         pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.

@@ -13,7 +13,7 @@ from PIL import Image
 pytestmark = pytest.mark.browser
 
 
-def test_upload_slider_pictures_table_and_curve(visitor, served):
+def test_upload_slider_images_table_and_curve(visitor, served):
     me = visitor()
     me.upload(served.images / "first.png")
     me.sees("keep rate 0.5")

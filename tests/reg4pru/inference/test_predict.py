@@ -49,12 +49,8 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
     finished = run_command("predict", *arguments, "--keep_rates", 0.5, "--threshold", 0.3)
 
     assert finished.returncode == 0, finished.stderr
-    pictures = [
-        f"{name}_{kind}_0.5.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")
-    ]
-    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(
-        ["predictions.csv", "predictions.json", *pictures]
-    )
+    results = [f"{name}_{kind}_0.5.png" for name in ("first", "second") for kind in ("mask", "overlay", "probability")]
+    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(["predictions.csv", "predictions.json", *results])
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None)
     for file in ("first.png", "second.JPG"):
         image = Image.open(folder / file)
@@ -97,7 +93,7 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, folder, tmp
         ("first_stages_0.5.png", ["--stage_map", "--keep_rates", 1.0, 0.5]),
     ],
 )
-def test_pictures_of_others_are_not_replaced(fails, folder, tmp_path, name, more):
+def test_files_of_others_are_not_replaced(fails, folder, tmp_path, name, more):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_bytes(b"another's")
     said = fails("--model_name_or_path", "unused", "--images", folder, "--output_dir", tmp_path / "out", *more)
@@ -163,7 +159,7 @@ def test_errors_before_any_work(tiny_model, save_checkpoint, fails, folder, tmp_
 def test_what_cannot_be_read_is_named_at_the_end(tiny_model, save_checkpoint, run_command, folder, tmp_path):
     complete = (folder / "first.png").read_bytes()
     (folder / "broken.png").write_bytes(complete[: len(complete) // 2])
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     Image.fromarray(np.full((40, 40), 30000, dtype=np.uint16)).save(folder / "deep.png")
     arguments = ("--model_name_or_path", save_checkpoint(tiny_model()), "--output_dir", tmp_path / "out")
     done = run_command("predict", *arguments, "--images", folder, "--stage_map", "--keep_rates", 1.0, 0.5)

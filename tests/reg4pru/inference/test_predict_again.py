@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Value, load_dataset
-from datasets import Image as Picture
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_reg4pru.speed_budget import fingerprint_weights
@@ -77,12 +77,12 @@ def table(out) -> list[tuple[str, str]]:
     with (out / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     masks = [row["mask"] for row in rows]
-    assert len(set(masks)) == len(masks), "no picture is that of two rows"
+    assert len(set(masks)) == len(masks), "no file is that of two rows"
     assert all((out / mask).is_file() for mask in masks)
     return [("/".join(row["file"].split("images/")[1:]), row["keep_rate"]) for row in rows]
 
 
-def test_keep_rates_of_two_runs_have_pictures_of_their_own(run, folder, out, tmp_path):
+def test_keep_rates_of_two_runs_have_files_of_their_own(run, folder, out, tmp_path):
     run(folder / "p0.png", "--keep_rates", 1.0)
     before = contents(out)
     run(folder / "p0.png", "--keep_rates", 0.3, "--parquet")
@@ -119,7 +119,7 @@ def test_what_somebody_added_to_the_data_set_is_kept(run, refused, folder, out):
     assert "notes.txt is not part of a data set of this command" in refused(folder / "p1.png", "--parquet")
 
 
-def test_a_namesake_takes_no_pictures_of_another_image(run, refused, folder, out):
+def test_a_namesake_takes_no_files_of_another_image(run, refused, folder, out):
     run(folder / "p0.png", "--keep_rates", 1.0)
     other = folder / "other" / "p0.png"
     run(other, "--keep_rates", 0.5)
@@ -127,7 +127,7 @@ def test_a_namesake_takes_no_pictures_of_another_image(run, refused, folder, out
     assert "p0_mask_1.0.png is that of" in said
     assert "--overwrite" in said
     run(other, "--keep_rates", 1.0, 0.5, "--overwrite")
-    assert table(out) == [("other/p0.png", "1.0"), ("other/p0.png", "0.5")], "the row goes with its pictures"
+    assert table(out) == [("other/p0.png", "1.0"), ("other/p0.png", "0.5")], "the row goes with its files"
     assert "is that of" in refused(folder / "p0.png", "--keep_rates", 1.0), "though it was begun here once"
 
 
@@ -184,7 +184,7 @@ def test_the_weights_of_predictions_are_told_as_in_every_result(run, refused, ch
 
 
 def test_another_data_set_is_refused(run, refused, checkpoint, folder, out, tmp_path, capsys):
-    features = Features({"image": Picture(), "name": Value("string")})
+    features = Features({"image": ImageFeature(), "name": Value("string")})
     for name in ("one", "two"):
         rows = [{"image": str(folder / "p0.png"), "name": "ward/0"}]
         (tmp_path / name).mkdir()
@@ -207,7 +207,7 @@ def test_overwrite_leaves_the_rows_of_other_images(run, folder, out):
     assert {name: after[name] for name in after if "p0" in name} == {n: before[n] for n in before if "p0" in n}
 
 
-def test_overwrite_leaves_no_picture_of_the_earlier_prediction(run, folder, out):
+def test_overwrite_leaves_no_file_of_the_earlier_prediction(run, folder, out):
     run(folder, "--stage_map")
     run(folder, "--overwrite", "--threshold", 0.3)
     assert not list(out.glob("*_stages.png"))
@@ -232,7 +232,7 @@ def test_an_overwriting_run_that_was_killed_goes_on_without_overwriting(run, fol
     assert len(calls) == 3
 
 
-def test_a_run_killed_between_pictures_and_row_goes_on(run, folder, out, monkeypatch):
+def test_a_run_killed_between_files_and_row_goes_on(run, folder, out, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(output_folder.ResultFolder, "add_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 from datasets_fives.sources.synthetic import draw_image
 from reg4pru import predict
 
-PICTURES_ONLY = Features({"pixel_values": Image(), "image_id": Value("string")})
+IMAGES_ONLY = Features({"pixel_values": Image(), "image_id": Value("string")})
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def stored(tmp_path):
         pixels, _ = draw_image(80 + 16 * index, "N", np.random.SeedSequence(index))
         rows.append({"pixel_values": pixels, "image_id": f"ward/{index}"})
     (tmp_path / "stored").mkdir()
-    Dataset.from_list(rows, features=PICTURES_ONLY).to_parquet(tmp_path / "stored" / "test.parquet")
+    Dataset.from_list(rows, features=IMAGES_ONLY).to_parquet(tmp_path / "stored" / "test.parquet")
     return tmp_path / "stored"
 
 
@@ -51,9 +51,9 @@ def test_parquet_is_source_and_sink(checkpoint, stored, tmp_path):
     assert {(row["name"], row["keep_rate"]) for row in rows} == set(written)
     for row in rows:
         name = row["name"].replace("/", "_")
-        picture = Image().decode_example({"path": str(tmp_path / "out" / f"{name}_mask_{row['keep_rate']}.png"),
+        stored = Image().decode_example({"path": str(tmp_path / "out" / f"{name}_mask_{row['keep_rate']}.png"),
                                           "bytes": None})  # fmt: skip
-        assert np.array_equal(np.asarray(row["mask"]), np.asarray(picture))
+        assert np.array_equal(np.asarray(row["mask"]), np.asarray(stored))
         probability = np.asarray(row["probability"])
         assert probability.dtype == np.uint16
         assert np.array_equal(probability > 65535 / 2, np.asarray(row["mask"]) == 255)
