@@ -2,10 +2,9 @@
 Measure what pruning saves: latency, throughput, operations and memory against the dense model of transformers; with
 --engines what low precision, torch.compile and ONNX Runtime save, and what they cost in quality.
 
-Rounds are interleaved: every contestant runs once a round, the dense model with the same weights among them, and
-ratios are taken within a round. Writes benchmark.json (rewritten after every round, so that an interruption leaves
-what was measured), table.md and benchmark.png, and with --profile where the time goes; with --engines, engines.json
-and table.md.
+Rounds are interleaved: every model runs once per round, also the dense model with the same weights, and ratios are
+taken within a round. Writes benchmark.json (after every round, so that an interruption keeps what was measured),
+table.md and benchmark.png, and with --profile where the time goes; with --engines, engines.json and table.md.
 
 Example:
     reg4pru benchmark --model_size small --image_size 1024 --output_dir outputs/benchmark
@@ -52,6 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         benchmark.run()
     except KeyboardInterrupt:
-        logger.warning("Interrupted: benchmark.json holds the rounds that were measured.")
+        logger.warning("Interrupted: benchmark.json contains the rounds measured so far.")
     print(benchmark.report())
     return 0 if benchmark.results["complete"] else 130

@@ -1,1 +1,1 @@
-"""Time, operations and memory: `reg4pru benchmark`."""
+"""Time, operations and memory of models; keep rates for a budget: `reg4pru benchmark` and `tune`."""

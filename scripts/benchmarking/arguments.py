@@ -9,7 +9,7 @@ from ..common.cli import check_at_least_1
 from ..common.keep_rates import check_keep_rates
 from ..inference.arguments import AsSeenArguments
 
-# Name → what it is.
+# Name → description.
 ENGINES = {
     "float32": "PyTorch, float32",
     "bfloat16": "PyTorch, bfloat16",
@@ -39,11 +39,13 @@ class BenchmarkArguments(AsSeenArguments):
         metadata={"help": "Of every stage; default: 1.0 0.9 0.8 0.7 0.6 0.5 0.3, with --engines 1.0 0.7 0.5 0.3."},
     )
     rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
-    min_seconds: float = field(default=0.2, metadata={"help": "Short forward passes repeat within a round this long."})
+    min_seconds: float = field(
+        default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
     reactivation_layers: list[int] = field(
-        default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the depth."}
+        default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the end."}
     )
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = field(
         default=None, metadata={"help": "Mode of torch.compile; default: not compiled."}
@@ -63,7 +65,7 @@ class BenchmarkArguments(AsSeenArguments):
     side: str = field(default="test", metadata={"help": "With --engines, the side to measure on."})
 
 
-# What only one of the two comparisons knows.
+# Flags that apply with or without --engines only.
 _WITH_ENGINES = (*(entry.name for entry in fields(DatasetArguments)), "limit", "allow_training_images", "side")
 _WITHOUT_ENGINES = (
     "dtype", "reactivation_layers", "compile_mode", "inference", "train", "train_batch_size", "train_rounds",

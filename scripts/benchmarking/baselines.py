@@ -1,4 +1,4 @@
-"""What the benchmark compares: models with shared weights, the dense model of transformers, an explicit policy."""
+"""Models that the benchmark compares: variants of shared weights, transformers' dense model, explicit policy."""
 
 import copy
 
@@ -18,7 +18,7 @@ MODEL_SIZES = {
     "base": (768, 12, 12, 16),
     "large": (1024, 24, 16, 16),
 }
-# What EoMT on DINOv2 calls other than EoMT on DINOv3 does.
+# Names in EoMT on DINOv3, as here, and in EoMT on DINOv2.
 EOMT_NAMES = {
     "embeddings.patch_embeddings.": "embeddings.patch_embeddings.projection.",
     "attention.o_proj.": "attention.out_proj.",
@@ -28,7 +28,7 @@ EOMT_NAMES = {
 
 
 def model_config(model_size: str, image_size: int) -> Reg4PruConfig:
-    """The shape of a DINOv3 ViT, four register tokens included, with the modules of the default recipe."""
+    """The shape of a DINOv3 ViT with four register tokens, and the modules of the default recipe."""
     width, layers, heads, patch_size = MODEL_SIZES[model_size]
     return Reg4PruConfig(
         hidden_size=width,
@@ -47,8 +47,8 @@ def dense_model(
     model: Reg4PruForSemanticSegmentation, image_size: int
 ) -> EomtDinov3ForUniversalSegmentation | EomtForUniversalSegmentation:
     """
-    The dense model of transformers with the same weights, its masked attention annealed away, as after training: EoMT
-    on DINOv3 for rotary positions, EoMT on DINOv2 for learned ones.
+    The dense model of transformers with the same weights and, as after training, without masked attention: EoMT on
+    DINOv3 for rotary positions, EoMT on DINOv2 for learned ones.
 
     Raises:
         `RuntimeError`: if a weight that the output depends on has no counterpart.
@@ -80,7 +80,7 @@ def _eomt_config(config: Reg4PruConfig, image_size: int) -> EomtConfig:
 
 
 def _eomt_weights(model: Reg4PruForSemanticSegmentation, image_size: int) -> dict[str, torch.Tensor]:
-    """Our weights in the names of EoMT on DINOv2, which has positions for one size of images only."""
+    """Our weights with the names of EoMT on DINOv2, which has positions for one image size only."""
     weights = {}
     for name, weight in model.state_dict().items():
         for ours, theirs in EOMT_NAMES.items():
@@ -92,7 +92,7 @@ def _eomt_weights(model: Reg4PruForSemanticSegmentation, image_size: int) -> dic
 
 
 def variant_config(config: Reg4PruConfig, **fields) -> Reg4PruConfig:
-    """The configuration with other values in some fields, validated."""
+    """A validated copy of the configuration with other values in some fields."""
     other = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(other, name, value)
@@ -101,7 +101,7 @@ def variant_config(config: Reg4PruConfig, **fields) -> Reg4PruConfig:
 
 
 def variant(model: Reg4PruForSemanticSegmentation, **fields) -> Reg4PruForSemanticSegmentation:
-    """The same model, same weights in memory, with other values in its configuration."""
+    """The same model, sharing the weights in memory, with other values in some fields of its configuration."""
     other = copy.copy(model)
     other.config = variant_config(model.config, **fields)
     other.selectors_learn = other.config.selectors_learn
@@ -112,10 +112,10 @@ def explicit_policy_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, policy: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """
-    DynamicViT's policy-gated softmax spelled out over all pairs of tokens: what the extra channels replace.
+    DynamicViT's policy-gated softmax, computed explicitly over all pairs of tokens: what the extra channels replace.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(batch, heads, num_tokens, head_dim)`): As for plain attention.
+        query, key, value (`torch.Tensor` of shape `(batch, heads, num_tokens, head_dim)`): As in plain attention.
         policy (`torch.Tensor` of shape `(batch, num_tokens)`): Keep decisions in [0, 1].
         scaling (`float`): Factor of the scores.
 
@@ -131,7 +131,7 @@ def explicit_policy_attention(
 
 
 class ExplicitPolicyAttention(Reg4PruAttention):
-    """[`Reg4PruAttention`] with the N x N softmax of [`explicit_policy_attention`] wherever a policy holds."""
+    """[`Reg4PruAttention`] with the N × N softmax of [`explicit_policy_attention`] where there is a policy."""
 
     def forward(self, hidden_states, attention_mask=None, position_embeddings=None, policy=None, query_mask=None):
         if policy is None:
@@ -147,7 +147,7 @@ class ExplicitPolicyAttention(Reg4PruAttention):
 
 
 def use_explicit_attention(model: Reg4PruForSemanticSegmentation) -> Reg4PruForSemanticSegmentation:
-    """Replace every attention module of the model, weights kept."""
+    """Replace every attention module of the model; the weights are kept."""
     for layer in model.layers:
         explicit = ExplicitPolicyAttention(model.config)
         explicit.load_state_dict(layer.attention.state_dict(), assign=True)

@@ -1,9 +1,9 @@
 """
-What low precision and other engines save, and what they cost in quality, dense and pruned in one run.
+Time and quality in several precisions and engines, of dense and pruned models in one run.
 
-Contestants are EoMT of transformers with the same weights, the other EoMT of transformers (that on DINOv2 or on
-DINOv3) in the same shape with random weights, and the model at every keep rate, each in every engine that works here.
-Rounds are interleaved. Quality is measured on images, so it needs a checkpoint; times do not.
+Compared are EoMT of transformers with the same weights, the other EoMT of transformers (on DINOv2 or DINOv3) of the
+same shape with random weights, and the model at every keep rate, each in every engine that works on this machine.
+Quality is measured on images and needs a checkpoint; time does not.
 """
 
 import json
@@ -39,10 +39,10 @@ OURS = "reg4pru"
 
 
 def other_eomt(model: Reg4PruForSemanticSegmentation, image_size: int) -> torch.nn.Module:
-    """EoMT of transformers on the other of DINOv2 and DINOv3, in the same shape, with random weights."""
+    """The other EoMT of transformers (on DINOv2 or DINOv3), of the same shape, with random weights."""
     side = image_size // model.config.patch_size
     learned = model.config.positions != "learned"
-    biases = {f"{name}_bias": True for name in ("query", "key", "value")}  # EoMT on DINOv2 knows no other attention
+    biases = {f"{name}_bias": True for name in ("query", "key", "value")}  # EoMT on DINOv2 always has them
     fields = {"positions": "learned", "position_grid": [side, side], **biases} if learned else {"positions": "rotary"}
     config = variant_config(model.config, **{"position_grid": None, **fields})
     return dense_model(Reg4PruForSemanticSegmentation(config), image_size)
@@ -50,16 +50,16 @@ def other_eomt(model: Reg4PruForSemanticSegmentation, image_size: int) -> torch.
 
 class EngineComparison:
     """
-    One run: the models, the engines, and what was measured so far.
+    One comparison of engines.
 
     Args:
         arguments ([`BenchmarkArguments`]): What is measured.
         model ([`Reg4PruForSemanticSegmentation`]): The model.
-        processor ([`Reg4PruImageProcessor`], *optional*): Its image processor, and
-        images (`Dataset`, *optional*): images to measure quality on.
+        processor ([`Reg4PruImageProcessor`], *optional*): Its image processor, to measure quality.
+        images (`Dataset`, *optional*): Images to measure quality on.
 
     Raises:
-        `ValueError`: for a model with other than one query, or when none of the engines works here.
+        `ValueError`: if the model is not binary with one query, its input is not square, or no engine works here.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class EngineComparison:
         self.device = model.device
         size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
         if size[0] != size[1]:
-            raise ValueError(f"Images of {size[0]} x {size[1]} pixels: EoMT of transformers takes squares only.")
+            raise ValueError(f"The input has {size[0]} × {size[1]} pixels: EoMT of transformers takes squares only.")
         check_image_size(model.config, *size)
         self.image_size = size[0]
         skipped = {name: why_not(name, self.device) for name in arguments.engines}
@@ -88,15 +88,15 @@ class EngineComparison:
         if not self.engines:
             raise ValueError(f"None of the engines {', '.join(arguments.engines)} works here.")
 
-    def _contestants(self) -> list[tuple[str, float | None, torch.nn.Module, bool]]:
-        """Name, keep rate, model, and whether its weights are the checkpoint's."""
+    def _models(self) -> list[tuple[str, float | None, torch.nn.Module, bool]]:
+        """Name, keep rate and model, and whether its weights are those of the checkpoint."""
         dense = dense_model(self.model, self.image_size).to(self.device)
         other = other_eomt(self.model, self.image_size).to(self.device)
         rates = [(OURS, rate, variant(self.model, keep_rates=rate), True) for rate in self.arguments.keep_rates]
         return [(type(dense).__name__, None, dense, True), (type(other).__name__, None, other, False), *rates]
 
     def run(self) -> str:
-        """Measure, and write engines.json and table.md into the output folder; the table."""
+        """Measure, and write engines.json and table.md into the output folder; returns the table."""
         with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
             results = self.measure(Path(folder))
         output_dir = Path(self.arguments.output_dir)
@@ -116,11 +116,11 @@ class EngineComparison:
             folder (`Path`): For the files of the engines.
         """
         arguments, size = self.arguments, (self.image_size,) * 2
-        contestants = self._contestants()
+        models = self._models()
         images = torch.randn(self.batch_size, self.model.config.num_channels, *size, device=self.device)
         rows, runs = [], []
-        with tqdm(total=len(contestants) * len(self.engines), desc="Engines", unit="model") as bar:
-            for name, rate, model, trained in contestants:
+        with tqdm(total=len(models) * len(self.engines), desc="Engines", unit="model") as bar:
+            for name, rate, model, trained in models:
                 for engine in self.engines:
                     bar.set_postfix_str(f"{name}, {'dense' if rate is None else rate_name(rate)}, {engine}")
                     files = Path(tempfile.mkdtemp(dir=folder))
@@ -169,7 +169,7 @@ def with_ratios(rows: list[dict], seconds: list[list[float]], batch_size: int) -
 
 
 def prepare_comparison(arguments: BenchmarkArguments) -> EngineComparison:
-    """The comparison that the arguments ask for; raises `ValueError` for what cannot be."""
+    """The comparison of these arguments; raises `ValueError` if it is not possible."""
     set_seed(arguments.seed)
     if arguments.model_name_or_path is None:
         device = usable_device(arguments.device)

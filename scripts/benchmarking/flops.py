@@ -1,6 +1,6 @@
 """
-Floating-point operations of a forward pass, from the configuration alone: two a multiply-add, in matrix products,
-convolutions and attention, whatever kernel runs it. Norms, activations and softmax are left out, as is the custom.
+Floating-point operations of a forward pass, computed from the configuration: two per multiply-add of matrix products,
+convolutions and attention, independent of kernels. As usual, norms, activations and softmax are not counted.
 """
 
 from modeling_reg4pru import Reg4PruConfig
@@ -10,7 +10,7 @@ from modeling_reg4pru.token_selectors import SELECTOR_CLASSES, stage_counts
 
 
 def patch_counts(config: Reg4PruConfig, num_patches: int) -> list[int]:
-    """Number of patch tokens that each layer runs on at inference, with the keep rates of the configuration."""
+    """Number of patch tokens that each layer processes at inference, with the keep rates of the configuration."""
     rates = expand_keep_rates(config.keep_rates, config.num_stages)
     after_stage = dict(zip(config.pruning_layers, stage_counts(config, rates, num_patches), strict=True))
     counts, active = [], num_patches
@@ -66,8 +66,8 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
 def _selector_flops(config: Reg4PruConfig, num_patches: int) -> int:
     """
-    Where its stage removes anything, a selector runs on its pool, a drift correction on the tokens that leave; on all
-    active ones where any can come back.
+    If its stage removes any tokens, a selector runs on its pool and a drift correction on the tokens that leave, or on
+    all active ones with the selection pool of all tokens.
     """
     active, scored, corrected = num_patches, 0, 0
     for kept in stage_counts(config, expand_keep_rates(config.keep_rates, config.num_stages), num_patches):

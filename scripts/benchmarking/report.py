@@ -1,4 +1,4 @@
-"""What the benchmark writes for readers: tables, and the plot of throughput against keep rate."""
+"""Results of the benchmark for readers: tables, and the plot of throughput against keep rate."""
 
 import statistics
 from pathlib import Path

@@ -5,10 +5,12 @@ import json
 import math
 
 import pytest
+import yaml
 
 from datasets_fives.metrics import METRICS
 from reg4pru.benchmarking.report import attention_table, engine_table, inference_table, training_table
 from reg4pru.benchmarking.tuning import speed_markdown
+from reg4pru.common.former_names import FORMER_NAMES
 from reg4pru.common.recipes import PACKAGE
 from reg4pru.maintenance.render_readme import REPOSITORY
 from reg4pru.study import evaluation, tables
@@ -81,6 +83,29 @@ def test_a_metric_that_a_record_does_not_have_is_undefined(recorded, monkeypatch
         assert {row["hausdorff"] for row in csv.DictReader(file)} == {"nan"}
     images = read_images(RunFolder(runs, "soft", 0))[AS_TRAINED, "0.5"]
     assert all(math.isnan(image["hausdorff"]) and image["dice"] > 0 for image in images)
+
+
+def former(name: str) -> str:
+    """A field or setting as versions before the first release called it."""
+    for before, today in FORMER_NAMES.items():
+        name = name.replace(today, before)
+    return name
+
+
+def test_a_run_with_former_names_is_the_same_run(recorded, tmp_path):
+    study, runs = recorded("race"), RESULTS / "race" / "runs"
+    here, there = RunFolder(runs, "pruned_860", 0), RunFolder(tmp_path, "pruned_860", 0)
+    there.training.mkdir(parents=True)
+    recipe = yaml.safe_load(here.recipe.read_text())
+    there.recipe.write_text(yaml.safe_dump({former(name): value for name, value in recipe.items()}))
+    assert "working_size" not in there.recipe.read_text()
+    measured = {former(f"working_size={number}"): rates for number, rates in enumerate(here.results().values())}
+    there.evaluation.write_text(json.dumps(measured))
+    there.per_image.write_text(here.per_image.read_text().replace("as trained", former("working_size=0")))
+    there.check_recipe(study.run_recipe("pruned_860", 0))
+    assert there.arguments()[1].working_size == 860
+    assert there.results()["working_size=0"] == here.results()[AS_TRAINED]
+    assert read_images(there)["working_size=0", "0.5"] == read_images(here)[AS_TRAINED, "0.5"]
 
 
 def read_json(*parts: str) -> dict:
