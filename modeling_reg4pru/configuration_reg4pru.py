@@ -15,6 +15,7 @@ logger = logging.get_logger(__name__)
 
 TRAIN_PRUNINGS = ("none", "soft", "hard")
 SELECTION_POOLS = ("active", "all")
+ALLOCATIONS = ("tile", "image")
 POSITIONS = ("rotary", "learned")
 # What a configuration may hold beside its fields: what `PreTrainedConfig` and the Auto classes keep there.
 OTHER_FIELDS = {
@@ -87,6 +88,13 @@ class Reg4PruConfig(EomtDinov3Config):
             that a token that was pruned early can come back.
         reactivation_layer (`int`, *optional*):
             Layer after which the preserved tokens are put back into the sequence; defaults to the last but one.
+        blend_share_weight (`float`, *optional*, defaults to 0.0):
+            Where the model is given tiles that overlap (`patch_offsets`), a stage adds this number times the logarithm
+            of a patch's blend share to its score at inference, so that little is computed that the blend throws away.
+            0: the score alone counts.
+        allocation (`str`, *optional*, defaults to `"tile"`):
+            What a keep rate holds for at inference: `"tile"`: every tile keeps the same number of tokens. `"image"`:
+            a stage keeps the best tokens of all tiles of an image, which must all be in the batch.
         drift_correction (`bool`, *optional*, defaults to `False`):
             Whether pruned tokens come back with a guess of the state that the layers they missed would have given
             them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state. It learns where
@@ -159,6 +167,8 @@ class Reg4PruConfig(EomtDinov3Config):
     selector: str = "mlp"
     train_pruning: str = "soft"
     selection_pool: str = "active"
+    blend_share_weight: float | int = 0.0
+    allocation: str = "tile"
     reactivation_layer: int | None = None
     drift_correction: bool = False
     routing: bool = True
@@ -295,6 +305,7 @@ class Reg4PruConfig(EomtDinov3Config):
             ("selector", tuple(SELECTOR_CLASSES)),
             ("train_pruning", TRAIN_PRUNINGS),
             ("selection_pool", SELECTION_POOLS),
+            ("allocation", ALLOCATIONS),
             ("positions", POSITIONS),
         ):
             if getattr(self, field) not in allowed:
@@ -331,7 +342,7 @@ class Reg4PruConfig(EomtDinov3Config):
             )
         expand_keep_rates(self.keep_rates, len(layers))
 
-        for field in ("budget_loss_weight", "selector_loss_weight"):
+        for field in ("budget_loss_weight", "selector_loss_weight", "blend_share_weight"):
             if getattr(self, field) < 0:
                 raise ValueError(f"`{field}` is {getattr(self, field)}: it must not be negative.")
         if self.selector_temperature <= 0:

@@ -130,7 +130,7 @@ class Reg4PruImageProcessor(PilBackend):
             kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:
-            `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 8)`, `int64`,
+            `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 9)`, `int64`,
             which the model hands on to post-processing: index of the image, top and left of the tile, its side,
             height and width of the image at its working size and of the image itself; and, with label maps,
             `labels` `(num_tiles, tile, tile)`, `int64`.
@@ -171,8 +171,9 @@ class Reg4PruImageProcessor(PilBackend):
         frame_size = self._frame_size(*own_size, **settings)
         if frame_size != own_size:
             pixels = np.asarray(Image.fromarray(pixels).resize(frame_size[::-1], resample))
-        corners = tile_grid(*frame_size, size.height, _overlap(size, settings["tile_overlap"]))
-        offsets = [(index, top, left, size.height, *frame_size, *own_size) for top, left in corners]
+        overlap = _overlap(size, settings["tile_overlap"])
+        corners = tile_grid(*frame_size, size.height, overlap)
+        offsets = [(index, top, left, size.height, *frame_size, *own_size, overlap) for top, left in corners]
 
         scale, shift = np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
         if settings["do_rescale"]:
@@ -339,7 +340,7 @@ class Reg4PruImageProcessor(PilBackend):
                     f"An image of {own_size[0]}x{own_size[1]} pixels does not fit a tile of {tile_size}: "
                     "give the model the `patch_offsets` of its tiles, as in `model(**inputs)`."
                 )
-            rows.append((index, 0, 0, tile_size, *frame_size, *own_size))
+            rows.append((index, 0, 0, tile_size, *frame_size, *own_size, 0))
         return torch.tensor(rows)
 
 
@@ -368,7 +369,7 @@ def _label_tiles(
     labels = read_label_map(
         open_image(label_map) if isinstance(label_map, (str, os.PathLike)) else label_map, num_labels, do_reduce_labels
     )
-    *_, height, width = patch_offsets[0].tolist()
+    height, width = patch_offsets[0, 6:8].tolist()
     if labels.shape != (height, width):
         raise ValueError(
             f"An image has {height}x{width} pixels (height, width), but its label map {labels.shape[0]}x"

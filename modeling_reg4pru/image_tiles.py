@@ -18,6 +18,7 @@ OFFSET_COLUMNS = (
     "frame_width",
     "image_height",
     "image_width",
+    "tile_overlap",
 )
 # Weight of a tile at its very edge, where it has seen least of the surroundings; in its middle the weight is 1.
 _EDGE_WEIGHT = 1e-3
@@ -75,7 +76,7 @@ class TiledImage(Sequence):
 
     Args:
         frame (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image at its working size.
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Where the tiles lie, see `OFFSET_COLUMNS`.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`): Where the tiles lie, see `OFFSET_COLUMNS`.
         scale (`np.ndarray` of shape `(3, 1, 1)`): Factor by which the pixels are multiplied.
         shift (`np.ndarray` of shape `(3, 1, 1)`): What is then added to them.
     """
@@ -101,10 +102,10 @@ def split_images(patch_offsets: torch.Tensor) -> Iterator[torch.Tensor]:
     its images from 0, are split by image, too.
 
     Args:
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`, `int64`): Where the tiles lie, see `OFFSET_COLUMNS`.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`, `int64`): Where the tiles lie, see `OFFSET_COLUMNS`.
 
     Yields:
-        `torch.Tensor` of shape `(num_tiles_of_one, 8)`.
+        `torch.Tensor` of shape `(num_tiles_of_one, 9)`.
 
     Raises:
         `ValueError`: if the tensor has another shape.
@@ -161,14 +162,22 @@ def _check_finite(outputs, index: int) -> None:
             )
 
 
+def blend_ramp(pixels: torch.Tensor, tile_size: int | torch.Tensor) -> torch.Tensor:
+    """
+    Weight of the pixels of a tile along one of its sides, when tiles are blended: a raised cosine (Hann window), which
+    is nearly 0 at the edges. The window of a tile is the product of the ramps of its two sides.
+    """
+    ramp = torch.sin(torch.pi * (pixels + 0.5) / tile_size) ** 2
+    return _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * ramp
+
+
 class _Tiles:
     """Where the tiles of one image lie, and how much each counts where they overlap."""
 
     def __init__(self, patch_offsets: torch.Tensor):
-        _, _, _, self.tile_size, height, width, *image_size = patch_offsets[0].tolist()
-        self.frame_size, self.image_size = (height, width), tuple(image_size)
-        ramp = torch.sin(torch.pi * (torch.arange(self.tile_size) + 0.5) / self.tile_size) ** 2
-        ramp = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * ramp
+        _, _, _, self.tile_size, *sizes, _ = patch_offsets[0].tolist()
+        self.frame_size, self.image_size = tuple(sizes[:2]), tuple(sizes[2:])
+        ramp = blend_ramp(torch.arange(self.tile_size), self.tile_size)
         self.window = ramp[:, None] * ramp
         self.weights = torch.zeros(self.frame_size)
 
@@ -188,7 +197,7 @@ class TileBlender(_Tiles):
     Each tile is weighted by a raised-cosine (Hann) window, so that no seams show where tiles overlap.
 
     Args:
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one image.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`): Rows of one image.
 
     Example:
 
@@ -210,7 +219,7 @@ class TileBlender(_Tiles):
         Add one tile.
 
         Args:
-            row (`torch.Tensor` of shape `(8,)`): Where the tile lies, a row of `patch_offsets`.
+            row (`torch.Tensor` of shape `(9,)`): Where the tile lies, a row of `patch_offsets`.
             tile (`torch.Tensor` of shape `(num_labels, tile, tile)`): What was predicted for it.
         """
         frame, inside = self.place(row)
@@ -249,7 +258,7 @@ class StageBlender(_Tiles):
     of the tile whose centre is nearest.
 
     Args:
-        patch_offsets (`torch.Tensor` of shape `(num_tiles, 8)`): Rows of one image.
+        patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`): Rows of one image.
     """
 
     def __init__(self, patch_offsets: torch.Tensor):
@@ -261,7 +270,7 @@ class StageBlender(_Tiles):
         Add one tile.
 
         Args:
-            row (`torch.Tensor` of shape `(8,)`): Where the tile lies, a row of `patch_offsets`.
+            row (`torch.Tensor` of shape `(9,)`): Where the tile lies, a row of `patch_offsets`.
             tile (`torch.Tensor` of shape `(rows, columns)`): The stage of each token.
         """
         frame, inside = self.place(row)

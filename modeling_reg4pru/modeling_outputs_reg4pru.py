@@ -30,7 +30,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, map_height, map_width)`): Mask logits.
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
-        patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*): As given to the model.
+        patch_offsets (`torch.Tensor` of shape `(batch, 9)`, *optional*): As given to the model.
         reactivated (`tuple(torch.Tensor)`, *optional*): What pruned tokens come back with, in the grid `(batch,
             num_patches, hidden_size)`, and where these tokens are, `(batch, num_patches)`; only in training with
             drift corrections, which learn from it by distillation.

@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .drift_correction import DriftCorrection, ZeroLinear
+from .image_budget import follow_tokens
 from .input_checks import check_inputs, check_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
@@ -219,7 +220,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
                 Whether to return which tokens were active after each stage.
             output_token_ids (`bool`, *optional*, defaults to `False`):
                 Whether to return the ids of the patch tokens that each layer ran on.
-            patch_offsets (`torch.Tensor` of shape `(batch, 8)`, *optional*):
+            patch_offsets (`torch.Tensor` of shape `(batch, 9)`, *optional*):
                 Where tiles lie in their images, as the image processor says it; handed on to post-processing.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
@@ -235,13 +236,13 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             check_selectors(self.config, self.selectors_learn)
         if isinstance(keep_rates, str) and keep_rates == "config":
             keep_rates = self.config.keep_rates
-        tokens = TokenPruning(self, grid_size, keep_rates, labels, output_keep_masks, output_token_ids)
+        tokens = follow_tokens(self, grid_size, keep_rates, labels, patch_offsets, output_keep_masks, output_token_ids)
         states = self.dropout(self.embeddings(pixel_values))
-        tokens.begin(states, self.rope_embeddings(pixel_values.to(states.dtype)))
+        states = tokens.begin(states, self.rope_embeddings(pixel_values.to(states.dtype)))
 
         for index, layer in enumerate(self.layers):
             states = tokens.before(index, states)
-            states = layer(states, *tokens.positions, tokens.policy, tokens.query_mask)
+            states = layer(states, *tokens.positions, tokens.policy, tokens.query_mask, tokens.tile_lengths)
             states = tokens.after(index, states)
 
         queries, patches = states[:, : self.config.num_queries], states[:, tokens.num_special :]

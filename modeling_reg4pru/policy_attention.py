@@ -113,9 +113,40 @@ def masked_attention(
     return torch.cat((masked[0], free[0]), dim=1), weights
 
 
+def packed_attention(
+    attention_interface: Callable,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tile_lengths: list[int],
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Attention within each of several sequences that are packed into one: by FlashAttention's kernel for sequences of
+    variable length where that is the implementation, else sequence by sequence, which costs a GPU many small kernels.
+
+    Args:
+        attention_interface, module, query, key, value: As in [`policy_attention`], with a batch of 1.
+        tile_lengths (`list[int]`): Tokens of each sequence, in their order.
+
+    Returns:
+        `tuple`: output `(1, num_tokens, heads, head_dim)`, and `None`: there is no matrix of weights.
+    """
+    kwargs["scaling"] = module.scaling
+    if "flash" in module.config._attn_implementation:
+        ends = torch.tensor([0, *tile_lengths], dtype=torch.int32, device=query.device).cumsum(0, dtype=torch.int32)
+        for side in "qk":
+            kwargs |= {f"cu_seq_lens_{side}": ends, f"max_length_{side}": max(tile_lengths)}
+        return attention_interface(module, query, key, value, None, **kwargs)[0], None
+    tiles = zip(*(states.split(tile_lengths, dim=2) for states in (query, key, value)), strict=True)
+    return torch.cat([attention_interface(module, *tile, None, **kwargs)[0] for tile in tiles], dim=1), None
+
+
 class Reg4PruAttention(EomtDinov3Attention):
     """
-    [`EomtDinov3Attention`] with two more inputs, the policy over the tokens and the mask of the query tokens.
+    [`EomtDinov3Attention`] with three more inputs: the policy over the tokens, the mask of the query tokens, and the
+    lengths of tiles that are packed into one sequence.
 
     Modifications: transformers' module hands its keyword arguments to whichever attention function the user chose,
     which would silently drop a policy; here the policy is applied around that function, so that it holds for every
@@ -129,6 +160,7 @@ class Reg4PruAttention(EomtDinov3Attention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         policy: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
+        tile_lengths: list[int] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
@@ -142,15 +174,11 @@ class Reg4PruAttention(EomtDinov3Attention):
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, weights = policy_attention(
-            attention_interface,
-            self,
-            query,
-            key,
-            value,
-            policy,
-            query_mask,
-            dropout=self.dropout if self.training else 0.0,
-            **kwargs,
-        )
+        kwargs["dropout"] = self.dropout if self.training else 0.0
+        if tile_lengths is not None:  # at inference, where nothing is hidden by a policy or a mask
+            output, weights = packed_attention(attention_interface, self, query, key, value, tile_lengths, **kwargs)
+        else:
+            output, weights = policy_attention(
+                attention_interface, self, query, key, value, policy, query_mask, **kwargs
+            )
         return self.o_proj(output.reshape(hidden_states.shape)), weights

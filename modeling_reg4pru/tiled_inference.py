@@ -8,6 +8,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
+from .image_budget import BUDGET_TILES
 from .image_tiles import StageBlender, TileBlender, TiledImage, tile_probabilities
 
 
@@ -75,7 +76,9 @@ def predict_images(
             given as what [`Reg4PruImageProcessor.cut_image`] made of it.
         keep_rates (`float`, sequence of `float` or `None`, *optional*, defaults to `"config"`):
             As in the model's forward: `None` switches pruning off, `"config"` takes those of the configuration.
-        batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
+        batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass. Where tiles of an image share a budget
+            (`allocation="image"`), all of them are in one pass, up to `BUDGET_TILES`; a larger image has a budget for
+            every so many.
         output_stages (`bool`, *optional*, defaults to `False`): Whether to return where tokens were pruned.
 
     Yields:
@@ -106,13 +109,15 @@ def _predict(
 ) -> Iterator[ImagePrediction]:
     open_images: list[_Collector] = []  # those some of whose tiles are still to come, in their order
     batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
+    by_image = model.config.allocation == "image"
+    at_once = BUDGET_TILES if by_image else batch_size
     for image in images:
         tiled = image if isinstance(image, TiledImage) else processor.cut_image(image)
         collector = _Collector(tiled.patch_offsets, output_stages)
         open_images.append(collector)
         for row, tile in zip(tiled.patch_offsets, tiled, strict=True):
             batch.append((tile, collector, row))
-            if len(batch) == batch_size:
+            if len(batch) == at_once or (by_image and len(batch) == collector.num_missing):
                 _run(model, batch, keep_rates, output_stages)
                 batch = []
                 while open_images and not open_images[0].num_missing:
@@ -153,17 +158,18 @@ def _run(
             pixel_values=pixel_values.to(model.device, model.dtype),
             keep_rates=keep_rates,
             output_keep_masks=output_stages,
+            patch_offsets=torch.stack([row for _, _, row in batch]).to(model.device),
         )
     finally:
         for module in training:
             module.training = True
-    num_tokens = sum(int(count) for count in outputs.token_counts)
+    num_tokens = outputs.token_counts.sum(dim=0).expand(len(batch)).tolist()
     for index, (tile, collector, row) in enumerate(batch):
         collector.blender.add(row, tile_probabilities(outputs, index, tile.shape[-2:]))
         if output_stages and outputs.keep_masks is not None:  # None: a model without pruning stages
             collector.stages.add(row, pruning_stages(outputs.keep_masks[index]))
         collector.num_missing -= 1
-        collector.num_tokens += num_tokens
+        collector.num_tokens += num_tokens[index]
 
 
 def pruning_stages(keep_masks: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ class TokenPruning:
         keep_rates (`float`, sequence of `float` or `None`): One rate for all stages or one per stage; `None`: no token
             leaves the sequence, neither at a stage nor in a routing window.
         labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): What selectors learn from in training.
+        shares (`torch.Tensor` of shape `(batch, rows, columns)`, *optional*): Blend shares of the patches, where the
+            images are tiles; see [`~modeling_reg4pru.blend_shares.blend_shares`].
         output_keep_masks, output_token_ids (`bool`, *optional*, defaults to `False`): Whether to fill these lists.
 
     Attributes:
@@ -56,13 +58,14 @@ class TokenPruning:
         grid_size: tuple[int, int],
         keep_rates: float | tuple[float, ...] | None,
         labels: torch.Tensor | None = None,
+        shares: torch.Tensor | None = None,
         output_keep_masks: bool = False,
         output_token_ids: bool = False,
     ):
         config = model.config
         self.model, self.config, self.training = model, config, model.training
         self.grid_size, self.num_patches = grid_size, grid_size[0] * grid_size[1]
-        rates = expand_keep_rates(keep_rates, config.num_stages)
+        self.keep_rates = rates = expand_keep_rates(keep_rates, config.num_stages)
         self.cumulative_rates = cumulative_keep_rates(rates)
         self.counts = stage_counts(config, rates, self.num_patches)
         self.pruning, self.window = "hard", (None, None)
@@ -77,7 +80,11 @@ class TokenPruning:
         if self.training and labels is not None:
             self.foreground = patch_foreground(labels, config.patch_size, config.semantic_loss_ignore_index)
 
-        self.num_special = config.num_prefix_tokens
+        self.log_shares = None
+        if shares is not None and config.blend_share_weight > 0:
+            self.log_shares = config.blend_share_weight * shares.flatten(1).log()
+
+        self.num_special, self.tile_lengths = config.num_prefix_tokens, None
         self.positions, self.policy, self.query_mask = (None, None), None, None
         self._grid_policy: torch.Tensor | None = None  # of all patch tokens, (batch, num_patches)
         self._kept_ids: torch.Tensor | None = None  # what the stage of the present layer lets go on
@@ -86,9 +93,9 @@ class TokenPruning:
         self.token_counts, self.token_ids, self.keep_masks = [], [], []
         self.reactivated: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def begin(self, states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+    def begin(self, states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         """
-        Take in what the embeddings give.
+        Take in what the embeddings give, and return what the first layer gets.
 
         Args:
             states (`torch.Tensor` of shape `(batch, num_prefix_tokens + num_patches, hidden_size)`): All tokens.
@@ -96,19 +103,30 @@ class TokenPruning:
         """
         self.bank, self.rope = TokenBank(states[:, self.num_special :]), rope
         self.positions = self.bank.follow_positions(rope)
+        return states
+
+    def split(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The special tokens of a sequence (queries and prefix), and its patch tokens."""
+        return states[:, : self.num_special], states[:, self.num_special :]
+
+    def join(self, special: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        """The sequence of these special tokens and the patch tokens that are active now."""
+        self.num_special = special.shape[1]
+        self.positions = self.bank.follow_positions(self.rope)
+        return torch.cat((special, patches), dim=1)
 
     def before(self, index: int, states: torch.Tensor) -> torch.Tensor:
         """Before a layer queries enter, a selector that reads its input scores, and masks of attention are made."""
         if index == self.config.first_query_layer:
-            queries = self.model.query.weight[None].expand(states.shape[0], -1, -1)
-            states = torch.cat((queries.to(states), states), dim=1)
-            self.num_special += self.config.num_queries
+            special, patches = self.split(states)
+            queries = self.model.query.weight[None].expand(special.shape[0], -1, -1)
+            states = self.join(torch.cat((queries.to(states), special), dim=1), patches)
         # Tokens are removed after layer s_j of stage j. A policy gates attention from this layer on, so a selector
         # that learns through one scores its input.
         self._kept_ids = None
         selector = self._selector_of(index)
         if selector is not None and not selector.scores_output:
-            self._kept_ids = self._decide(index, selector, states[:, self.num_special :])
+            self._kept_ids = self._decide(index, selector, self.split(states)[1])
         self.query_mask = self._mask_queries(index, states)
         self.policy = self._gather_policy()
         return states
@@ -117,13 +135,13 @@ class TokenPruning:
         """After a layer tokens leave the sequence or come back: pruning, reactivation, both ends of routing."""
         config, bank = self.config, self.bank
         states = states.to(bank.states.device)  # `device_map` may put layers on several devices
-        special, patches = states[:, : self.num_special], states[:, self.num_special :]
+        special, patches = self.split(states)
         selector = self._selector_of(index)
         if selector is not None and selector.scores_output:
             self._kept_ids = self._decide(index, selector, patches)
         if self.pruning == "hard":
             self._grid_policy = None  # the tokens that it dropped are gone
-        self.token_counts.append(states.shape[1])
+        self.token_counts.append(self._count_tokens(states))
         if self.output_token_ids:
             self.token_ids.append(bank.list_ids())
 
@@ -143,8 +161,7 @@ class TokenPruning:
             bank.route(keep_count(config.routing_keep_rate, bank.num_kept, num_special, config.token_multiple))
         if index == self.window[1]:
             bank.rejoin()
-        self.positions = bank.follow_positions(self.rope)
-        return torch.cat((special, bank.read()), dim=1)
+        return self.join(special, bank.read())
 
     def outputs(self) -> dict[str, torch.Tensor | tuple[torch.Tensor, ...] | None]:
         """What [`Reg4PruSemanticSegmenterOutput`] tells of the pruning, after the last layer."""
@@ -195,7 +212,7 @@ class TokenPruning:
         bank, pool = self.bank, self.config.selection_pool
         pool_ids = bank.kept_ids if pool == "active" else None
         pool_size = self.num_patches if pool_ids is None else pool_ids.shape[1]
-        removes = self.pruning == "hard" and self.counts[stage] < pool_size
+        removes = self.pruning == "hard" and self._num_kept(stage) < pool_size
         draws_policy = self.training and selector.learns_from == "policy" and self.pruning != "none"
         learns_foreground = self.foreground is not None and selector.learns_from == "foreground"
         if not (removes or draws_policy or learns_foreground):
@@ -207,10 +224,12 @@ class TokenPruning:
 
         if not draws_policy:
             scores = selector(states).to(states.device)  # `device_map` may put it on another
+            if self.log_shares is not None:
+                scores = scores + gather_tokens(self.log_shares[..., None].to(scores), pool_ids).squeeze(-1)
             if learns_foreground:
                 foreground = gather_tokens(self.foreground[..., None], pool_ids).squeeze(-1)
                 self.foreground_losses.append(foreground_loss(scores.float(), foreground))
-            return select_tokens(scores, self.counts[stage], pool_ids) if removes else None
+            return self._keep_best(scores, stage, pool_ids) if removes else None
 
         probability = selector.sample(states).to(states.device)
         policy = straight_through(probability, probability >= 0.5)
@@ -221,6 +240,18 @@ class TokenPruning:
             self._grid_policy = policy
             return None
         return self._keep_by_gumbel(probability, self.counts[stage], pool_ids) if removes else None
+
+    def _count_tokens(self, states: torch.Tensor) -> int | list[int]:
+        """Tokens of the sequence of an image; of every tile, where tiles have different numbers."""
+        return states.shape[1]
+
+    def _num_kept(self, stage: int) -> int:
+        """How many patch tokens of a sequence a stage keeps."""
+        return self.counts[stage]
+
+    def _keep_best(self, scores: torch.Tensor, stage: int, pool_ids: torch.Tensor | None) -> torch.Tensor:
+        """What a stage keeps by its scores `(batch, pool_size)`, as ids in the grid, `(batch, num_kept)`."""
+        return select_tokens(scores, self.counts[stage], pool_ids)
 
     def _keep_by_gumbel(self, probability: torch.Tensor, count: int, pool_ids: torch.Tensor | None) -> torch.Tensor:
         """
@@ -252,7 +283,7 @@ class TokenPruning:
         config = self.config
         if not (self.training and config.masked_attention and index >= config.first_query_layer):
             return None
-        self.bank.write(states[:, self.num_special :])
+        self.bank.write(self.split(states)[1])
         predict = self.model.predict
         if self.model.gradient_checkpointing:  # under hard pruning these maps are most of what is kept for backward
             predict = partial(checkpoint, predict, use_reentrant=False)

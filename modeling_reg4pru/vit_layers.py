@@ -79,8 +79,10 @@ class Reg4PruLayer(EomtDinov3Layer):
         sin: torch.Tensor | None,
         policy: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
+        tile_lengths: list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """States `(batch, num_tokens, hidden_size)` to states; `cos` and `sin` belong to the last of the tokens."""
         rope = None if cos is None else (cos, sin)
-        return super().forward(hidden_states, None, rope, policy=policy, query_mask=query_mask, **kwargs)
+        attention = {"policy": policy, "query_mask": query_mask, "tile_lengths": tile_lengths}
+        return super().forward(hidden_states, None, rope, **attention, **kwargs)

@@ -66,7 +66,7 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
 
     Raises:
         `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, and a checkpoint or
-            backbone that there is not.
+            backbone that there is not; where tiles share a budget, which batches of the validation cannot give.
     """
     overrides = config_fields(arguments.config_overrides)
     known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
@@ -82,6 +82,11 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
         raise ValueError(
             f"--{flag} is {getattr(arguments, flag)}, from which no model could be loaded: {error}"
         ) from error
+    if model.config.allocation != "tile":
+        raise ValueError(
+            f"`allocation` is {model.config.allocation!r}: batches of the validation hold parts of images, so train "
+            "with --config_overrides allocation=tile. The weights do not depend on it."
+        )
     if arguments.gradient_checkpointing:
         with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
             warnings.simplefilter("ignore", FutureWarning)

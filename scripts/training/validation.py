@@ -115,7 +115,7 @@ class ImageMetrics:
         Args:
             probability (`torch.Tensor` of shape `(batch, tile, tile)`): Vessel probability.
             labels (`torch.Tensor` of shape `(batch, tile, tile)`): Label maps.
-            patch_offsets (`torch.Tensor` of shape `(batch, 8)`): Where the tiles lie.
+            patch_offsets (`torch.Tensor` of shape `(batch, 9)`): Where the tiles lie.
         """
         self.metrics.to(probability.device)
         for tile, label_map, row in zip(probability, labels.cpu(), patch_offsets.cpu(), strict=True):

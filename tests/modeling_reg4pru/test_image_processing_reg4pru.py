@@ -49,7 +49,7 @@ def test_an_image_is_scaled_cut_and_normalised():
     frame = normalised(image.resize((120, 80), Image.Resampling.BILINEAR))
     assert batch["pixel_values"].dtype == torch.float32
     assert batch["patch_offsets"].tolist() == [
-        [0, top, left, 64, 80, 120, 100, 150] for top in (0, 16) for left in (0, 56)
+        [0, top, left, 64, 80, 120, 100, 150, 8] for top in (0, 16) for left in (0, 56)
     ]
     for tile, (_, top, left, *_) in zip(batch["pixel_values"], batch["patch_offsets"].tolist(), strict=True):
         np.testing.assert_allclose(tile, frame[:, top : top + 64, left : left + 64], atol=1e-5)
@@ -74,9 +74,9 @@ def test_an_image_is_scaled_cut_and_normalised():
 def test_any_size_and_shape(size, fields, frame, num_tiles):
     batch = make_processor(**fields)(make_image(*size), return_tensors="pt")
     assert batch["pixel_values"].shape == (num_tiles, 3, 64, 64)
-    assert batch["patch_offsets"].shape == (num_tiles, 8)
+    assert batch["patch_offsets"].shape == (num_tiles, 9)
     assert batch["patch_offsets"].dtype == torch.int64
-    assert {tuple(row[4:]) for row in batch["patch_offsets"].tolist()} == {(*frame, *size)}
+    assert {tuple(row[4:8]) for row in batch["patch_offsets"].tolist()} == {(*frame, *size)}
 
 
 def test_small_images_are_padded_by_reflection():

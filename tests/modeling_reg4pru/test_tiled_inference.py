@@ -23,25 +23,25 @@ from modeling_reg4pru.tiled_inference import pruning_stages
 class LocalModel(Reg4PruForSemanticSegmentation):
     """Each logit and each keep decision depends on the pixels right there, so that tiles must not change anything."""
 
-    def forward(self, pixel_values, keep_rates="config", output_keep_masks=False):
+    def forward(self, pixel_values, keep_rates="config", output_keep_masks=False, patch_offsets=None):
         brightness = pixel_values.mean(dim=1, keepdim=True)
         logit = F.avg_pool2d(brightness, 4)
         token = F.avg_pool2d(brightness, self.config.patch_size)[:, 0]
         return Reg4PruSemanticSegmenterOutput(
             logits=torch.cat((torch.zeros_like(logit), logit), dim=1),
             keep_masks=torch.stack([token > level for level in (-1.0, 0.0, 1.0)], dim=1),
-            token_counts=(64,),
+            token_counts=torch.tensor([64]),
         )
 
 
 class TileModel(LocalModel):
     """A prediction that ignores the pixels and grows from 0 to 1 over each tile: the worst case for seams."""
 
-    def forward(self, pixel_values, keep_rates="config", output_keep_masks=False):
+    def forward(self, pixel_values, keep_rates="config", output_keep_masks=False, patch_offsets=None):
         side = pixel_values.shape[-1] // 4
         ramp = torch.linspace(-4, 4, side).expand(pixel_values.shape[0], 1, side, side)
         return Reg4PruSemanticSegmenterOutput(
-            logits=torch.cat((torch.zeros_like(ramp), ramp), dim=1), token_counts=(64,)
+            logits=torch.cat((torch.zeros_like(ramp), ramp), dim=1), token_counts=torch.tensor([64])
         )
 
 

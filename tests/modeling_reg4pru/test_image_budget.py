@@ -1,0 +1,137 @@
+"""One budget for all tiles of an image, against a plain reference that runs tile by tile."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_reg4pru import Reg4PruImageProcessor, image_budget, tiled_inference
+from modeling_reg4pru.blend_shares import blend_shares
+from modeling_reg4pru.tiled_inference import predict_images
+
+from .test_blend_shares import offsets_of
+
+NUM_PATCHES = 64  # of a tile
+VARIANTS = {
+    "rotary": {},
+    "learned positions": {"positions": "learned"},
+    "all tokens compete": {"selection_pool": "all"},
+    "drift correction": {"selector": "foreground_mlp", "train_pruning": "hard", "drift_correction": True},
+    "reactivation after the last layer": {"reactivation_layer": 5},
+    "before the queries": {"reactivation_layer": 3, "pruning_layers": [0, 1, 2]},
+}
+
+
+@pytest.fixture
+def tiles():
+    """Tiles of two images, of which the second is smaller than a tile in one direction."""
+    offsets = torch.cat((offsets_of(100, 150, 64, 16), offsets_of(120, 40, 64, 16, image=1)))
+    return torch.randn(len(offsets), 3, 64, 64, generator=torch.Generator().manual_seed(4)), offsets
+
+
+def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: float) -> tuple[torch.Tensor, list]:
+    """
+    Tile by tile, with lists of ids instead of a bank: layer after layer for all tiles, as a stage needs all of them.
+    """
+    config = model.config
+    shares = blend_shares(offsets, config.patch_size).flatten(1)
+    images = [torch.where(offsets[:, 0] == image)[0].tolist() for image in offsets[:, 0].unique()]
+    states = list(model.embeddings(pixel_values))
+    rope = model.rope_embeddings(pixel_values)
+    special = config.num_prefix_tokens
+    grids = [tokens[special:].clone() for tokens in states]
+    changes = [torch.zeros_like(grid) for grid in grids]
+    ids = [torch.where(share > 0)[0] for share in shares]
+    visible = [len(one) for one in ids]
+    states = [torch.cat((tokens[:special], grid[kept])) for tokens, grid, kept in zip(states, grids, ids, strict=True)]
+    kept_by_stage = []
+    for index, layer in enumerate(model.layers):
+        if index == config.first_query_layer:
+            states = [torch.cat((model.query.weight, tokens)) for tokens in states]
+            special += config.num_queries
+        stage = config.pruning_layers.index(index) if index in config.pruning_layers else None
+        selector = None if stage is None else model.selectors[stage]
+        before = [tokens.clone() for tokens in states]
+        for tile, kept in enumerate(ids):
+            cos, sin = (None, None) if rope is None else (table[kept][None, None] for table in rope)
+            states[tile] = layer(states[tile][None], cos, sin)[0]
+        if stage is not None:
+            read = states if selector.scores_output else before
+            scores = torch.full((len(states), NUM_PATCHES), -torch.inf)
+            for tile, kept in enumerate(ids):
+                full = grids[tile].clone()
+                full[kept] = read[tile][special:]
+                pool = kept if config.selection_pool == "active" else torch.where(shares[tile] > 0)[0]
+                scores[tile, pool] = selector(full[pool][None])[0] + shares[tile, pool].log()
+            keeps = torch.zeros_like(scores, dtype=torch.bool)
+            for members in images:
+                count = round(rate ** (stage + 1) * sum(visible[tile] for tile in members))
+                best = scores[members].flatten().topk(count).indices
+                keeps[members] = (
+                    torch.zeros(scores[members].numel()).index_fill(0, best, 1.0).view(-1, NUM_PATCHES).bool()
+                )
+            for tile, kept in enumerate(ids):
+                grids[tile][kept] = states[tile][special:]
+                if model.drift_corrections:
+                    leaves = kept[~keeps[tile][kept]]
+                    changes[tile][leaves] = model.drift_corrections[stage](grids[tile][leaves][None])[0]
+                ids[tile] = torch.where(keeps[tile])[0]
+                states[tile] = torch.cat((states[tile][:special], grids[tile][ids[tile]]))
+            kept_by_stage.append(keeps)
+        if index == config.reactivation_layer:
+            for tile, kept in enumerate(ids):
+                grids[tile][kept] = states[tile][special:]
+                states[tile] = torch.cat((states[tile][:special], grids[tile] + changes[tile]))
+                ids[tile] = torch.arange(NUM_PATCHES)
+    whole = torch.stack(states)
+    masks, _ = model.predict(whole[:, : config.num_queries], whole[:, special:], (8, 8))
+    return masks, kept_by_stage
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_packed_tiles_are_what_single_tiles_are(tiny_model, tiles, name):
+    model = tiny_model(**VARIANTS[name], allocation="image", blend_share_weight=1.0)
+    for correction in model.drift_corrections:
+        torch.nn.init.normal_(correction.fc2.weight)
+    with torch.no_grad():
+        masks, kept = reference(model, *tiles, 0.6)
+        outputs = model(tiles[0], keep_rates=0.6, patch_offsets=tiles[1], output_keep_masks=True)
+    for stage, keeps in enumerate(kept):
+        assert outputs.keep_masks[:, stage].flatten(1).equal(keeps)
+    torch.testing.assert_close(outputs.masks_queries_logits, masks, rtol=1e-4, atol=1e-4)
+    assert len(set(kept[-1].sum(1).tolist())) > 2, "the tiles keep different numbers"
+
+
+@pytest.mark.parametrize("missing", [slice(1, None), slice(0, 5), slice(0, 6, 2)])
+def test_missing_tiles_are_refused(tiny_model, tiles, missing):
+    model = tiny_model(allocation="image")
+    with pytest.raises(ValueError, match="tiles of an image of 100x150 pixels, but they share one budget"):
+        model(tiles[0][:6][missing], patch_offsets=tiles[1][:6][missing])
+
+
+def test_large_images_have_a_budget_for_every_so_many_tiles(tiny_model, monkeypatch):
+    monkeypatch.setattr(image_budget, "BUDGET_TILES", 4)
+    monkeypatch.setattr(tiled_inference, "BUDGET_TILES", 4)
+    model = tiny_model(allocation="image", blend_share_weight=2.0)
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, num_labels=2, working_size=None)
+    images = [np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((150, 180), (64, 90))]
+    inputs = processor(images, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs, keep_rates=0.5)
+    whole = processor.post_process_probabilities(outputs)
+    for prediction, probabilities in zip(predict_images(model, processor, images, 0.5), whole, strict=True):
+        torch.testing.assert_close(prediction.probabilities, probabilities)
+    for group in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        kept = model(**{name: values[group] for name, values in inputs.items()}, keep_rates=0.5).token_counts
+        assert kept.equal(outputs.token_counts[:, group])
+
+
+def test_ids_of_unequal_numbers_are_refused(tiny_model, tiles):
+    with pytest.raises(ValueError, match="`output_token_ids=True` needs `allocation='tile'`"):
+        tiny_model(allocation="image")(tiles[0], patch_offsets=tiles[1], output_token_ids=True)
+
+
+def test_without_pruning_nothing_changes(tiny_model, tiles):
+    model = tiny_model(allocation="image", blend_share_weight=2.0)
+    with torch.no_grad():
+        outputs = model(tiles[0], keep_rates=1.0, patch_offsets=tiles[1])
+        assert outputs.logits.equal(model(tiles[0], keep_rates=None).logits)
