@@ -13,7 +13,7 @@ import torch
 
 from modeling_reg4pru.speed_budget import processor_name
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image", "scikit-learn")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "scikit-image")
 
 # What else decides how fast a CPU computes: threads, and whether freed memory goes back to the system.
 SPEED_VARIABLES = (

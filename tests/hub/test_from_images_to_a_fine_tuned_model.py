@@ -1,4 +1,4 @@
-"""The whole way: images up, a checkpoint trained and up, and a stranger who uses, fine-tunes and pushes it."""
+"""End to end: images to the Hub, a checkpoint trained and pushed, and a user who fine-tunes and pushes it again."""
 
 import json
 

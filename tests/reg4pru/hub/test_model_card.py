@@ -1,4 +1,4 @@
-"""The card of a checkpoint, whole."""
+"""The card of a checkpoint, from beginning to end."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The race: its variants can be built, and times are those of whole images."""
+"""Baselines of the study `race`: its variants can be built, and times are those of whole images."""
 
 import math
 
@@ -81,21 +81,21 @@ def test_the_time_of_a_image_is_that_of_its_tiles(study, tmp_path):
             for variant in study.variants
         }
     }
-    raced = race_rows(study, rows, cost, dict.fromkeys(study.variants, 36) | {"reduced_724": 16})
+    compared = race_rows(study, rows, cost, dict.fromkeys(study.variants, 36) | {"reduced_724": 16})
 
-    of_variant = {variant: [row for row in raced if row["variant"] == variant] for variant in study.variants}
+    of_variant = {variant: [row for row in compared if row["variant"] == variant] for variant in study.variants}
     assert [row["keep_rate"] for row in of_variant["dense"]] == ["1.0"], "it never learned to prune"
     assert [row["seconds"] for row in of_variant["pruned"]] == [36 / speed for speed in speeds.values()]
     assert of_variant["reduced_724"][0]["seconds"] == pytest.approx(1.6)
-    assert raced[0]["cldice"] == pytest.approx(0.7)
-    assert math.isclose(raced[0]["average_precision_sd"], 0, abs_tol=1e-9)
+    assert compared[0]["cldice"] == pytest.approx(0.7)
+    assert math.isclose(compared[0]["average_precision_sd"], 0, abs_tol=1e-9)
 
-    raced[0]["average_precision"], raced[1]["average_precision"] = 0.9, 0.7  # dense; pruned, but with nothing pruned
-    table = race_markdown(study, raced, "a CPU").splitlines()
+    compared[0]["average_precision"], compared[1]["average_precision"] = 0.9, 0.7  # dense; pruned, at 1.0
+    table = race_markdown(study, compared, "a CPU").splitlines()
     assert table[6].startswith("| **dense** | 1.0 | 36 | 3.60 | 1.00 | 0.900 ± 0.000 |")
     assert table[7].startswith("| pruned | 1.0 | 36 | 3.60 | 1.00 | 0.700 ± 0.000 |")
-    assert sum(line.startswith("| ") for line in table) == 2 + len(raced)
+    assert sum(line.startswith("| ") for line in table) == 2 + len(compared)
 
-    draw_race(study, raced, "a CPU", tmp_path / "race.png")
+    draw_race(study, compared, "a CPU", tmp_path / "race.png")
     with Image.open(tmp_path / "race.png") as figure:
         assert len(figure.getcolors(1 << 20)) > 20

@@ -133,11 +133,11 @@ def test_tables_and_figures(finished):
     record = (finished / "runs" / "soft" / "seed-0" / "training" / "train_results.json").read_text()
     assert str(finished) not in record, "a record tells what was done, not where"
     with (results / "race.csv").open() as file:
-        raced = list(csv.DictReader(file))
-    assert [(row["variant"], row["keep_rate"]) for row in raced] == [
+        compared = list(csv.DictReader(file))
+    assert [(row["variant"], row["keep_rate"]) for row in compared] == [
         (variant, rate) for variant in ("reg4pru", "soft") for rate in ("1.0", "0.5")
     ]
-    assert {(row["evaluation"], row["tiles"]) for row in raced} == {("working_size=96", "1")}
+    assert {(row["evaluation"], row["tiles"]) for row in compared} == {("working_size=96", "1")}
     for name in ("figure1", "keep_rates", "drift", "stages", "race"):
         with Image.open(results / f"{name}.png") as figure:
             assert figure.width > 500
