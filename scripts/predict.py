@@ -14,6 +14,7 @@ Example:
     reg4pru predict --model_name_or_path outputs/tiny/last --dataset user/images --side test --output_dir outputs/masks
 """
 
+import contextlib
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     from accelerate.utils import parse_flag_from_env
 
     from .common.devices import fast_dtype
+    from .common.output_checks import check_writable
     from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
     from .hub.transfer import TransferError
     from .inference.input_images import list_files, list_stored
@@ -127,6 +129,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             images = list_files(arguments.images, output_dir)
         tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
+        unnameable = {task.image.name: problem for task in tasks if (problem := task.name_problem())}
+        problems = [f"{name}: {problem}" for name, problem in unnameable.items()] if state.is_main_process else []
+        tasks = [task for task in tasks if task.image.name not in unnameable]
         if not arguments.overwrite:
             results.refuse_foreign_results(tasks, kinds)
         dtype = fast_dtype(device) if arguments.fast else arguments.dtype
@@ -137,25 +142,37 @@ def main(argv: list[str] | None = None) -> int:
             "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
             "configuration": fingerprint_configuration(model, processor),
         }
-        results.refuse_other_settings(tasks, settings, arguments.overwrite, fingerprint_tensors(model))
+        former_weights = fingerprint_tensors(model)
+        results.refuse_other_settings(tasks, settings, arguments.overwrite, former_weights)
+        check_writable(output_dir, "--output_dir")
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:
         sys.exit(str(error))
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    state.wait_for_everyone()  # nobody changes the folder while somebody still checks it
-    if state.is_main_process:
-        results.prepare(tasks, settings, kinds, arguments.overwrite)
-    state.wait_for_everyone()
-    chosen = {name: vars(arguments)[name] for name in ("threshold", "stage_map", "batch_size", "seed")}
-    num_left, problems = predict_missing(state, model, processor, tasks, results, **chosen)
-    logger.info("Written to %s: %d predictions; %d were there already.", output_dir, num_left, len(tasks) - num_left)
-    for problem in problems:
-        print(f"Not predicted: {problem}", file=sys.stderr)
-    state.wait_for_everyone()
-    if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
-        publish(output_dir, images, arguments)
+    with results.alone() if state.is_main_process else contextlib.nullcontext():
+        state.wait_for_everyone()
+        try:  # once more: what another run has written until this one was alone
+            if not arguments.overwrite:
+                results.refuse_foreign_results(tasks, kinds)
+            results.refuse_other_settings(tasks, settings, arguments.overwrite, former_weights)
+        except ValueError as error:
+            parser.error(str(error))
+        state.wait_for_everyone()  # nobody changes the folder while somebody still checks it
+        if state.is_main_process:
+            results.prepare(tasks, settings, kinds, arguments.overwrite)
+        state.wait_for_everyone()
+        chosen = {name: vars(arguments)[name] for name in ("threshold", "stage_map", "batch_size", "seed")}
+        there = len(results.done(tasks))
+        num_predicted, own_problems = predict_missing(state, model, processor, tasks, results, **chosen)
+        logger.info("Written to %s: %d predictions; %d were there already.", output_dir, num_predicted, there)
+        problems += own_problems
+        for problem in problems:
+            print(f"Not predicted: {problem}", file=sys.stderr)
+        state.wait_for_everyone()
+        if (arguments.parquet or arguments.push_to_hub) and state.is_main_process:
+            publish(output_dir, images, arguments)
     return 1 if problems else 0
 
 

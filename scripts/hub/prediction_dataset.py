@@ -9,7 +9,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..inference.input_images import InputImage
-from ..inference.output_folder import ResultFolder, result_name
+from ..inference.output_folder import ResultFolder, result_of
 from .transfer import has_tag
 
 ROWS_PER_SHARD = 500
@@ -74,13 +74,11 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
         images (`list[InputImage]`): The images whose predictions are written.
         model (`str`): The model, named in the card; of a local folder only its own name.
     """
-    by_name = {image.name: image for image in images}
-    rows = [row for row in ResultFolder(results).rows() if row["file"] in by_name]
-    rows.sort(key=lambda row: (row["file"], row["keep_rate"]))
+    rows = ResultFolder(results).rows_of(images)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
-    dataset = Dataset.from_list([_row(row, results, by_name[row["file"]]) for row in rows], features=FEATURES)
+    dataset = Dataset.from_list([_row(row, results, image) for image, row in rows], features=FEATURES)
     write_shards(dataset, unfinished / "data", "train", ROWS_PER_SHARD)
     card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels", TAG])
     MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
@@ -93,7 +91,7 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
 
 
 def _row(row: dict[str, str], results: Path, image: InputImage) -> dict:
-    files = {kind: str(results / result_name(image.stem, kind, row["keep_rate"])) for kind in ("mask", "probability")}
+    files = {kind: str(results / result_of(row, kind)) for kind in ("mask", "probability")}
     numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
     numbers = {
         name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()

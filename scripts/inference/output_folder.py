@@ -1,26 +1,30 @@
 """The folder of `reg4pru predict`: result images, a table whose rows say what is done, and how all was made."""
 
-import csv
 import json
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
-from ..common.atomic_files import replace_table, replace_text
-from ..common.keep_rates import rate_name
-from .input_images import InputImage
+from datasets_fives.features import list_some
+from datasets_fives.images import fingerprint
 
+from ..common.atomic_files import replace_text
+from ..common.keep_rates import rate_name
+from .input_images import SETTINGS, InputImage
+from .result_table import CHECKPOINT, UNKNOWN, append_row, read_table, write_table
+
+logger = logging.getLogger(__name__)
 KINDS = ("mask", "probability", "overlay", "stages")
-COLUMNS = (
-    "file", "keep_rate", "mask", "vessel_fraction", "skeleton_length", "skeleton_density", "num_tokens", "seconds",
-)  # fmt: skip
-SETTINGS = "predictions.json"
-# What the keep rate of a row is called that has the checkpoint's own.
-CHECKPOINT = "checkpoint"
+# What file systems take, in bytes.
+LONGEST_NAME = 255
 
 
 def result_name(stem: str, kind: str, keep_rate: str) -> str:
@@ -34,6 +38,17 @@ def result_name(stem: str, kind: str, keep_rate: str) -> str:
         keep_rate (`str`): As in the table.
     """
     return f"{stem}_{kind}.png" if keep_rate == CHECKPOINT else f"{stem}_{kind}_{keep_rate}.png"
+
+
+def result_of(row: dict[str, str], kind: str) -> str:
+    """The file of a result image of a row, whose name begins as that of its mask."""
+    stem, end = _split_mask(row["mask"])
+    return f"{stem}_{kind}{end}.png"
+
+
+def _split_mask(name: str) -> tuple[str, str]:
+    stem, _, end = name.removesuffix(".png").rpartition("_mask")
+    return stem, end
 
 
 class Task(NamedTuple):
@@ -55,6 +70,17 @@ class Task(NamedTuple):
         """See [`result_name`]."""
         return result_name(self.image.stem, kind, self.key[1])
 
+    def name_problem(self) -> str | None:
+        """Why nothing can be written under the name of the image, if so."""
+        try:
+            self.image.name.encode("utf-8")
+        except UnicodeEncodeError:
+            return "its name is not UTF-8: rename it"
+        longest = max(len(self.result(kind).encode("utf-8")) for kind in KINDS)
+        if longest > LONGEST_NAME:
+            return f"the names of its results would have {longest} bytes, and may have {LONGEST_NAME}: shorten it"
+        return None
+
 
 class ResultFolder:
     """
@@ -68,57 +94,91 @@ class ResultFolder:
 
     def __init__(self, folder: Path, name: str = "predictions.csv"):
         self.folder, self.table = folder, folder / name
+        self._fingerprints: dict[str, str | None] = {}  # of the images, by name
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other runs from the folder: one that comes while another writes waits until that one has ended."""
+        lock = FileLock(self.folder / ".predictions.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another run writes to %s: waiting until it has ended.", self.folder)
+            lock.acquire()
+        try:
+            self._fingerprints.clear()
+            yield
+        finally:
+            lock.release()
 
     def rows(self) -> list[dict[str, str]]:
         """
-        The rows of all tables that are complete.
+        The rows of all tables that are whole, one for each mask.
 
         Raises:
             `ValueError`: if one of them is no table of this command.
         """
-        return [row for table in self._tables() for row in _read_table(table)]
+        rows = [row for table in self._tables() for row in read_table(table)[0]]
+        return list({row["mask"] or (row["file"], row["keep_rate"]): row for row in rows}.values())
 
-    def done(self) -> set[tuple[str, str]]:
-        """(file, keep rate) of every row of every table."""
-        return {(row["file"], row["keep_rate"]) for row in self.rows()}
+    def rows_of(self, images: list[InputImage]) -> list[tuple[InputImage, dict[str, str]]]:
+        """The rows that are true of images as they are now, each with its image; sorted."""
+        files = {name: image for image in images for name in (image.name, image.place)}
+        stems, found = {image.stem: image for image in images}, []
+        for row in self.rows():
+            stem, _ = _split_mask(row["mask"])
+            image = files.get(row["file"]) or files.get(os.path.abspath(row["file"])) or stems.get(stem)
+            if image is not None and self._is_of(image, row):
+                found.append((image, row))
+        return sorted(found, key=lambda one: (one[0].name, one[1]["keep_rate"]))
+
+    def done(self, tasks: list[Task]) -> set[tuple[str, str]]:
+        """The keys of those tasks for whose image, as it is now, there is a row."""
+        return {task.key for task, row in self._with_rows(tasks) if self._is_of(task.image, row)}
 
     def begin(self, task: Task) -> None:
-        """Say, before there are results of it, that an image is worked on at a keep rate."""
-        name, keep_rate = task.key
-        with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8") as file:
-            file.write(f"{keep_rate}\t{name}\n")
+        """Say, before there are files of it, that an image is worked on at a keep rate."""
+        with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8", newline="") as file:
+            file.write(f"{task.key[1]}\t{_one_line(task.image.place)}\n")
 
     def save(self, name: str, pixels: np.ndarray) -> None:
         """Write a result image beside its place, and move it there."""
-        unfinished = self.folder / f".{name}.{os.getpid()}.unfinished"
-        Image.fromarray(pixels).save(unfinished, format="PNG")
-        unfinished.replace(self.folder / name)
+        unfinished = self.folder / f".{os.getpid()}.unfinished"
+        try:
+            Image.fromarray(pixels).save(unfinished, format="PNG")
+            unfinished.replace(self.folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def add_row(self, row: dict) -> None:
-        """Add a row to the table, with the heading before the first."""
-        with self.table.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(row)
+        """Add a row to the table: all its files are there."""
+        append_row(self.table, row)
+
+    def discard(self, task: Task) -> None:
+        """Remove the files of a task that came to nothing."""
+        for kind in KINDS:
+            (self.folder / task.result(kind)).unlink(missing_ok=True)
 
     def refuse_foreign_results(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
         """
-        Refuse to write where there are files of others; those of a run that was killed while writing them are our own.
+        Refuse to write where there are files of others; those of a run that was killed at them are our own, and so
+        are those of a file that has another content now.
 
         Raises:
             `ValueError`: if a file of the tasks is that of another image, or of no run of this command.
         """
-        rows = self.rows()
-        owners = {row["mask"]: row["file"] for row in rows if row.get("mask")}
-        known = self._begun() | {(row["file"], row["keep_rate"]) for row in rows}
+        ways, begun = "choose another --output_dir, or add --overwrite to", self._begun()
+        owned = set()
+        for task, row in self._with_rows(tasks):
+            if not task.image.is_called(row["file"]) and not self._is_of(task.image, row):
+                mask = self.folder / task.result("mask")
+                raise ValueError(f"{mask} is that of {row['file']}, not of {task.image.name}: {ways} replace it.")
+            if row["mask"] == task.result("mask"):
+                owned.add(task.key)
         for task in tasks:
-            mask, ways = self.folder / task.result("mask"), "choose another --output_dir, or add --overwrite to"
-            owner = owners.get(mask.name, task.image.name)
-            if owner != task.image.name:
-                raise ValueError(f"{mask} is that of {owner}, not of {task.image.name}: {ways} replace it.")
             foreign = [path for kind in kinds if (path := self.folder / task.result(kind)).exists()]
-            if foreign and task.key not in known:
+            lines = {f"{task.key[1]}\t{_one_line(name)}" for name in (task.image.name, task.image.place)}
+            if foreign and task.key not in owned and not lines & begun:
                 raise ValueError(
                     f"{foreign[0]} exists and is not of a run of this command that predictions.csv tells of: {ways} "
                     "replace it."
@@ -157,38 +217,79 @@ class ResultFolder:
             )
 
     def prepare(self, tasks: list[Task], settings: dict, kinds: tuple[str, ...], overwrite: bool) -> None:
-        """Drop the rows that `overwrite` replaces, and note the settings; the checks come before."""
+        """
+        Drop the rows that are not whole, those of images that have been replaced since, with their files, and those
+        that `overwrite` replaces; and note the settings. The checks come before.
+        """
+        self._repair()
         if overwrite:
             self._drop(tasks, kinds)
+        else:
+            replaced = [task for task, row in self._with_rows(tasks) if self._is_of(task.image, row) is False]
+            if replaced:
+                names = list(dict.fromkeys(task.image.name for task in replaced))
+                logger.warning("Other images than before under the same name, predicted anew: %s", list_some(names))
+                self._drop(replaced, ())
         if not self.rows():  # else they are noted, and the same
             replace_text(self.folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
-    def _drop(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
-        """Take the rows of tasks from the tables; the rows of others stay."""
-        masks = {row.get("mask") for row in self.rows()}
-        for task in tasks:
-            if task.result("mask") in masks:
-                # What this run will not make anew would show another prediction than the files beside it.
-                for kind in set(KINDS) - set(kinds):
-                    (self.folder / task.result(kind)).unlink(missing_ok=True)
+    def _repair(self) -> None:
+        """Rewrite tables that hold more than rows that are whole, each of them once."""
         for table in self._tables():
-            rows = _read_table(table)
+            rows, clean = read_table(table)
+            once = {row["mask"] or (row["file"], row["keep_rate"]): row for row in rows}
+            if not clean or len(once) < len(rows):
+                logger.warning("%s has rows that are not whole, or twice there: they do not count.", table)
+                write_table(table, list(once.values()))
+
+    def _with_rows(self, tasks: list[Task]) -> Iterator[tuple[Task, dict[str, str]]]:
+        """The tasks for whose file and keep rate, or for whose mask, there is a row, with each of these."""
+        rows = self.rows()
+        masks = {row["mask"]: row for row in rows if row["mask"]}
+        files = {(name, row["keep_rate"]): row for row in rows for name in (row["file"], os.path.abspath(row["file"]))}
+        for task in tasks:
+            own, at_place = files.get((task.image.place, task.key[1])), masks.get(task.result("mask"))
+            if own is not None:
+                yield task, own
+            if at_place is not None and at_place is not own:
+                yield task, at_place
+
+    def _is_of(self, image: InputImage, row: dict[str, str]) -> bool | None:
+        """Whether a row is that of an image as it is now; `None` if the image cannot be read."""
+        if row["fingerprint"] == UNKNOWN:  # then by name, and by time
+            mask, path = self.folder / row["mask"], Path(image.place)
+            is_newer = row["mask"] and path.is_file() and path.stat().st_mtime > mask.stat().st_mtime
+            return image.is_called(row["file"]) and not is_newer
+        if image.name not in self._fingerprints:
+            try:
+                self._fingerprints[image.name] = fingerprint(image.read())
+            except ValueError:
+                self._fingerprints[image.name] = None
+        now = self._fingerprints[image.name]
+        return None if now is None else now == row["fingerprint"]
+
+    def _drop(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
+        """Take the rows of tasks from the tables, with those files that are not made anew; the others stay."""
+        made = {task.result(kind) for task in tasks for kind in kinds}
+        for table in self._tables():
+            rows, _ = read_table(table)
             kept = _rows_of_others(rows, tasks)
-            if not kept:
-                table.unlink()
-            elif len(kept) < len(rows):
-                replace_table(table, COLUMNS, kept)
+            for row in rows:
+                if row not in kept and row["mask"]:
+                    for name in {result_of(row, kind) for kind in KINDS} - made:
+                        (self.folder / name).unlink(missing_ok=True)
+            if len(kept) < len(rows):
+                write_table(table, kept)
 
     def _tables(self) -> list[Path]:
         """That of a run with one process, and those of processes; not, say, a copy under another name."""
         tables = sorted(self.folder.glob("predictions*.csv"))
         return [table for table in tables if re.fullmatch(r"predictions(-\d+)?", table.stem)]
 
-    def _begun(self) -> set[tuple[str, str]]:
-        """(file, keep rate) of what a run has begun, whether or not it was finished."""
-        listed = [path.read_text(encoding="utf-8").splitlines() for path in self.folder.glob(".predictions*.begun")]
-        begun = [line.partition("\t") for lines in listed for line in lines]
-        return {(name, keep_rate) for keep_rate, _, name in begun}
+    def _begun(self) -> set[str]:
+        """A line for whatever a run has begun, whether or not it was finished: keep rate and file."""
+        paths = self.folder.glob(".predictions*.begun")
+        return {line for path in paths for line in path.read_text(encoding="utf-8", errors="replace").split("\n")}
 
     def _noted(self) -> dict | None:
         path = self.folder / SETTINGS
@@ -203,20 +304,20 @@ class ResultFolder:
         return noted
 
 
-def _read_table(table: Path) -> list[dict[str, str]]:
-    if not table.stat().st_size:  # of a run that was killed at its heading
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "keep_rate", "seconds"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{table} is no table of this command: choose another --output_dir.")
-        return [row for row in reader if row["seconds"]]
+def _one_line(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def _rows_of_others(rows: list[dict[str, str]], tasks: list[Task]) -> list[dict[str, str]]:
     """The rows that a run of these tasks leaves true: it predicts neither them nor a namesake with their files."""
     keys, masks = {task.key for task in tasks}, {task.result("mask") for task in tasks}
-    return [row for row in rows if (row["file"], row["keep_rate"]) not in keys and row.get("mask") not in masks]
+    keys |= {(task.image.place, task.key[1]) for task in tasks}
+    return [
+        row
+        for row in rows
+        if row["mask"] not in masks
+        and not {(row["file"], row["keep_rate"]), (os.path.abspath(row["file"]), row["keep_rate"])} & keys
+    ]
 
 
 def _differences(noted: dict, settings: dict) -> list[str]:

@@ -1,5 +1,6 @@
 """Predict images at several keep rates: their masks, probabilities and overlays, and the rows of the table."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -11,13 +12,15 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from datasets_fives.field_of_view import field_of_view
-from datasets_fives.images import read_image
+from datasets_fives.images import fingerprint, read_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 
 from ..reporting.panels import blank_outside, mask_image, overlay_panel, probability_image, stage_panel
 from .output_folder import ResultFolder, Task
 from .predictors import fixed_draws
+
+logger = logging.getLogger(__name__)
 
 
 def predict_missing(
@@ -36,15 +39,18 @@ def predict_missing(
         model, processor, tasks, results, settings: See [`predict_files`].
 
     Returns:
-        `tuple[int, list[str]]`: how many tasks were left for all processes, and what this one could not predict.
+        `tuple[int, list[str]]`: how many tasks all processes have done, and what this one could not predict.
     """
-    done = results.done()
+    done = results.done(tasks)
     left = [task for task in tasks if task.key not in done]
     state.wait_for_everyone()  # nobody writes while somebody still looks what is done
     with state.split_between_processes(list(range(len(left)))) as mine:
         own = [left[place] for place in mine]
         bar = tqdm(own, desc="Predicting", unit="image", disable=not state.is_local_main_process)
-        return len(left), list(predict_files(model, processor, bar, results, **settings))
+        problems = list(predict_files(model, processor, bar, results, **settings))
+    state.wait_for_everyone()
+    masks = {row["mask"] for row in results.rows()}
+    return sum(task.result("mask") in masks for task in left), problems
 
 
 def predict_files(
@@ -78,38 +84,48 @@ def predict_files(
     for image, group in groupby(tasks, key=lambda task: task.image):
         start = time.perf_counter()
         try:
-            opened = read_image(image.content())
-        except ValueError as error:
-            yield f"{image.name}: {error}"
+            content = image.read()
+            opened = read_image(content)
+            pixels, tiles = np.asarray(opened), processor.cut_image(opened)
+            inside = field_of_view(pixels)
+        except Exception as error:  # whatever is wrong with one image, it costs no other
+            yield f"{image.name}: {_reason(error)}"
             continue
-        pixels, tiles = np.asarray(opened), processor.cut_image(opened)
-        inside = field_of_view(pixels)
-        shared = time.perf_counter() - start
+        shared, digest = time.perf_counter() - start, fingerprint(content)
         for task in group:
             start = time.perf_counter()
-            rate = "config" if task.rate is None else task.rate
             try:
                 with fixed_draws(model, seed):
+                    rate = "config" if task.rate is None else task.rate
                     prediction = predict_image(
                         model, processor, tiles, rate, batch_size=batch_size, output_stages=stage_map
                     )
-            except ValueError as error:
-                yield f"{image.name} at keep rate {task.key[1]}: {error}"
-                continue
-            results.begin(task)
-            for kind, made in result_images(pixels, inside, prediction, threshold, model.config.num_stages).items():
-                results.save(task.result(kind), made)
-            file, keep_rate = task.key
-            results.add_row(
-                {
-                    "file": file,
-                    "keep_rate": keep_rate,
-                    "mask": task.result("mask"),
-                    **measures(prediction.probabilities[1].numpy() > threshold, inside),
-                    "num_tokens": prediction.num_tokens,
-                    "seconds": f"{shared + time.perf_counter() - start:.3f}",
-                }
-            )
+                results.begin(task)
+                for kind, made in result_images(
+                    pixels, inside, prediction, threshold, model.config.num_stages
+                ).items():
+                    results.save(task.result(kind), made)
+                file, keep_rate = task.key
+                results.add_row(
+                    {
+                        "file": file,
+                        "keep_rate": keep_rate,
+                        "mask": task.result("mask"),
+                        **measures(prediction.probabilities[1].numpy() > threshold, inside),
+                        "num_tokens": prediction.num_tokens,
+                        "seconds": f"{shared + time.perf_counter() - start:.3f}",
+                        "fingerprint": digest,
+                    }
+                )
+            except Exception as error:
+                results.discard(task)
+                yield f"{image.name} at keep rate {task.key[1]}: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """What to say of an error, with its kind where it is none of ours."""
+    logger.debug("", exc_info=error)
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def result_images(

@@ -1,0 +1,93 @@
+"""The table of `reg4pru predict`, whose rows say what is done: a row that is not whole says nothing."""
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+from ..common.atomic_files import replace_table
+
+COLUMNS = (
+    "file", "keep_rate", "mask", "vessel_fraction", "skeleton_length", "skeleton_density", "num_tokens", "seconds",
+    "fingerprint",
+)  # fmt: skip
+# What the keep rate of a row is called that has the checkpoint's own.
+CHECKPOINT = "checkpoint"
+# The fingerprint of an image in rows that were written before there was one.
+UNKNOWN = "unknown"
+_NUMBER = r"\d+(\.\d+)?(e-?\d+)?"
+_FORMATS = {
+    "file": r"(?s).+",
+    "keep_rate": rf"{CHECKPOINT}|{_NUMBER}",
+    "vessel_fraction": _NUMBER,
+    "skeleton_length": r"\d+",
+    "skeleton_density": _NUMBER,
+    "num_tokens": r"\d+",
+    "seconds": _NUMBER,
+    "fingerprint": rf"[0-9a-f]{{32}}|{UNKNOWN}",
+}
+
+
+def read_table(table: Path) -> tuple[list[dict[str, str]], bool]:
+    """
+    Args:
+        table (`Path`): A table, or what a run left of it that was killed while it wrote.
+
+    Returns:
+        `tuple[list[dict[str, str]], bool]`: the rows that are whole and whose mask is there, and whether the file
+        holds these only, under the present heading.
+
+    Raises:
+        `ValueError`: If it is no table of this command.
+    """
+    text = table.read_bytes().decode("utf-8", errors="replace")
+    if ",".join(COLUMNS).startswith(text):  # of a run that was killed at its heading
+        return [], False
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    heading = tuple(reader.fieldnames or ())
+    if not {"file", "keep_rate", "seconds"} <= set(heading):
+        raise ValueError(f"{table} is no table of this command: choose another --output_dir.")
+    rows, count = [], 0
+    try:
+        for row in reader:
+            count += 1
+            if _is_whole(row, table.parent):
+                rows.append({"mask": "", "fingerprint": UNKNOWN} | row)
+    except csv.Error:  # a quotation mark without its fellow
+        count += 1
+    return rows, heading == COLUMNS and len(rows) == count and text.endswith("\n")
+
+
+def write_table(table: Path, rows: list[dict[str, str]]) -> None:
+    """Replace a table; without rows there is none."""
+    if rows:
+        replace_table(table, COLUMNS, [{name: row.get(name, "") for name in COLUMNS} for row in rows])
+    else:
+        table.unlink(missing_ok=True)
+
+
+def append_row(table: Path, row: dict) -> None:
+    """Add a row, with the heading before the first; what cannot be written as a whole is taken back."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    with table.open("ab") as file:
+        end = file.tell()
+        if not end:
+            writer.writeheader()
+        writer.writerow(row)
+        try:
+            file.write(text.getvalue().encode("utf-8"))
+            file.flush()
+        except OSError:
+            os.ftruncate(file.fileno(), end)
+            raise
+
+
+def _is_whole(row: dict, folder: Path) -> bool:
+    if None in row or None in row.values():  # more or fewer fields than the heading
+        return False
+    if not all(re.fullmatch(_FORMATS[name], value) for name, value in row.items() if name in _FORMATS):
+        return False
+    mask = row.get("mask")
+    return not mask or (Path(mask).name == mask and "_mask" in mask and (folder / mask).is_file())
