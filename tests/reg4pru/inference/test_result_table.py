@@ -44,9 +44,10 @@ def predict(tasks: list[Task], out: Path) -> None:
 def check(tasks: list[Task], out: Path) -> None:
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert sorted(row["file"] for row in rows) == sorted(task.image.name for task in tasks)
+    images = {task.result("mask"): task.image for task in tasks}
+    assert sorted(row["mask"] for row in rows) == sorted(images)
     for row in rows:
-        content = Path(row["file"]).read_bytes()
+        content = images[row["mask"]].read()
         assert row["fingerprint"] == fingerprint(content)
         assert {np.asarray(Image.open(out / row["mask"].replace("mask", kind))).item() for kind in KINDS} == {
             content[0]
