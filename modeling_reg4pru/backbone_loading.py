@@ -145,6 +145,23 @@ def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -
         raise ValueError(f"The configuration does not fit the backbone {checkpoint}: {'; '.join(differences)}.")
 
 
+def with_dtype(kwargs: dict) -> dict:
+    """
+    Arguments for loading with `dtype` where they have `torch_dtype`, as it was called before transformers 5.
+
+    Raises:
+        `ValueError`: if both are given, and differ.
+    """
+    if "torch_dtype" not in kwargs:
+        return kwargs
+    named = {name: value for name, value in kwargs.items() if name != "torch_dtype"}
+    if named.setdefault("dtype", kwargs["torch_dtype"]) != kwargs["torch_dtype"]:
+        raise ValueError(
+            f"`dtype` is {named['dtype']} and `torch_dtype`, its former name, {kwargs['torch_dtype']}: give `dtype`."
+        )
+    return named
+
+
 def load_backbone(model: nn.Module, backbone: Backbone, dtype: torch.dtype | str | None = None) -> None:
     """
     Copy embeddings, layers and final norm into a model. A patch kernel of another size is resampled; of more layers

@@ -13,7 +13,15 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
 )
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbone_loading import HUB_ARGUMENTS, check_backbone, check_loading, load_backbone, read_backbone, read_eomt
+from .backbone_loading import (
+    HUB_ARGUMENTS,
+    check_backbone,
+    check_loading,
+    load_backbone,
+    read_backbone,
+    read_eomt,
+    with_dtype,
+)
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .drift_correction import DriftCorrection, ZeroLinear
 from .image_budget import follow_tokens
@@ -91,6 +99,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self.gradient_checkpointing = False  # `gradient_checkpointing_enable` sets it
         # Probability that EoMT's query-to-patch mask applies, by query layer; annealed from 1 to 0 in training.
         self.attn_mask_probs = nn.Buffer(torch.ones(config.num_blocks))
+        self._learns_masked = False  # with masks that nobody has annealed
+        self._annealing_is_known = False
 
         self.post_init()
 
@@ -113,8 +123,19 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
 
     def set_mask_annealing(self, progress: float) -> None:
         """Anneal EoMT's masked attention, for the fraction of training that has passed; see [`mask_probability`]."""
+        self._annealing_is_known = True
         for block in range(self.config.num_blocks):
             self.attn_mask_probs[block] = mask_probability(block, self.config.num_blocks, progress)
+
+    def train(self, mode: bool = True) -> "Reg4PruForSemanticSegmentation":
+        """[`~torch.nn.Module.train`]; when it ends, warns of masked attention that was never annealed."""
+        if not mode and self._learns_masked and not self._annealing_is_known and self.attn_mask_probs.any():
+            self._annealing_is_known = True  # said once
+            logger.warning(
+                "This model has learned with masked attention (`masked_attention=True`), and is measured without it: "
+                "call `set_mask_annealing` before every training step, or set `masked_attention=False`."
+            )
+        return super().train(mode)
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """[`~transformers.PreTrainedModel.save_pretrained`]; every Auto class that fits finds the saved code."""
@@ -137,7 +158,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             `ValueError`: If the checkpoint lacks weights other than those of the selectors and of the class head:
                 they would be random, and nothing would tell.
         """
-        name = pretrained_model_name_or_path
+        name, kwargs = pretrained_model_name_or_path, with_dtype(kwargs)
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         model_type = None if name is None else cls.config_class.get_config_dict(name, **hub)[0].get("model_type")
         if model_type == "eomt" and kwargs.get("state_dict") is None:
@@ -180,6 +201,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             `ValueError`: for a field that there is not, if `config` describes another architecture than the
                 checkpoint has, or if the checkpoint lacks weights.
         """
+        kwargs = with_dtype(kwargs)
         dtype = kwargs.pop("dtype", None)
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         unknown = sorted(set(kwargs) - Reg4PruConfig.default_fields() - OTHER_FIELDS)
@@ -234,6 +256,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         grid_size = check_inputs(self.config, pixel_values, labels)
         if self.training:
             check_selectors(self.config, self.selectors_learn)
+            self._learns_masked = self.config.masked_attention
         if isinstance(keep_rates, str) and keep_rates == "config":
             keep_rates = self.config.keep_rates
         tokens = follow_tokens(self, grid_size, keep_rates, labels, patch_offsets, output_keep_masks, output_token_ids)

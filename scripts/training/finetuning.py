@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
@@ -148,6 +149,11 @@ def _run(
     if trainer.is_world_process_zero():
         write_record(output_dir, record)
     trainer.train(resume_from_checkpoint=resume_from)
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
+        logger.warning(
+            "--load_best_model_at_end: no state was measured (--%s), so these are the weights of the last step.",
+            "metric_for_best_model, --eval_strategy, --eval_steps and --save_steps",
+        )
     if trainer.stop.requested and trainer.state.global_step < trainer.state.max_steps:
         return trainer.stop.requested
     # The weights first: a measurement that fails must not take them along.
@@ -157,7 +163,7 @@ def _run(
             write_training_images(output_dir, trained_on)
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
-    validations = [entry for entry in trainer.state.log_history if "eval_ap" in entry]
+    validations = [entry for entry in trainer.state.log_history if not math.isnan(entry.get("eval_ap", math.nan))]
     best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
     if not trainer.is_world_process_zero():
         return 0
@@ -167,7 +173,10 @@ def _run(
         "train_names": sorted(names),
         "best_validation_ap": best["eval_ap"],
         "best_step": best["step"],
-        "validation": {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")} if measured else None,
+        # Undefined without a vessel.
+        "validation": None
+        if math.isnan(measured.get("eval_ap", math.nan))
+        else {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")},
     }
     with writing(output_dir, "train_results.json", states=list_trainer_checkpoints):
         replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")

@@ -281,6 +281,8 @@ class TrainingRun:
 
     def _keep_best(self, step: int) -> None:
         ap = self.validate()["ap"]
+        if math.isnan(ap):  # undefined: no state is better than another
+            return
         self._log({"validation_ap": ap}, step)
         if ap > self.progress["best_ap"]:
             self.progress.update(best_ap=ap, best_step=step)
@@ -324,7 +326,7 @@ class TrainingRun:
                 log_file.write(json.dumps({"step": step, **values}) + "\n")
 
     def _write_results(self) -> None:
-        validated = self.validation_loader is not None
+        validated = self.progress["best_step"] > 0
         results = {
             **self.record,
             "total_steps": self.total_steps,

@@ -126,4 +126,4 @@ def _run(
         remove_run(output_dir)
     accelerator.wait_for_everyone()
     stopped_by = run.train()
-    return accelerator, "last" if run.validation_loader is None else "best", stopped_by
+    return accelerator, "best" if run.progress["best_step"] else "last", stopped_by

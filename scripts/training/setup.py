@@ -1,5 +1,6 @@
 """What a training works with: its processes, images, model and image processor."""
 
+import logging
 import os
 import warnings
 
@@ -18,6 +19,8 @@ from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4
 from ..common.dataset_loading import load_sides
 from .arguments import DataArguments, ModelArguments
 from .command_line import config_fields
+
+logger = logging.getLogger(__name__)
 
 
 def check_processes(num_processes: int) -> None:
@@ -65,10 +68,16 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     A model from a checkpoint, on a backbone, or from scratch.
 
     Raises:
-        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, and a checkpoint or
-            backbone that there is not; where tiles share a budget, which batches of the validation cannot give.
+        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, a checkpoint or backbone
+            that there is not, a model of other than two classes, and one whose tiles share a budget, which batches of
+            the validation cannot give.
     """
     overrides = config_fields(arguments.config_overrides)
+    if "dtype" in overrides:
+        raise ValueError(
+            f"config_overrides has dtype={overrides['dtype']}: weights are trained in float32, and computed with in "
+            "the format of --mixed_precision, which is --bf16 or --fp16 in reg4pru finetune."
+        )
     known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
     unknown = sorted(set(overrides) - known)
     if unknown:
@@ -87,6 +96,11 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
             f"`allocation` is {model.config.allocation!r}: batches of the validation hold parts of images, so train "
             "with --config_overrides allocation=tile. The weights do not depend on it."
         )
+    if model.config.num_labels != 2:
+        raise ValueError(
+            f"The model has {model.config.num_labels} classes (num_labels, id2label): it must have two, background "
+            "and vessel, as the masks have. More classes are trained with transformers' Trainer on label maps."
+        )
     if arguments.gradient_checkpointing:
         with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
             warnings.simplefilter("ignore", FutureWarning)
@@ -96,7 +110,11 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
 
 def _build(start: str, backbone: str, overrides: dict) -> Reg4PruForSemanticSegmentation:
     if start:
-        return Reg4PruForSemanticSegmentation.from_pretrained(start, **overrides)
+        saved_as = Reg4PruConfig.get_config_dict(start)[0].get("dtype")
+        if saved_as not in (None, "float32"):
+            # At usual learning rates most steps are too small for bfloat16 and float16 to change a weight.
+            logger.warning("%s is saved in %s; its weights are trained, and saved, in float32.", start, saved_as)
+        return Reg4PruForSemanticSegmentation.from_pretrained(start, dtype=torch.float32, **overrides)
     overrides.setdefault("id2label", {0: "background", 1: "vessel"})
     if backbone:
         return Reg4PruForSemanticSegmentation.from_backbone(backbone, **overrides)

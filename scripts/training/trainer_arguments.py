@@ -4,6 +4,7 @@ Every field of transformers' `TrainingArguments`: what `reg4pru finetune` and [`
 """
 
 from dataclasses import MISSING, Field, fields
+from enum import Enum
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -109,7 +110,8 @@ def check_training_arguments(training: TrainingArguments, hub: bool = True) -> N
             continue
         if field.name == "hub_token":
             raise ValueError(f"--hub_token {reason}")
-        raise ValueError(f"--{field.name} is {value}: leave it out; {reason}")
+        shown = value.value if isinstance(value, Enum) else value
+        raise ValueError(f"--{field.name} is {shown}: leave it out; {reason}")
 
 
 def _differs(value: object, field: Field) -> bool:

@@ -1,5 +1,8 @@
 """Metrics of whole images while training: one ruler for `reg4pru train` and for `Trainer`."""
 
+import logging
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,9 +11,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, BinaryJaccardIndex
 from transformers import EvalPrediction
 
+from datasets_fives.masks import check_labels
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.image_tiles import TileBlender, TiledImage, cut_tile
 from modeling_reg4pru.label_maps import IGNORE_INDEX, resize_label_map
+
+logger = logging.getLogger(__name__)
 
 # `label_names` of `TrainingArguments`: what `Trainer` hands on to the two functions below beside the logits.
 LABEL_NAMES = ["labels", "patch_offsets"]
@@ -24,6 +30,9 @@ class ImageTiles(torch.utils.data.Dataset):
         rows (`Dataset`): Images as [`~datasets_fives.load_vessels`] gives them.
         processor ([`Reg4PruImageProcessor`]): Of the model.
 
+    Raises:
+        `ValueError`: for masks that are no vessel masks of {0, 1, 255}.
+
     Returns:
         `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image,
         and `patch_offsets` `(8,)`.
@@ -32,10 +41,10 @@ class ImageTiles(torch.utils.data.Dataset):
     def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor):
         self.rows, self.processor = rows, processor
         self.places = [
-            (row, tile)
-            for row, image in enumerate(rows["image"])  # the masks are not decoded for this
-            for tile in range(len(processor.cut_image(image)))
+            (row, tile) for row, image in enumerate(rows["image"]) for tile in range(len(processor.cut_image(image)))
         ]
+        for row, mask in enumerate(rows["mask"]):
+            check_labels(np.asarray(mask), f"The mask of validation image {row}")
         self._opened: tuple[int, TiledImage, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -128,9 +137,14 @@ class ImageMetrics:
             self._labels[frame] = label_map[inside]
 
     def compute(self) -> dict[str, float]:
-        """`ap`, `dice` and `iou` of all that was added; then it begins anew."""
+        """`ap`, `dice` and `iou` of all that was added, NaN where it has no vessels; then it begins anew."""
         self._end_image()
-        results = {name: value.item() for name, value in self.metrics.compute().items()}
+        dice = self.metrics["dice"]
+        if dice.tp + dice.fn:
+            results = {name: value.item() for name, value in self.metrics.compute().items()}
+        else:
+            logger.warning("The validation images have no vessels: ap, dice and iou are undefined.")
+            results = dict.fromkeys(self.metrics, math.nan)
         self.metrics.reset()
         return results
 

@@ -140,3 +140,15 @@ def test_a_backbone_checkpoint_is_refused_by_from_pretrained(tmp_path):
     DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=8, image_size=64)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks .* weights of the model.*loaded by `from_backbone`"):
         Reg4PruForSemanticSegmentation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("wanted", [torch.bfloat16, "bfloat16"], ids=str)
+def test_torch_dtype_is_dtype(tmp_path, wanted):
+    DINOv3ViTModel(DINOv3ViTConfig(**SIZES)).save_pretrained(tmp_path / "backbone")
+    model = Reg4PruForSemanticSegmentation.from_backbone(str(tmp_path / "backbone"), **HEAD, torch_dtype=wanted)
+    assert model.dtype == torch.bfloat16
+    model.float().save_pretrained(tmp_path / "model")
+    loaded = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "model", torch_dtype=wanted)
+    assert loaded.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"`dtype` is torch\.float16 and `torch_dtype`"):
+        Reg4PruForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.float16, torch_dtype=wanted)

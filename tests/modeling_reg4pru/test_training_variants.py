@@ -225,3 +225,19 @@ def test_no_keep_rates_give_a_dense_training_step(tiny_model, pixel_values, labe
     assert training_step(model, pixel_values, labels).loss.item() != loss, "that was one step"
     model.set_keep_rates(None)
     assert training_step(model, pixel_values, labels).loss.item() == loss
+
+
+@pytest.mark.parametrize(
+    ("masked", "progress", "warned"), [(True, None, 1), (True, 0.3, 0), (False, None, 0)], ids=str
+)
+def test_masked_attention_that_is_never_annealed_is_told_of(
+    tiny_model, pixel_values, labels, caplog, masked, progress, warned
+):
+    model = tiny_model(masked_attention=masked)
+    assert not caplog.text, "loading trains nothing"
+    for _ in range(2):  # said once
+        if progress is not None:
+            model.set_mask_annealing(progress)
+        model.train()(pixel_values, labels=labels)
+        model.eval()
+    assert caplog.text.count("call `set_mask_annealing` before every training step") == warned

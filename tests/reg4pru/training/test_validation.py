@@ -1,8 +1,12 @@
 """Metrics while training: of whole images, blended from tiles as everywhere, and nothing is kept of a batch."""
 
+import math
+
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torchmetrics.classification import BinaryAveragePrecision
 from transformers import EvalPrediction
@@ -62,3 +66,41 @@ def test_what_lies_beyond_a_image_does_not_count(images):
     assert labels[:40, :40].max() == 1
     assert (labels[40:] == 255).all()
     assert (labels[:, 40:] == 255).all()
+
+
+def with_masks(images, masks):
+    """The same images with other masks."""
+    column = datasets.Dataset.from_dict({"mask": [Image.fromarray(mask) for mask in masks]}).cast_column(
+        "mask", datasets.Image()
+    )
+    return datasets.concatenate_datasets([images.remove_columns("mask"), column], axis=1)
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2, 3, 4), (0, 100, 255), (0, 2)])
+@pytest.mark.parametrize("working_size", [128, 64])
+def test_validation_trusts_no_labels(images, values, working_size):
+    """At another scale five classes would become two, and greys nothing."""
+    masks = [np.asarray(mask) for mask in images["mask"]]
+    masks[1] = np.resize(np.array(values, np.uint8), masks[1].shape)
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=working_size, num_labels=2)
+    with pytest.raises(ValueError, match=f"The mask of validation image 1 has values up to {values[-1]}"):
+        ImageTiles(with_masks(images, masks), processor)
+
+
+def test_white_vessels_are_told_from_ignored_pixels(images):
+    """{0, 255} holds no vessel; all of its vessels would be ignored."""
+    masks = [np.asarray(mask) * 255 for mask in images["mask"]]
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=128, num_labels=2)
+    with pytest.warns(UserWarning, match="The mask of validation image 0 has pixels of 255"):
+        ImageTiles(with_masks(images, masks), processor)
+
+
+def test_without_a_vessel_there_is_nothing_to_measure(caplog):
+    metrics, offsets = ImageMetrics(), torch.tensor([[0, 0, 0, 16, 16, 16, 16, 16]])
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    metrics.update(torch.rand(1, 16, 16), labels, offsets)
+    assert all(map(math.isnan, metrics.compute().values()))
+    assert "no vessels: ap, dice and iou are undefined" in caplog.text
+    labels[0, 3] = 1
+    metrics.update(torch.rand(1, 16, 16), labels, offsets)
+    assert all(0 <= value <= 1 for value in metrics.compute().values()), "and begins anew"
