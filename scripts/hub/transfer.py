@@ -98,7 +98,6 @@ def push_folder(
     overwrite: bool = False,
     ignore: tuple[str, ...] = (),
     tag: str | None = None,
-    again: str = "Run the same command again",
 ) -> str:
     """
     Upload a folder as one commit, so that no revision ever contains half of it, and compare checksums.
@@ -113,7 +112,6 @@ def push_folder(
         overwrite (`bool`, *optional*, defaults to `False`): Replace whatever the repository contains.
         ignore (`tuple[str, ...]`, *optional*): Files of the folder that are not uploaded.
         tag (`str`, *optional*): See [`check_target`].
-        again (`str`, *optional*): Advice for the user after a failure.
 
     Returns:
         `str`: The commit.
@@ -143,13 +141,13 @@ def push_folder(
     except (HTTPError, OSError, RuntimeError) as error:
         raise TransferError(
             f"The upload to {repo_id} failed: {_first_line(error)}\n{_state_after(repo_id, repo_type, before)} "
-            f"{again}: files that have arrived are not sent again. Nothing on this machine was changed."
+            "Run the same command again: files that have arrived are not sent twice. Nothing was changed here."
         ) from None
     wrong = [mismatch["path"] for mismatch in check.mismatches]
     wrong += [path for path in check.extra_paths if path not in ignore]
     wrong += [path for path in check.missing_paths if _is_ours(path, repo_type)]
     if wrong:
-        raise TransferError(f"{repo_id} at {commit} differs from {folder} in {', '.join(sorted(wrong))}. {again}.")
+        raise TransferError(f"{repo_id} at {commit} differs from {folder} in {', '.join(sorted(wrong))}. Push again.")
     return commit
 
 

@@ -30,7 +30,7 @@ from .run_folder import RunFolder
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
     Costs of all variants, which do not depend on the weights. They are measured once and kept in `cost.json` beside
-    the runs until the recipes change.
+    the runs until the recipes change; a part of the study that begins with the same variant needs no other ones.
 
     Args:
         study ([`Study`]): The study; ratios are relative to its first variant.
@@ -47,7 +47,7 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     key = json.loads(json.dumps({"recipes": recipes, "keep_rates": study.keep_rates}))
     if path.is_file():
         kept = json.loads(path.read_text())
-        if kept.pop("key") == key:
+        if _covers(kept.pop("key"), key):
             return kept
     device = usable_device()
     dtype = _training_dtype(study, runs_dir, device)
@@ -60,6 +60,16 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     }
     path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n")
     return cost
+
+
+def _covers(measured: dict, wanted: dict) -> bool:
+    """Whether costs were measured for these variants, and perhaps more, relative to the same first one."""
+    recipes, known = wanted["recipes"], measured["recipes"]
+    return (
+        measured["keep_rates"] == wanted["keep_rates"]
+        and next(iter(known)) == next(iter(recipes))
+        and all(known.get(variant) == recipe for variant, recipe in recipes.items())
+    )
 
 
 def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:

@@ -13,7 +13,7 @@ from reg4pru.benchmarking.tuning import speed_markdown
 from reg4pru.common.former_names import FORMER_NAMES
 from reg4pru.common.recipes import PACKAGE
 from reg4pru.maintenance.render_readme import REPOSITORY
-from reg4pru.study import evaluation, tables
+from reg4pru.study import cost, evaluation, tables
 from reg4pru.study.definition import AS_TRAINED, Study, read_study
 from reg4pru.study.evaluation import read_images
 from reg4pru.study.paired import collect_images, paired_markdown, write_images
@@ -83,6 +83,16 @@ def test_a_metric_that_a_record_does_not_have_is_undefined(recorded, monkeypatch
         assert {row["hausdorff"] for row in csv.DictReader(file)} == {"nan"}
     images = read_images(RunFolder(runs, "soft", 0))[AS_TRAINED, "0.5"]
     assert all(math.isnan(image["hausdorff"]) and image["dice"] > 0 for image in images)
+
+
+def test_recorded_costs_count_for_a_part_of_the_study(recorded, monkeypatch):
+    monkeypatch.setattr(cost, "_training", lambda *_: pytest.fail("costs are measured"))
+    runs, study = RESULTS / "race" / "runs", recorded("race")
+    measured = cost.measure_study(study, runs, rounds=1)
+    assert measured["inference"].keys() == study.variants.keys()
+    assert cost.measure_study(study.part(["dense", "pruned_860"]), runs, rounds=1) == measured
+    with pytest.raises(pytest.fail.Exception):  # relative to another variant
+        cost.measure_study(study.part(["pruned", "pruned_860"]), runs, rounds=1)
 
 
 def former(name: str) -> str:
