@@ -139,6 +139,7 @@ WORDS = {
     r"photograph\w*": {
         "CHANGELOG.md": "the names of before",
         "scripts/common/former_names.py": "the names of before, in what was saved",
+        "tests/reg4pru/test_former_names.py": "likewise",
         "datasets_fives/sources/image_folders.py": "a name that users give to a folder",
         "datasets_fives/sources/saved_datasets.py": "a name that users give to a column",
         "tests/datasets_fives/sources/test_image_folders.py": "a name that users gave to a folder",
