@@ -116,6 +116,28 @@ def test_overwrite_replaces_only_its_own_files(tiny_model, save_checkpoint, fold
     assert np.asarray(Image.open(out / "first_mask_0.9.png")).shape == (128, 128)
 
 
+def test_what_keep_rates_share_is_done_once(tiny_model, save_checkpoint, folder, tmp_path, monkeypatch):
+    calls = []
+
+    def count(place, name):
+        counted = getattr(place, name)
+
+        def call(*arguments, **settings):
+            calls.append(name)
+            return counted(*arguments, **settings)
+
+        monkeypatch.setattr(place, name, call)
+
+    for name in ("read_image", "field_of_view", "predict_image"):
+        count(prediction, name)
+    count(Reg4PruImageProcessor, "cut_image")
+    arguments = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder, "--stage_map"]
+    arguments += ["--output_dir", tmp_path / "out", "--keep_rates", 1.0, 0.7, 0.5]
+    assert predict.main([*map(str, arguments)]) == 0
+    per_image = ["read_image", "cut_image", "field_of_view", *["predict_image"] * 3]
+    assert calls == per_image * 2
+
+
 @pytest.mark.parametrize("abilities", [{"amx_bf16": True}, {}])
 def test_fast_computes_in_bfloat16_where_the_machine_can(
     tiny_model, save_checkpoint, folder, tmp_path, monkeypatch, caplog, abilities

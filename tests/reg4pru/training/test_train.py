@@ -140,6 +140,26 @@ def test_what_a_run_writes_and_that_it_is_never_overwritten(run, refusal):
     assert {line["step"] for line in log(folder)} == {1}
 
 
+def test_the_repository_is_checked_before_training_and_when_it_is_pushed_to(run, monkeypatch, tmp_path):
+    calls = []
+    target = {"private": True, "overwrite": False}
+
+    def check_target(*arguments, **settings):
+        assert settings.pop("tag", None) is None
+        assert (arguments, settings) == (("user/name", "model"), target)
+        calls.append("trained" if (tmp_path / "run" / "last").exists() else "checked")
+
+    def upload(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("reg4pru.hub.publishing.check_target", check_target)
+    monkeypatch.setattr("reg4pru.hub.transfer.check_target", check_target)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", upload)
+    with pytest.raises(SystemExit, match=r"saved in .*run/best, but"):
+        run("run", "--max_train_steps", "1", "--push_to_hub", "--hub_model_id", "user/name", "--hub_private_repo")
+    assert calls == ["checked", "trained"]
+
+
 def killed_after(monkeypatch, step):
     """The power fails just before the optimiser's step `step + 1`, that is after the full state of `step`."""
     update, steps = torch.optim.AdamW.step, []
