@@ -18,7 +18,15 @@ from .checkpoints import find_trainer_checkpoint, list_trainer_checkpoints, writ
 from .distillation import check_distillation
 from .interruption import leave_processes
 from .output_folder import check_writable, is_begun, lies_in, sole_run
-from .run_record import check_data, check_state, describe_run, learned_from, settings_of, write_record
+from .run_record import (
+    check_data,
+    check_state,
+    describe_run,
+    forgotten_unless,
+    learned_from,
+    settings_of,
+    write_record,
+)
 from .setup import build_model, check_processes, load_data, make_processor
 from .trainer import Reg4PruTrainer
 from .trainer_arguments import check_training_arguments
@@ -148,7 +156,8 @@ def _run(
         trainer.check_steps_left(resume_from)
     if trainer.is_world_process_zero():
         write_record(output_dir, record)
-    trainer.train(resume_from_checkpoint=resume_from)
+    with forgotten_unless(output_dir, lambda: resume_from is not None or trainer.state.global_step > 0):
+        trainer.train(resume_from_checkpoint=resume_from)
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
         logger.warning(
             "--load_best_model_at_end: no state was measured (--%s), so these are the weights of the last step.",

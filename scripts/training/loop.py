@@ -21,9 +21,10 @@ from .checkpoints import check_steps_left, list_checkpoints, replace_files, save
 from .distillation import distilled_loss
 from .interruption import StopRequest, TrainingError, check_finite, measurement_error, where_to_go_on
 from .optimization import make_average, make_optimizer
-from .run_record import check_data, describe_run, learned_from, settings_of, write_record
+from .run_record import check_data, describe_run, forgotten_unless, learned_from, settings_of, write_record
 from .schedule import begin_step
 from .setup import collate, make_processor
+from .tracking import start_tracker
 from .validation import ImageMetrics, ImageTiles, vessel_probability
 
 logger = logging.getLogger(__name__)
@@ -160,11 +161,11 @@ class TrainingRun:
             [`TrainingError`]: if a loss is not finite, or the disk takes no more.
         """
         progress = self.progress
+        if self.arguments.report_to:
+            start_tracker(self.accelerator, self.arguments.report_to, self.output_dir, self.settings)
         if self.accelerator.is_main_process:
             write_record(self.output_dir, self.record)
             drop_log_after(self.output_dir / "training_log.jsonl", progress["step"])
-        if self.arguments.report_to:
-            self.accelerator.init_trackers("reg4pru", config=self.settings)
         device = self.accelerator.device
         sums = {name: torch.tensor(value, device=device) for name, value in progress["sums"].items()}
         quiet = not self.accelerator.is_local_main_process
@@ -175,7 +176,7 @@ class TrainingRun:
             self._measure(sums)
         begins = True  # a step, with the next batch
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", disable=quiet)
-        with StopRequest() as stop, bar:
+        with StopRequest() as stop, bar, forgotten_unless(self.output_dir, lambda: progress["step"] > 0):
             for batch in self.loader:
                 if begins:
                     rates = begin_step(

@@ -1,6 +1,8 @@
 """What a run is, written down when it begins, in `run.json`; one that goes on must be the same."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,6 +53,18 @@ def write_record(output_dir: Path, record: dict) -> None:
     """Write a record, from [`describe_run`]; raises [`TrainingError`] if the disk refuses it."""
     with writing(output_dir, FILE):
         replace_text(output_dir / FILE, json.dumps(record, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def forgotten_unless(output_dir: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """Where a run learns: if it fails before it has begun, its record goes, so that the folder is free for another."""
+    try:
+        yield
+    except BaseException:
+        if not has_begun():
+            for name in (FILE, "training_log.jsonl"):
+                (output_dir / name).unlink(missing_ok=True)
+        raise
 
 
 def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None:
