@@ -4,6 +4,8 @@ import contextlib
 import importlib
 import sys
 
+from .common.consoles import show_what_can_be_shown
+
 # Command → module with a `main`, and what it does. Modules are imported when they are needed: torch takes seconds.
 COMMANDS = {
     "train": ("train", "train a model from a recipe, on one or several devices"),
@@ -33,6 +35,7 @@ def main() -> int | None:
     Returns:
         `int` or `None`: 2 for a command that there is not, 130 after an interruption, else that of the command.
     """
+    show_what_can_be_shown()
     arguments = sys.argv[1:]
     if arguments in ([], ["-h"], ["--help"]):
         print(usage())

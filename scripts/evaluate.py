@@ -17,6 +17,7 @@ from typing import Literal
 
 from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
+from .common.output_checks import check_writable
 from .inference.arguments import EvaluationDataArguments
 
 logger = logging.getLogger(__name__)
@@ -64,10 +65,11 @@ def check(arguments: EvaluationArguments) -> None:
         )
     if arguments.at_working_size and arguments.working_size:
         raise ValueError("Give --at_working_size or --working_size, not both.")
+    check_writable(output_dir, "--output_dir")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Evaluate as the command line says."""
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate as the command line says; exit status 1 if the results are written and the figure is not."""
     parser = CommandParser(EvaluationArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     set_up_logging()
@@ -111,19 +113,27 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"Not measured: {error}")
     output_dir = Path(arguments.output_dir)
     size = f"{arguments.working_size} pixels" if arguments.working_size else "their own size"
-    write_results(
-        output_dir,
-        measured,
-        size,
-        provenance=provenance(model.device, arguments.seed),
-        settings=asdict(arguments),
-        weights=weights,
-        data=describe_data({arguments.side: images}),
-        images=hashes,
-        trained_on=trained_on,
-    )
+    print(results_table(measured, size))  # first of all: whatever happens to the disk, it is not lost
+    try:
+        write_results(
+            output_dir,
+            measured,
+            size,
+            provenance=provenance(model.device, arguments.seed),
+            settings=asdict(arguments),
+            weights=weights,
+            data=describe_data({arguments.side: images}),
+            images=hashes,
+            trained_on=trained_on,
+        )
+    except OSError as error:
+        sys.exit(f"Measured, but {output_dir} could not be written to: {error}")
     shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
     figure = output_dir / "figure.png"
-    draw_figure(figure, model, processor, images, shown, threshold=arguments.threshold, **common)
-    print(results_table(measured, size))
+    try:
+        draw_figure(figure, model, processor, images, shown, threshold=arguments.threshold, **common)
+    except Exception as error:  # the results are there; nothing that fails in a figure takes them back
+        logger.error("Written to %s: metrics.json, per_image.csv, table.md; no figure.png: %s", output_dir, error)
+        return 1
     logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)
+    return 0

@@ -38,13 +38,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(ExportArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     set_up_logging()
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        parser.error(f'The export needs {error.name}: pip install "reg4pru[export]".')
+    from .common.output_checks import check_writable
     from .inference.loading import check_image_size, load_model
     from .inference.onnx_export import export_checked
 
     path = Path(arguments.output)
     try:
         if path.exists() and not arguments.overwrite:
-            raise ValueError(f"--output {path} exists: choose another name, or replace it with --overwrite.")
+            raise ValueError(f"--output is {path}, which exists: choose another name, or replace it with --overwrite.")
+        check_writable(path, "--output")
         model = load_model(arguments.model_name_or_path)
         if arguments.keep_rates is not None:
             single = len(arguments.keep_rates) == 1

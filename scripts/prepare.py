@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.images_per_shard < 1:
         parser.error(f"--images_per_shard is {arguments.images_per_shard}: it must be at least 1")
     set_up_logging()
+    from .common.output_checks import check_writable
     from .hub.fives_dataset import PREPARED, TAG, prepare
     from .hub.transfer import TransferError, check_target, push_folder
 
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         output_dir = Path(arguments.output_dir or Path(scratch) / "prepared")
         try:
+            # Written beside its place.
+            check_writable(output_dir.absolute().parent if output_dir.is_dir() else output_dir, "--output_dir")
             if arguments.push_to_hub:  # refused before gigabytes are read
                 check_target(repo_id, "dataset", private=private, overwrite=overwrite, tag=TAG)
             prepare(Path(arguments.fives_dir), output_dir, repo_id, arguments.images_per_shard)

@@ -31,11 +31,13 @@ def main(argv: list[str] | None = None) -> None:
 
     from .benchmarking.tuning import REPORTS, Tuning, check_arguments, speed_markdown, write_choice
     from .common.former_names import with_present_names
+    from .common.output_checks import check_writable
     from .inference.evaluation_data import load_as_seen
     from .inference.loading import load_checkpoint
 
     try:
         folder = check_arguments(arguments)
+        check_writable(folder, "--model_name_or_path")  # the results are written into it
         if arguments.num_threads:
             torch.set_num_threads(arguments.num_threads)
         model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)

@@ -102,9 +102,9 @@ class EngineComparison:
         output_dir = Path(self.arguments.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         results = json.loads(json.dumps(results), parse_constant=lambda constant: None)  # there is no nan in JSON
-        (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n")
+        (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         text = engine_table(results)
-        (output_dir / "table.md").write_text(text + "\n")
+        (output_dir / "table.md").write_text(text + "\n", encoding="utf-8")
         return text
 
     @torch.inference_mode()

@@ -95,7 +95,7 @@ class Benchmark:
         if self.results["policy_attention"]:
             parts.append(attention_table(self.results["policy_attention"]))
         text = "\n\n".join(parts)
-        (self.output_dir / "table.md").write_text(text + "\n")
+        (self.output_dir / "table.md").write_text(text + "\n", encoding="utf-8")
         return text
 
     def compiled(self, model: torch.nn.Module, whole: bool) -> Callable:

@@ -117,7 +117,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     records = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
     return peak_of_allocations([record["args"] for record in records])
 

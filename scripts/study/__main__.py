@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = write_tables(study, runs_dir, output_dir)
     if not num_failed:
         write_costs_and_figures(study, runs_dir, output_dir, rows, arguments.cost_rounds)
-    logger.info("\n%s\nWritten to %s.", (output_dir / "table.md").read_text().strip(), output_dir)
+    logger.info("\n%s\nWritten to %s.", (output_dir / "table.md").read_text(encoding="utf-8").strip(), output_dir)
     if num_failed:
         logger.error("%d runs failed: run the same command again to repeat them.", num_failed)
     return 1 if num_failed else 0

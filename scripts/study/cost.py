@@ -46,7 +46,7 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     recipes = {variant: study.run_recipe(variant, study.seeds[0]) for variant in study.variants}
     key = json.loads(json.dumps({"recipes": recipes, "keep_rates": study.keep_rates}))
     if path.is_file():
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if _covers(kept.pop("key"), key):
             return kept
     device = usable_device()
@@ -58,7 +58,7 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
         "rounds": rounds,
         "provenance": provenance(device),
     }
-    path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n")
+    path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n", encoding="utf-8")
     return cost
 
 

@@ -130,7 +130,9 @@ def read_study(path: Path) -> Study:
     content["evaluations"] = [entry for entry in content.get("evaluations") or [] if _has_data(entry)]
     content = {**OPTIONAL_FIELDS, **_expand(content, str(path))}
 
-    recipe = with_present_names(yaml.safe_load(_find(content["recipe"], "recipe", path).read_text()) or {})
+    recipe = with_present_names(
+        yaml.safe_load(_find(content["recipe"], "recipe", path).read_text(encoding="utf-8")) or {}
+    )
     _check_flags(content["overrides"], f"`overrides` of {path}")
     config = _changed(recipe.get("config_overrides", {}), content["config"])
     recipe = {**recipe, **content["overrides"], "config_overrides": config}

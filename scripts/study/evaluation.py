@@ -82,7 +82,7 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
     rows: dict[tuple[str, str], list[dict]] = {}
     if not folder.per_image.is_file():
         return rows
-    with folder.per_image.open(newline="") as file:
+    with folder.per_image.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             image = {"name": row["name"], "condition": row["condition"]}
             image |= {metric: float(row.get(metric, math.nan)) for metric in METRICS}

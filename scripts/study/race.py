@@ -55,7 +55,7 @@ def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict],
     image = load_images(study, runs_dir)[0]["image"]
     compared = race_rows(study, rows, cost, tiles_per_image(study, runs_dir, image))
     replace_table(output_dir / "race.csv", FIELDS, compared)
-    (output_dir / "race.md").write_text(race_markdown(study, compared, cost["provenance"]["device"]))
+    (output_dir / "race.md").write_text(race_markdown(study, compared, cost["provenance"]["device"]), encoding="utf-8")
     draw_race(study, compared, cost["provenance"]["device"], output_dir / "race.png")
 
 

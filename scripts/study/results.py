@@ -18,17 +18,19 @@ def write_tables(study: Study, runs_dir: Path, output_dir: Path) -> list[dict]:
     rows = collect(study, runs_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_csv(output_dir / "table.csv", rows)
-    (output_dir / "table.md").write_text(markdown(study, rows))
+    (output_dir / "table.md").write_text(markdown(study, rows), encoding="utf-8")
     images = collect_images(study, runs_dir)
     write_images(output_dir / "per_image.csv", images)
-    (output_dir / "paired.md").write_text(paired_markdown(study, images))
+    (output_dir / "paired.md").write_text(paired_markdown(study, images), encoding="utf-8")
     trainings = {
-        f"{variant}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text())["provenance"]
+        f"{variant}/seed-{seed}": json.loads((folder.training / "train_results.json").read_text(encoding="utf-8"))[
+            "provenance"
+        ]
         for variant, seed in study.runs()
         if (folder := RunFolder(runs_dir, variant, seed)).is_trained
     }
     content = {"study": provenance(), "runs": trainings}
-    (output_dir / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
+    (output_dir / "provenance.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return rows
 
 
@@ -39,7 +41,7 @@ def write_costs_and_figures(
     cost = measure_study(study, runs_dir, cost_rounds)
     write_costs(study, cost, output_dir)
     times = {variant: training_time(study, variant, cost) for variant in study.variants}
-    (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times))
+    (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times), encoding="utf-8")
     draw_figures(study, runs_dir, output_dir, rows, cost)
     if any("working_size" in settings for settings in study.evaluations.values()):
         write_race(study, runs_dir, output_dir, rows, cost)

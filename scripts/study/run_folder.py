@@ -63,14 +63,17 @@ class RunFolder:
         log = self.training / "training_log.jsonl"
         if self.is_trained:
             return "measuring"
-        lines = log.read_text().splitlines() if log.is_file() else []
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
 
     def check_recipe(self, wanted: dict) -> None:
         """Raises `ValueError` if the run was started with another recipe."""
         if not self.recipe.is_file():
             return
-        recorded, wanted = _flat(with_present_names(yaml.safe_load(self.recipe.read_text()))), _flat(wanted)
+        recorded, wanted = (
+            _flat(with_present_names(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))),
+            _flat(wanted),
+        )
         differences = [
             f"{name} was {recorded.get(name, 'unset')}, is {wanted.get(name, 'unset')}"
             for name in sorted(recorded.keys() | wanted.keys())
@@ -84,7 +87,11 @@ class RunFolder:
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
         """Pooled metrics measured so far, by evaluation and keep rate."""
-        return with_present_names(json.loads(self.evaluation.read_text())) if self.evaluation.is_file() else {}
+        return (
+            with_present_names(json.loads(self.evaluation.read_text(encoding="utf-8")))
+            if self.evaluation.is_file()
+            else {}
+        )
 
 
 def _flat(recipe: dict) -> dict:

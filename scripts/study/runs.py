@@ -112,7 +112,7 @@ def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_proc
 
 
 def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
-    folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     for measured in (folder.evaluation, folder.per_image, folder.drift):
         measured.unlink(missing_ok=True)
     resumes = bool(list_checkpoints(folder.training))
@@ -132,5 +132,5 @@ def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
             check=False,
         )
     if finished.returncode or not folder.is_trained:
-        tail = "\n".join(folder.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
+        tail = "\n".join(folder.log.read_text(errors="replace", encoding="utf-8").splitlines()[-LOG_TAIL:])
         raise RuntimeError(f"the training ended with exit code {finished.returncode}; {folder.log} ends in\n{tail}")

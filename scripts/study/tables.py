@@ -108,7 +108,8 @@ def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
         f"# {study.name}: costs\n\nRelative to {first} (throughput: unpruned), medians over {cost['rounds']} "
         f"interleaved rounds on {device}. A training step is taken with pruning and routing in effect, in "
         f"{cost['training_dtype']}; its memory is what it needs beside weights, gradients and optimiser.\n\n"
-        f"{markdown_table(lines)}\n"
+        f"{markdown_table(lines)}\n",
+        encoding="utf-8",
     )
 
 

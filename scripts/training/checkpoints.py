@@ -53,7 +53,7 @@ def save_checkpoint(
         accelerator.save_state(str(unfinished))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (unfinished / "progress.json").write_text(json.dumps(progress))
+            (unfinished / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             write_training_images(unfinished, images)
             seal(unfinished)
             finished = folder / f"step-{progress['step']:08d}"
@@ -114,7 +114,7 @@ def seal(folder: Path) -> None:
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the files of a sealed full state, or `None`."""
-    noted = json.loads((folder / SEAL).read_text())
+    noted = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     for name, (size, checksum) in noted.items():
         path = folder / name
         if not path.is_file():

@@ -47,7 +47,7 @@ def parse_arguments(
 def _read_recipe(parser: argparse.ArgumentParser, name: str) -> dict:
     try:
         path = find_yaml(name, "recipes")
-        recipe = with_present_names(yaml.safe_load(path.read_text()) or {})
+        recipe = with_present_names(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except yaml.YAMLError as error:
         parser.error(f"recipe {path} is no YAML: {error}")
     except ValueError as error:

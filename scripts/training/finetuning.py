@@ -12,12 +12,13 @@ from modeling_reg4pru import Reg4PruImageProcessor
 from ..common.atomic_files import replace_text
 from ..common.data_overlap import image_fingerprints, write_training_images
 from ..common.devices import warn_of_emulation
+from ..common.output_checks import check_writable
 from ..common.recipes import RECIPE
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, StartArguments, check_values
 from .checkpoints import find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation
 from .interruption import leave_processes
-from .output_folder import check_writable, is_begun, lies_in, sole_run
+from .output_folder import is_begun, lies_in, sole_run
 from .run_record import (
     check_data,
     check_state,
@@ -65,7 +66,7 @@ def check_start(
     output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
     check_values({**vars(data), **vars(recipe), **{name: vars(training)[name] for name in SHARED}})
     check_processes(training.world_size)
-    check_writable(output_dir)
+    check_writable(output_dir, "--output_dir")
     resume_from = None if resume is None else find_trainer_checkpoint(output_dir, resume)
     # A state of another run may be the start of this one, but then this folder is new.
     goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)

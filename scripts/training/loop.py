@@ -113,7 +113,7 @@ class TrainingRun:
         # The scheduler is stepped once per optimiser step here, so Accelerate must not multiply its steps.
         accelerator.register_for_checkpointing(self.scheduler, *([self.average] if self.average else []))
         if resume_from is not None:
-            self.progress.update(json.loads((Path(resume_from) / "progress.json").read_text()))
+            self.progress.update(json.loads((Path(resume_from) / "progress.json").read_text(encoding="utf-8")))
             check_steps_left(resume_from, self.progress["step"], self.total_steps)
             accelerator.load_state(resume_from)
             logger.info("Resumed from %s at step %d of %d.", resume_from, self.progress["step"], self.total_steps)

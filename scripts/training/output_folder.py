@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,23 +14,6 @@ WEIGHTS = ("best", "last")
 # The results first: a run whose results are gone is no finished one, wherever the removal is interrupted.
 _RECORDS = ("train_results.json", "run.json", "training_log.jsonl")
 _OURS = '"model_type": "reg4pru"'
-
-
-def check_writable(output_dir: Path) -> None:
-    """
-    Refuse a folder that cannot be written to, without leaving anything there.
-
-    Raises:
-        `ValueError`
-    """
-    place = output_dir.absolute()
-    while not place.exists():
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise ValueError(f"--output_dir is {output_dir}: {place} cannot be written to: {error.strerror}.") from error
 
 
 def is_begun(output_dir: Path) -> bool:
@@ -125,4 +107,4 @@ def sole_run(output_dir: Path, writes: bool) -> Iterator[None]:
 
 def _is_checkpoint(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.is_file() and _OURS in config.read_text(errors="replace")
+    return config.is_file() and _OURS in config.read_text(errors="replace", encoding="utf-8")

@@ -10,12 +10,13 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.cli import set_up_logging
 from ..common.devices import warn_of_emulation
+from ..common.output_checks import check_writable
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import find_checkpoint
 from .distillation import check_distillation
 from .interruption import leave_processes
 from .loop import TrainingRun
-from .output_folder import check_overwriting, check_writable, is_begun, lies_in, remove_run, sole_run
+from .output_folder import check_overwriting, is_begun, lies_in, remove_run, sole_run
 from .run_record import check_state, settings_of
 from .setup import build_model, check_processes, load_data
 
@@ -36,7 +37,7 @@ def check_start(
     settings = settings_of(num_processes, model_arguments, data_arguments, arguments)
     output_dir = Path(arguments.output_dir)
     check_processes(num_processes)
-    check_writable(output_dir)
+    check_writable(output_dir, "--output_dir")
     resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
     # A state of another run may be the start of this one, but then this folder is new, too.
     goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)

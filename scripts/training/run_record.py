@@ -46,7 +46,7 @@ def describe_run(
 def read_record(output_dir: Path) -> dict | None:
     """The record of the run in a folder, or `None`."""
     path = output_dir / FILE
-    return with_present_names(json.loads(path.read_text())) if path.is_file() else None
+    return with_present_names(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def write_record(output_dir: Path, record: dict) -> None:

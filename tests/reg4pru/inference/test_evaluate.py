@@ -134,6 +134,24 @@ def test_random_selection_does_not_depend_on_what_else_is_measured(tiny_model, p
     assert alone["0.5"].rows != other["0.5"].rows
 
 
+def test_a_figure_that_fails_costs_no_results(tiny_model, save_checkpoint, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def fail(*_, **__):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("reg4pru.inference.evaluation_figure.draw_figure", fail)
+    flags = ["--model_name_or_path", save_checkpoint(tiny_model()), "--synthetic_counts", 1, 0, 1]
+    flags = [*flags, "--working_size", 64, "--keep_rates", 1.0, "--output_dir", tmp_path / "out"]
+    assert evaluate.main([*map(str, flags)]) == 1
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["results"]["1.0"]["num_images"] == 1
+
+    monkeypatch.setattr("reg4pru.reporting.evaluation.replace_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(SystemExit, match=r"Measured, but .* could not be written to: full"):
+        evaluate.main([*map(str, flags), "--overwrite_output_dir"])
+    assert capsys.readouterr().out.count("| 1.0") >= 2, "the table is shown all the same"
+
+
 def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp_path):
     seen = {}
 
