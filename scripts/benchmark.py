@@ -15,7 +15,6 @@ Example:
 """
 
 import logging
-import os
 
 from .benchmarking.arguments import BenchmarkArguments, check_benchmark
 from .common.cli import CommandParser, set_up_logging
@@ -28,8 +27,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(BenchmarkArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    # The profiler writes into the progress bar; this is read when torch is imported.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch
     from huggingface_hub.errors import StrictDataclassClassValidationError
 

@@ -133,9 +133,19 @@ def explicit_policy_attention(
 class ExplicitPolicyAttention(Reg4PruAttention):
     """[`Reg4PruAttention`] with the N × N softmax of [`explicit_policy_attention`] where there is a policy."""
 
-    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, policy=None, query_mask=None):
+    def forward(
+        self,
+        hidden_states,
+        attention_mask=None,
+        position_embeddings=None,
+        policy=None,
+        query_mask=None,
+        tile_lengths=None,
+    ):
         if policy is None:
-            return super().forward(hidden_states, attention_mask, position_embeddings, policy, query_mask)
+            return super().forward(
+                hidden_states, attention_mask, position_embeddings, policy, query_mask, tile_lengths
+            )
         shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         query, key, value = (
             projection(hidden_states).view(shape).transpose(1, 2)

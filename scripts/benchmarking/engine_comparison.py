@@ -25,6 +25,7 @@ from ..common.data_overlap import describe_data
 from ..common.devices import usable_device
 from ..common.keep_rates import rate_name
 from ..common.provenance import provenance
+from ..common.weight_fingerprints import measured_weights
 from ..inference.evaluation_data import load_as_seen
 from ..inference.loading import check_image_size, load_checkpoint
 from .arguments import BenchmarkArguments
@@ -135,6 +136,7 @@ class EngineComparison:
         return {
             "provenance": provenance(self.device, arguments.seed),
             "settings": asdict(arguments) | {"batch_size": self.batch_size},
+            "weights": measured_weights(arguments.model_name_or_path, arguments.model_revision),
             "data": None if self.images is None else describe_data({arguments.side: self.images}),
             "image_size": self.image_size,
             "skipped": self.skipped,

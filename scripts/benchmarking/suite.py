@@ -16,6 +16,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from ..common.atomic_files import replace_text
 from ..common.devices import DTYPES, usable_device
 from ..common.provenance import provenance
+from ..common.weight_fingerprints import measured_weights
 from ..inference.loading import check_image_size, load_model
 from .arguments import BenchmarkArguments
 from .baselines import dense_model, model_config, variant
@@ -66,7 +67,8 @@ class Benchmark:
         self.results = {
             "provenance": provenance(self.device, arguments.seed),
             "arguments": asdict(arguments),
-            "weights": sum(weight.numel() for weight in model.parameters()),
+            "weights": measured_weights(arguments.model_name_or_path, arguments.model_revision),
+            "num_parameters": sum(weight.numel() for weight in model.parameters()),
             "memory_method": MEMORY_METHOD[self.device.type],
             "complete": False,
             "inference": [],

@@ -99,7 +99,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.MetavarTyp
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Our messages as plain lines; of the HTTP client, which logs every request, warnings only."""
+    """
+    Our messages as plain lines; of the HTTP client, which logs every request, warnings only, and nothing of torch's
+    profiler, which reads this when torch is imported: call it before.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     logging.basicConfig(level=level, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)

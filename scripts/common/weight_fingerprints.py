@@ -30,6 +30,11 @@ def fingerprint_checkpoint(model_name_or_path: str, revision: str | None = None)
     return fingerprint_weights(model_name_or_path)
 
 
+def measured_weights(model_name_or_path: str | None, revision: str | None = None) -> str | None:
+    """[`fingerprint_checkpoint`] for what is measured with random weights, too: `None` then."""
+    return fingerprint_checkpoint(model_name_or_path, revision) if model_name_or_path else None
+
+
 def fingerprint_configuration(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> str:
     """Of what a model does with its weights, as it was loaded."""
     both = [model.config.to_diff_dict(), processor.to_dict()]

@@ -40,8 +40,17 @@ def measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) ->
     return (
         f"Measured on {count} images, the {settings['side']} side of {data}{split}, {where}, threshold "
         f"{settings['threshold']:g}, on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
-        f"{provenance['device']}.{warning}"
+        f"{provenance['device']}.{warning}{source_sentence(metrics, 'metrics.json')}"
     )
+
+
+def source_sentence(content: dict, file: str) -> str:
+    """Where numbers of the card come from, which weights and which code; empty for records that do not say it."""
+    weights, commit = content.get("weights"), content["provenance"].get("commit")
+    if not isinstance(weights, str):
+        return ""
+    by = f", measured by `{commit}`" if commit else ""
+    return f" The numbers are those of `results/{file}`{by}, of weights with the fingerprint `{weights}`."
 
 
 def speed(benchmark: dict | None) -> dict[str, str]:
@@ -71,6 +80,7 @@ def speed(benchmark: dict | None) -> dict[str, str]:
         f"Measured on {provenance['date'][:10]} on {provenance['device']} with torch "
         f"{provenance['versions']['torch']}, {arguments['image_size']} × {arguments['image_size']} pixels, "
         f"{arguments['dtype']}{compiled}. Dense is the same network in transformers, without selectors."
+        f"{source_sentence(benchmark, 'benchmark.json')}"
     )
     return {"speed_sentence": sentence, "speed_table": markdown_table(lines)}
 

@@ -12,6 +12,7 @@ from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, finge
 from ..common.data_overlap import read_training_images, refuse_trained, write_training_images
 from ..common.former_names import with_present_names
 from .arguments import PushArguments
+from .measured import check_measured, stage_measured
 from .model_card import eval_results_yaml, measured_id, read_checkpoint, render_card
 from .space import write_space
 from .transfer import TransferError, check_target, copy_files, push_folder
@@ -99,8 +100,8 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         folder (`Path`): A new or empty folder.
 
     Raises:
-        `ValueError`: If a file is missing or damaged, `speed.json` was measured with other weights, or the folder is
-            not empty.
+        `ValueError`: If a file is missing or damaged, a result is not known to be that of these weights, or the folder
+            is not empty.
     """
     checkpoint = Path(arguments.model_name_or_path)
     if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
@@ -112,6 +113,9 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
     if tuned is not None:
         check_tuned_weights(checkpoint, tuned)
+    for flag, content in (("metrics", metrics), ("benchmark", benchmark)):
+        if content is not None:
+            check_measured(flag, getattr(arguments, flag), content, checkpoint)
     if metrics and "images" not in metrics:
         logger.warning(
             "%s does not list the images: evaluate again to check that none was trained on.", arguments.metrics
@@ -136,7 +140,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     if metrics:
         _stage_metrics(Path(arguments.metrics), metrics, measured_id(metrics, arguments.hub_dataset_id), folder)
     if benchmark:
-        copy_files([Path(arguments.benchmark)], folder / "results")
+        stage_measured(Path(arguments.benchmark), benchmark, folder)
     card = render_card(
         *read_checkpoint(folder),
         arguments.hub_model_id,
@@ -153,7 +157,8 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
 
 
 def _stage_metrics(path: Path, metrics: dict, dataset_id: str | None, folder: Path) -> None:
-    copy_files([path, path.parent / "per_image.csv", path.parent / "figure.png"], folder / "results")
+    stage_measured(path, metrics, folder)
+    copy_files([path.parent / "per_image.csv", path.parent / "figure.png"], folder / "results")
     if dataset_id:
         (folder / ".eval_results").mkdir()
         text = eval_results_yaml(metrics, dataset_id)

@@ -117,7 +117,7 @@ def _loss(
     model: Reg4PruForSemanticSegmentation, batch: dict[str, torch.Tensor], arguments: TrainArguments
 ) -> torch.Tensor:
     """The loss of the last step of a training."""
-    rates = keep_rates_of_step(model, arguments, 1.0)
+    rates = None if model.config.keep_rates is None else keep_rates_of_step(model, arguments, 1.0)
     if arguments.distillation:
         return distilled_loss(model, model.config, batch, rates)[0]
     return model(**batch, keep_rates=rates).loss

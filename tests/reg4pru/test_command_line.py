@@ -1,5 +1,6 @@
 """The command `reg4pru`: quick help, clear errors, and everything that it needs beside its code."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -111,3 +112,14 @@ def test_recipes_and_studies_go_by_their_names():
     assert find_yaml(PACKAGE / "studies" / "demo.yaml", "studies").stem == "demo"
     with pytest.raises(ValueError, match=r"There is no file tiny, and the recipes .*tiny_synth"):
         find_yaml("tiny", "recipes")
+
+
+def test_the_profiler_of_torch_writes_nothing():
+    code = (
+        "from reg4pru.common.cli import set_up_logging; set_up_logging(); import torch\n"
+        "from torch.profiler import ProfilerActivity, profile\n"
+        "with profile(activities=[ProfilerActivity.CPU]): torch.ones(1) + 1"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "profiler_st" not in done.stdout + done.stderr

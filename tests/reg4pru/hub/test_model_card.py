@@ -49,12 +49,14 @@ def checkpoint(tiny_model, save_checkpoint, tmp_path):
         "field_of_view": True, "threshold": 0.5,
     }  # fmt: skip
     measured = {"1.0": result(0.9), "0.5": result(0.875)}
-    metrics = {"provenance": PROVENANCE, "settings": settings, "results": measured}
+    weights = fingerprint_weights(folder)
+    metrics = {"provenance": PROVENANCE, "settings": settings, "weights": weights, "results": measured}
     dense = {"keep_rate": None, "reactivation_layer": None, "batch_size": 8, "throughput": 100.0, "ratio": 1.0,
              "gflops": 20.0, "peak_memory": 12_000_000}  # fmt: skip
     half = {"keep_rate": 0.5, "reactivation_layer": 4, "throughput": 162.5, "ratio": 1.624, "gflops": 10.0}
-    flags = {"image_size": 64, "dtype": "bfloat16", "compile_mode": "default"}
-    benchmark = {"provenance": PROVENANCE, "arguments": flags, "inference": [dense, dense | half]}
+    flags = {"model_name_or_path": "run/best", "image_size": 64, "dtype": "bfloat16", "compile_mode": "default"}
+    rows = [dense, dense | half]
+    benchmark = {"provenance": PROVENANCE, "arguments": flags, "weights": weights, "inference": rows}
     for name, content in (("train_results", results), ("metrics", metrics), ("benchmark", benchmark)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "figure.png").write_bytes(b"figure")
