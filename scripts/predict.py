@@ -97,6 +97,38 @@ def settings_of(arguments: PredictionArguments, dtype: str) -> dict:
     }
 
 
+def list_tasks(arguments: PredictionArguments) -> tuple[list, list, list[str]]:
+    """The images, the tasks of those whose results can be named, and what is wrong with the names of the others."""
+    from .inference.input_images import list_files, list_stored
+    from .inference.output_folder import Task
+
+    if arguments.dataset:
+        images = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
+    else:
+        images = list_files(arguments.images, Path(arguments.output_dir))
+    tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
+    unnameable = {task.image.name: problem for task in tasks if (problem := task.name_problem())}
+    problems = [f"{name}: {problem}" for name, problem in unnameable.items()]
+    return images, [task for task in tasks if task.image.name not in unnameable], problems
+
+
+def load(arguments: PredictionArguments, device: str | None) -> tuple:
+    """The model, its image processor, the settings of its predictions, and the former fingerprint of its weights."""
+    from .common.devices import fast_dtype
+    from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
+    from .inference.loading import load_checkpoint
+
+    dtype = fast_dtype(device) if arguments.fast else arguments.dtype
+    if arguments.fast and dtype == "float32":
+        logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
+    model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
+    settings = settings_of(arguments, dtype) | {
+        "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
+        "configuration": fingerprint_configuration(model, processor),
+    }
+    return model, processor, settings, fingerprint_tensors(model)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict as the command line says; exit status 1 if an image could not be predicted."""
     parser = CommandParser(PredictionArguments, __doc__)
@@ -104,13 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    from .common.devices import fast_dtype
     from .common.output_checks import check_writable
-    from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
     from .hub.transfer import TransferError
-    from .inference.input_images import list_files, list_stored
-    from .inference.loading import load_checkpoint
-    from .inference.output_folder import KINDS, ResultFolder, Task
+    from .inference.output_folder import KINDS, ResultFolder
     from .inference.prediction import predict_missing
 
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # else processes without a GPU share nothing
@@ -124,25 +152,12 @@ def main(argv: list[str] | None = None) -> int:
         check(arguments)
         if arguments.parquet or arguments.push_to_hub:
             check_publishing(arguments)
-        if arguments.dataset:
-            images = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
-        else:
-            images = list_files(arguments.images, output_dir)
-        tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
-        unnameable = {task.image.name: problem for task in tasks if (problem := task.name_problem())}
-        problems = [f"{name}: {problem}" for name, problem in unnameable.items()] if state.is_main_process else []
-        tasks = [task for task in tasks if task.image.name not in unnameable]
+        images, tasks, problems = list_tasks(arguments)
+        if not state.is_main_process:
+            problems = []  # they are reported once
         if not arguments.overwrite:
             results.refuse_foreign_results(tasks, kinds)
-        dtype = fast_dtype(device) if arguments.fast else arguments.dtype
-        if arguments.fast and dtype == "float32":
-            logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
-        model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
-        settings = settings_of(arguments, dtype) | {
-            "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
-            "configuration": fingerprint_configuration(model, processor),
-        }
-        former_weights = fingerprint_tensors(model)
+        model, processor, settings, former_weights = load(arguments, device)
         results.refuse_other_settings(tasks, settings, arguments.overwrite, former_weights)
         check_writable(output_dir, "--output_dir")
     except ValueError as error:
