@@ -148,6 +148,7 @@ WORDS = {
         "CHANGELOG.md": "the names of before",
         "scripts/common/former_names.py": "the names of before, in what was saved",
         "scripts/common/devices.py": "the maker of processors",
+        "tests/reg4pru/test_former_names.py": "the names of before, in what was saved",
     },
     r"cures?": {},
     r"errands?": {},
