@@ -68,6 +68,22 @@ def check(arguments: EvaluationArguments) -> None:
     check_writable(output_dir, "--output_dir")
 
 
+def load(arguments: EvaluationArguments) -> tuple:
+    """The model, with the selection that the flags ask for, and its image processor, which completes the flags."""
+    from .inference.loading import load_checkpoint, select_at_random
+
+    model, processor = load_checkpoint(
+        arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
+    )
+    if arguments.at_working_size:
+        arguments.working_size = processor.working_size
+    if arguments.selection_pool:
+        model.config.selection_pool = arguments.selection_pool
+    if arguments.selector == "random":
+        select_at_random(model)
+    return model, processor
+
+
 def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; exit status 1 if the results are written and the figure is not."""
     parser = CommandParser(EvaluationArguments, __doc__)
@@ -80,26 +96,17 @@ def main(argv: list[str] | None = None) -> int:
     from .common.weight_fingerprints import fingerprint_checkpoint
     from .inference.evaluation_data import load_images, refuse_trained_on
     from .inference.evaluation_figure import draw_figure
-    from .inference.loading import load_checkpoint, select_at_random
     from .inference.predictors import predictors
     from .reporting.evaluation import results_table, write_results
 
     try:
         check(arguments)
-        model, processor = load_checkpoint(
-            arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
-        )
-        if arguments.at_working_size:
-            arguments.working_size = processor.working_size
+        model, processor = load(arguments)
         weights = fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         images = load_images(arguments, arguments.side)
         hashes, trained_on = refuse_trained_on(arguments, images)
     except ValueError as error:
         parser.error(str(error))
-    if arguments.selection_pool:
-        model.config.selection_pool = arguments.selection_pool
-    if arguments.selector == "random":
-        select_at_random(model)
 
     common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
     try:
