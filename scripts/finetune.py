@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = CommandParser((*FLAGS, TrainingArguments), __doc__)
     # As in `reg4pru train`: the seed also says which images validate, and those must not be trained on here.
     parser.set_defaults(seed=0)
-    told = start, _, _, training = parser.read_flags(argv)
+    try:
+        told = start, _, _, training = parser.read_flags(argv)
+    except ValueError as error:  # of `TrainingArguments`
+        parser.error(str(error))
     set_up_logging()
     push = None
     try:

@@ -145,6 +145,18 @@ def test_accumulated_batches_give_the_mean_gradient(checkpoint, tmp_path, monkey
         (["--streaming"], "--streaming is for reg4pru train"),
         (["--dataloader_persistent_workers", "--dataloader_num_workers", "1"], "repeat the augmentations"),
         (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+        (
+            [
+                "--eval_strategy",
+                "steps",
+                "--eval_steps",
+                "0.5",
+                "--load_best_model_at_end",
+                "--save_strategy",
+                "epoch",
+            ],
+            "load_best_model_at_end requires the save and eval strategy to match",
+        ),
         (["--learning_rate", "0"], "--learning_rate is 0.0: it must be above 0"),
         (["--selector_learning_rate", "-1"], "--selector_learning_rate is -1.0: it must be above 0"),
         (["--layer_decay", "0"], "--layer_decay is 0.0: it must lie in (0, 1]"),
