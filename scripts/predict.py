@@ -7,6 +7,8 @@ predictions.csv. Mask and probability are as the model predicts them, outside th
 --keep_rates every name ends in the rate. Images whose row is in the table already are left out, so a run that was
 stopped continues where it was; one that cannot be read or predicted is reported at the end, and the exit status is 1.
 A folder holds the predictions of one model made one way, as predictions.json says, and others are refused.
+An image that has been replaced by another is predicted anew, and a second run waits until the first has ended. Where
+files of several folders have one name, the names of their results begin with those of the folders.
 `accelerate launch -m reg4pru predict` shares the images out over the devices.
 
 Example:
@@ -108,7 +110,8 @@ def list_tasks(arguments: PredictionArguments) -> tuple[list, list, list[str]]:
         images = list_files(arguments.images, Path(arguments.output_dir))
     tasks = [Task(image, rate) for image in images for rate in arguments.keep_rates or [None]]
     unnameable = {task.image.name: problem for task in tasks if (problem := task.name_problem())}
-    problems = [f"{name}: {problem}" for name, problem in unnameable.items()]
+    shown = {name: name.encode("utf-8", "backslashreplace").decode() for name in unnameable}
+    problems = [f"{shown[name]}: {problem}" for name, problem in unnameable.items()]
     return images, [task for task in tasks if task.image.name not in unnameable], problems
 
 
