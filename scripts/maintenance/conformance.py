@@ -98,7 +98,8 @@ def write_report(outcome: Path) -> None:
         if not chosen:
             lines.append("None.")
             continue
-        lines.append(markdown_table([["test", "reason"], *([f"`{name}`", reason] for name, reason in chosen)]))
+        rows = [["test", "reason"], *([f"`{name}`", reason] for name, reason in chosen)]
+        lines.append(markdown_table(rows, numbers=False))
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

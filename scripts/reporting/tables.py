@@ -26,7 +26,13 @@ def format_mean(mean: float, sd: float, sign: str = "") -> str:
     return format_number(mean, f"{sign}.3f") + spread
 
 
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first line is its heading; numbers, in all columns but the first, are aligned to the right."""
-    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
+def markdown_table(lines: Sequence[Sequence[str]], numbers: bool = True) -> str:
+    """
+    A Markdown table.
+
+    Args:
+        lines (`Sequence[Sequence[str]]`): The heading and the rows.
+        numbers (`bool`, *optional*, defaults to `True`): Whether all columns but the first are aligned to the right.
+    """
+    rule = ["---"] + ["---:" if numbers else "---"] * (len(lines[0]) - 1)
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
