@@ -20,7 +20,7 @@ POSITIONS = ("rotary", "learned")
 # What a configuration may hold beside its fields: what `PreTrainedConfig` and the Auto classes keep there.
 OTHER_FIELDS = {
     "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels",
-    "quantization_config", "return_dict", "torch_dtype", "use_return_dict",
+    "quantization_config", "return_dict", "torch_dtype", "use_cache", "use_return_dict",
 }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ def check_inputs(
     Raises:
         `ValueError`: naming what is wrong, and what is allowed.
     """
+    if torch.jit.is_tracing():
+        raise ValueError("`torch.jit.trace` cannot hold what pruning decides: use `torch.export` or `reg4pru export`.")
     patch_size, channels = config.patch_size, config.num_channels
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
         raise ValueError(

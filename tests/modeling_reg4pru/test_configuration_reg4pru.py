@@ -186,3 +186,11 @@ def test_routing_windows_need_three_layers():
 def test_classes_that_could_never_win_are_refused(tiny_config, fields, message):
     with pytest.raises(Exception, match=message):
         tiny_config(**fields)
+
+
+def test_what_trainer_adds_is_no_unknown_field(caplog):
+    """`Trainer` writes `use_cache`, which is for text, into every configuration."""
+    Reg4PruConfig.from_dict({**Reg4PruConfig().to_dict(), "use_cache": False})
+    assert "use_cache" not in caplog.text
+    Reg4PruConfig.from_dict({**Reg4PruConfig().to_dict(), "use_cash": False})
+    assert "use_cash" in caplog.text

@@ -55,3 +55,8 @@ def test_train_pruning_cannot_be_changed_after_loading(tiny_model, pixel_values,
         with pytest.raises(ValueError, match=rf"`train_pruning` is '{wanted}'.*when the model is loaded"):
             model(pixel_values, labels=labels)
         model.eval()(pixel_values)
+
+
+def test_tracing_is_refused_in_words(tiny_model, pixel_values):
+    with pytest.raises(ValueError, match=r"`torch\.jit\.trace` cannot hold"):
+        torch.jit.trace(tiny_model(), pixel_values, strict=False)
