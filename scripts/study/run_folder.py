@@ -5,6 +5,9 @@ from pathlib import Path
 
 import yaml
 
+from modeling_reg4pru.speed_budget import fingerprint_weights
+
+from ..common.atomic_files import replace_text
 from ..common.former_names import with_present_names
 from ..training.arguments import DataArguments, ModelArguments, TrainArguments
 from ..training.command_line import parse_arguments
@@ -13,7 +16,8 @@ from ..training.command_line import parse_arguments
 class RunFolder:
     """
     The files of a run: `recipe.yaml` (all settings), `train.log`, `training/` (output of the training),
-    `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every image) and `drift.csv`.
+    `evaluation.json` (metrics over all pixels), `per_image.csv` (those of every image), `drift.csv`, and
+    `measured_weights.json` (the fingerprint of the weights that these were measured with).
 
     What was measured counts without the weights, and is not measured again.
     """
@@ -26,6 +30,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.per_image = self.path / "per_image.csv"
         self.drift = self.path / "drift.csv"
+        self.measured_weights = self.path / "measured_weights.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -49,6 +54,36 @@ class RunFolder:
                 "Restore the weights, or move the folder away to train the run again."
             )
         return self.checkpoint
+
+    def check_weights(self) -> None:
+        """
+        Note the fingerprint of the weights before anything is measured. Records of early versions have none; they
+        are kept as they are.
+
+        Raises:
+            `ValueError`: if the weights are other ones than those that were measured.
+        """
+        if not self.has_weights:
+            return
+        weights = fingerprint_weights(self.checkpoint)
+        if self.measured_weights.is_file():
+            measured = json.loads(self.measured_weights.read_text(encoding="utf-8"))["weights"]
+            if measured != weights:
+                raise ValueError(
+                    f"{self.path} was measured with other weights (fingerprint {measured}) than {self.checkpoint} has "
+                    f"now ({weights}). Restore these, or move {', '.join(self._records())} away to measure again."
+                )
+        elif not self.evaluation.is_file() and not self.drift.is_file():
+            replace_text(self.measured_weights, json.dumps({"weights": weights}) + "\n")
+
+    def _records(self) -> list[str]:
+        measured = (self.measured_weights, self.evaluation, self.per_image, self.drift)
+        return [path.name for path in measured if path.is_file()]
+
+    def remove_measurements(self) -> None:
+        """Before the run is trained anew."""
+        for name in self._records():
+            (self.path / name).unlink()
 
     @property
     def is_trained(self) -> bool:

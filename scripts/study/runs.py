@@ -93,7 +93,7 @@ def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_proc
     Do what is left of a run: training, evaluations and, for compared variants, drift.
 
     Raises:
-        `ValueError`: if the run was started with another recipe.
+        `ValueError`: if the run was started with another recipe, or measured with other weights than it has.
         `RuntimeError`: if another process works on it, or the training fails; the message then ends with the last
             lines of its log.
     """
@@ -104,6 +104,7 @@ def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_proc
             folder.check_recipe(recipe)
             if not folder.is_trained:
                 _train(folder, recipe, num_processes)
+            folder.check_weights()
             evaluate_run(study, folder)
             if variant in study.compare:
                 measure_drift(folder, study.shown_rate)
@@ -113,8 +114,7 @@ def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_proc
 
 def _train(folder: RunFolder, recipe: dict, num_processes: int) -> None:
     folder.recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    for measured in (folder.evaluation, folder.per_image, folder.drift):
-        measured.unlink(missing_ok=True)
+    folder.remove_measurements()
     resumes = bool(list_checkpoints(folder.training))
     command = [sys.executable, "-m"]
     if num_processes > 1:
