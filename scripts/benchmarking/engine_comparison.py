@@ -74,6 +74,7 @@ class EngineComparison:
             raise ValueError("Engines are compared for models with one query and two classes.")
         self.arguments, self.model = arguments, model
         (self.batch_size,) = arguments.batch_sizes
+        self.weights = measured_weights(arguments.model_name_or_path, arguments.model_revision)
         self.processor, self.images = processor, images
         self.device = model.device
         size = (processor.size.height, processor.size.width) if processor else (arguments.image_size,) * 2
@@ -136,7 +137,7 @@ class EngineComparison:
         return {
             "provenance": provenance(self.device, arguments.seed),
             "settings": asdict(arguments) | {"batch_size": self.batch_size},
-            "weights": measured_weights(arguments.model_name_or_path, arguments.model_revision),
+            "weights": self.weights,
             "data": None if self.images is None else describe_data({arguments.side: self.images}),
             "image_size": self.image_size,
             "skipped": self.skipped,

@@ -39,6 +39,8 @@ def test_from_end_to_end(run_command, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "benchmark.json").read_text())
     assert results["complete"]
+    assert results["weights"] is None, "random weights, of no checkpoint"
+    assert results["num_parameters"] > 1000
     assert results["provenance"]["versions"]["torch"] == torch.__version__
     assert (folder / "benchmark.png").stat().st_size > 10_000
     assert (folder / "table.md").read_text().strip() in done.stdout

@@ -6,6 +6,7 @@ import datasets
 import pytest
 import torch
 
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import benchmark
 from reg4pru.benchmarking import engines
 from reg4pru.benchmarking.baselines import dense_model, variant
@@ -92,6 +93,7 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
 
     results = json.loads((folder / "engines.json").read_text(), parse_constant=pytest.fail)
     assert (folder / "table.md").read_text() == capsys.readouterr().out
+    assert results["weights"] == fingerprint_weights(tmp_path / "checkpoint")
     assert list(results["skipped"]) == ["bfloat16"]
     rows = results["rows"]
     assert [(row["model"], row["keep_rate"], row["engine"]) for row in rows] == [
