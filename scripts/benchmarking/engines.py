@@ -55,10 +55,17 @@ class EngineModel(nn.Module):
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device):
         super().__init__()
         self.run, self.device, self.dtype = run, device, torch.float32
+        self.config = SimpleNamespace(allocation="tile")  # its input is one batch of tiles, of whatever images
 
-    def forward(self, pixel_values: torch.Tensor, keep_rates: str = "config", output_keep_masks: bool = False):
-        logits = self.run(pixel_values)
-        return SimpleNamespace(logits=logits, class_queries_logits=None, keep_masks=None, token_counts=())
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        keep_rates: str = "config",
+        output_keep_masks: bool = False,
+        patch_offsets: torch.Tensor | None = None,
+    ):
+        logits, counts = self.run(pixel_values), torch.zeros(0, 1, dtype=torch.long)
+        return SimpleNamespace(logits=logits, class_queries_logits=None, keep_masks=None, token_counts=counts)
 
 
 def why_not(engine: str, device: torch.device) -> str | None:
