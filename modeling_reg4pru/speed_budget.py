@@ -76,8 +76,8 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
     The most accurate candidate within a budget.
 
     Args:
-        candidates (`list[dict]`): What was measured, with `milliseconds` (of one image) and `average_precision`.
-        milliseconds (`float`): What an image may take.
+        candidates (`list[dict]`): What was measured, with `milliseconds` (of one tile) and `average_precision`.
+        milliseconds (`float`): What a tile may take.
 
     Raises:
         `ValueError`: if the budget is not positive, or below the fastest candidate.
@@ -108,8 +108,8 @@ class SpeedBudgetMixin:
 
         Args:
             milliseconds (`float`):
-                What an image of the size that was measured may take, in a batch as large as it was measured; an
-                image of several tiles takes several times as much.
+                What a tile of the size that was measured may take, in a batch as large as it was measured; an image
+                of several tiles takes several times as much.
 
         Returns:
             `list[float]`: one keep rate a stage, for [`set_keep_rates`] or a single call.
@@ -139,7 +139,7 @@ class SpeedBudgetMixin:
         [`~SpeedBudgetMixin.keep_rates_for`].
 
         Args:
-            milliseconds (`float`): What an image may take.
+            milliseconds (`float`): What a tile may take.
 
         Returns:
             `dict`: what was measured with these settings: `milliseconds`, `average_precision`, `dice`, ...
