@@ -1,6 +1,6 @@
 """
-The command line of Reg4Pru: a command is a file here, what commands stand on is in folders.
+The command line of Reg4Pru: each file is a command, and the folders contain what commands share.
 
-`reg4pru --help` lists the commands. Model and data can be imported without them, from `modeling_reg4pru` and
-`datasets_fives`, which know nothing of this package.
+`reg4pru --help` lists the commands. The model and the data sets are packages of their own, `modeling_reg4pru` and
+`datasets_fives`, which do not import this one.
 """

@@ -39,13 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     # As in `reg4pru train`: the seed also says which images validate, and those must not be trained on here.
     parser.set_defaults(seed=0)
     try:
-        told = start, _, _, training = parser.read_flags(argv)
+        flags = start, _, _, training = parser.read_flags(argv)
     except ValueError as error:  # of `TrainingArguments`
         parser.error(str(error))
     set_up_logging()
     push = None
     try:
-        resumed = check_start(*told)
+        resumed = check_start(*flags)
         if training.push_to_hub:
             # Pushed once and whole at the end, with our card, not folder by folder while training.
             training.push_to_hub = False
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             )
             check_before_training(push)
         folder = fetch_checkpoint(start.model_name_or_path, start.model_revision)
-        stopped_by = finetune(folder, *told, *resumed)
+        stopped_by = finetune(folder, *flags, *resumed)
     except ValueError as error:
         parser.error(str(error))
     except TransferError as error:

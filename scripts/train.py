@@ -18,19 +18,19 @@ from .training.command_line import make_parser, parse_arguments
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
-    told = *_, arguments = parse_arguments(argv, __doc__)
+    flags = *_, arguments = parse_arguments(argv, __doc__)
     from .hub.publishing import check_before_training, push_trained
     from .training.interruption import TrainingError, exit_stopped
     from .training.run import check_start, train
 
     push = None
     try:
-        start = check_start(*told)
+        start = check_start(*flags)
         if arguments.push_to_hub:
             target = {name: vars(arguments)[name] for name in ("hub_model_id", "hub_private_repo", "overwrite_repo")}
             push = PushArguments(model_name_or_path=arguments.output_dir, **target)
             check_before_training(push)
-        checkpoint, stopped_by, is_main = train(*told, *start)
+        checkpoint, stopped_by, is_main = train(*flags, *start)
     except ValueError as error:
         make_parser().error(str(error))
     except TrainingError as error:

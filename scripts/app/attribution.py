@@ -22,9 +22,9 @@ def attribution(checkpoint: Path) -> str:
         return f"This checkpoint has no card that tells its data and its licence. {_METHOD}"
     data = ModelCard.load(path).data.to_dict()
     facts = {"Licence": data.get("license"), "built on": data.get("base_model"), "trained on": data.get("datasets")}
-    told = [f"{name}: {_listed(value)}" for name, value in facts.items() if value]
+    parts = [f"{name}: {_listed(value)}" for name, value in facts.items() if value]
     name = data.get("model-index", [{}])[0].get("name") if data.get("model-index") else None
-    return f"{'Model: ' + name + '. ' if name else ''}{'; '.join(told)}{'. ' if told else ''}{_METHOD}"
+    return f"{'Model: ' + name + '. ' if name else ''}{'; '.join(parts)}{'. ' if parts else ''}{_METHOD}"
 
 
 def _listed(value: str | list[str]) -> str:

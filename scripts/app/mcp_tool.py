@@ -15,7 +15,7 @@ from .uploads import decode_base64, open_upload
 
 
 def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
-    """The tool of a model; its type hints and docstring are what a client is told."""
+    """The tool of a model; clients see its type hints and docstring."""
 
     def segment(image: str, keep_rate: float = 0.5) -> str:
         """

@@ -30,7 +30,7 @@ _INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
 A vision transformer cuts an image into small squares, its *tokens*, and computes every one of them in every layer.
 Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
 sets the others aside. Choose an image of the retina, move the slider, and compare."""
-_PRIVATE = {"api_visibility": "private"}  # the tool of tool.py is the one way in for programs
+_PRIVATE = {"api_visibility": "private"}  # programs use the tool of mcp_tool.py
 
 
 def theme() -> gr.themes.Base:

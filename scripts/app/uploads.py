@@ -1,4 +1,4 @@
-"""What visitors bring: pictures within limits, and errors that tell them what to do and nothing of this machine."""
+"""Images that visitors upload: limits of their size, and errors that say what to do but nothing about this machine."""
 
 import base64
 import binascii
@@ -25,13 +25,13 @@ def open_upload(content: bytes) -> Image.Image:
         content (`bytes`): What the file holds.
 
     Raises:
-        `ValueError`: If it is no picture, or too large or too small a one.
+        `ValueError`: If it is no image, or one that is too large or too small.
     """
     _check_size(content)
     try:
         image = open_image(content)
     except ValueError:  # its message names buffers of this process
-        raise ValueError("This picture is damaged or incomplete: save it anew as PNG or JPEG.") from None
+        raise ValueError("This image is damaged or incomplete: save it again as PNG or JPEG.") from None
     return as_rgb(image)
 
 
@@ -73,11 +73,11 @@ def decode_base64(text: str) -> bytes:
         `ValueError`: If it is no base64, or longer than a file may be.
     """
     if len(text) > MAX_MEGABYTES * 1_400_000:
-        raise ValueError(f"The picture is larger than {MAX_MEGABYTES} MB.")
+        raise ValueError(f"The image is larger than {MAX_MEGABYTES} MB.")
     try:
         return base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("`image` is no base64: send the bytes of a picture file, encoded in base64.") from None
+        raise ValueError("`image` is no base64: send the bytes of an image file, encoded in base64.") from None
 
 
 def read_upload(path: str | Path) -> bytes:
@@ -88,23 +88,23 @@ def read_upload(path: str | Path) -> bytes:
 
 
 def _check_size(content: bytes) -> None:
-    """Raises `ValueError` unless the header is that of a picture within the limits; no pixel is decoded."""
+    """Raises `ValueError` unless the header is that of an image within the limits; no pixel is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
             with Image.open(BytesIO(content), formats=FORMATS) as opened:
                 width, height = opened.size
     except Image.DecompressionBombError:
-        raise ValueError(f"This picture has more than the {MAX_MEGAPIXELS} megapixels that are taken here.") from None
+        raise ValueError(f"This image has more than the {MAX_MEGAPIXELS} megapixels that are allowed here.") from None
     except Exception:  # damaged headers make Pillow's readers stumble in any way
-        raise ValueError("This file is no picture: choose a PNG, JPEG or TIFF file.") from None
+        raise ValueError("This file is no image: choose a PNG, JPEG or TIFF file.") from None
     if width * height > MAX_MEGAPIXELS * 1_000_000:
         raise ValueError(
-            f"This picture has {width} × {height} pixels, more than the {MAX_MEGAPIXELS} megapixels that are taken "
+            f"This image has {width} × {height} pixels, more than the {MAX_MEGAPIXELS} megapixels that are allowed "
             "here: make it smaller first."
         )
     if min(width, height) < _SMALLEST_SIDE:
-        raise ValueError(f"This picture has {width} × {height} pixels: sides of {_SMALLEST_SIDE} and more are taken.")
+        raise ValueError(f"This image has {width} × {height} pixels: both sides must be at least {_SMALLEST_SIDE}.")
 
 
 def _without_addresses(message: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import get_type_hints
@@ -71,10 +72,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.MetavarTyp
     """Each flag under one name, with its type and, unless it is empty or explained in words, its default."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = text.split("\n\n")
         return "\n\n".join(
-            paragraph if "\n    " in paragraph else super(_HelpFormatter, self)._fill_text(paragraph, width, indent)
-            for paragraph in paragraphs
+            # Indented lines are commands.
+            paragraph if "\n    " in paragraph else textwrap.fill(paragraph, width, break_long_words=False)
+            for paragraph in text.split("\n\n")
         )
 
     def _format_action_invocation(self, action: argparse.Action) -> str:

@@ -1,4 +1,4 @@
-"""What our training adds to the steps of `Trainer`, as callbacks; [`Reg4PruTrainer`] puts them together."""
+"""Callbacks that add our schedules, weight average, checks and full states to `Trainer`; see [`Reg4PruTrainer`]."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from datasets_fives.training_samples import SeededSamples, epoch_order
 from ..common.data_overlap import write_training_images
 from .arguments import PruningScheduleArguments
 from .checkpoints import discard, list_trainer_checkpoints, seal, writing
-from .interruption import StopRequest, check_finite, where_to_go_on
+from .interruption import StopRequest, check_finite, resume_hint
 from .optimization import make_average
 from .schedule import begin_step
 
@@ -143,12 +143,12 @@ class FiniteLossCallback(TrainerCallback):
             place = (step - 1) % steps * per_step
             return [self.samples.samples.rows[row]["name"] for _, row in self.samples.order[place : place + per_step]]
 
-        check_finite(self.losses, names, where_to_go_on(list_trainer_checkpoints(Path(args.output_dir))))
+        check_finite(self.losses, names, resume_hint(list_trainer_checkpoints(Path(args.output_dir))))
         self.losses = {}
 
 
 class StopOnSignalCallback(TrainerCallback):
-    """Saves a full state and ends the training when any process was told to end."""
+    """Saves a full state and ends the training when any process has received a signal."""
 
     def __init__(self, stop: StopRequest):
         self.stop = stop

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from ..common.atomic_files import replace_text
 from ..common.data_overlap import write_training_images
-from .interruption import TrainingError, where_to_go_on
+from .interruption import TrainingError, resume_hint
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,12 @@ def writing(
     states: Callable[[Path], list[Path]] | None = None,
 ) -> Iterator[None]:
     """
-    Where a run writes: what the disk refuses becomes a message that says where the run can go on.
+    Turn errors of the disk into a message that says where the run can be resumed.
 
     Args:
         output_dir (`Path`): Folder of the run.
         what (`str`): What is written, for the message.
-        unfinished (`Path`, *optional*): Folder that goes if it could not be completed, to give its space back.
+        unfinished (`Path`, *optional*): Folder to remove if it could not be completed, to free its space.
         states (`Callable`, *optional*): Lists the full states of a folder; default [`list_checkpoints`].
 
     Raises:
@@ -93,7 +93,7 @@ def writing(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(
             f"{what} could not be written to {output_dir}: {reason}. Is the disk full or read-only? "
-            f"{where_to_go_on((states or list_checkpoints)(output_dir))}"
+            f"{resume_hint((states or list_checkpoints)(output_dir))}"
         ) from error
 
 
@@ -153,12 +153,12 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
     if not wanted:
         return None
     if wanted == "latest":
-        found = newest_whole(list_checkpoints(output_dir), output_dir / "checkpoints")
+        found = newest_intact(list_checkpoints(output_dir), output_dir / "checkpoints")
     elif (Path(wanted) / "progress.json").is_file():
-        found = newest_whole([Path(wanted)], Path(wanted))
+        found = newest_intact([Path(wanted)], Path(wanted))
     else:
         raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
-    check_states(Path(found))
+    check_pickles(Path(found))
     return found
 
 
@@ -180,13 +180,13 @@ def find_trainer_checkpoint(output_dir: Path, wanted: str) -> str:
         `ValueError`: if there is no such state, or none that is whole.
     """
     if wanted == "latest":
-        return newest_whole(list_trainer_checkpoints(output_dir), output_dir)
+        return newest_intact(list_trainer_checkpoints(output_dir), output_dir)
     if not (Path(wanted) / SEAL).is_file():
         raise ValueError(f"{wanted} is no full state of `reg4pru finetune`, or was not finished: it has no {SEAL}.")
-    return newest_whole([Path(wanted)], Path(wanted))
+    return newest_intact([Path(wanted)], Path(wanted))
 
 
-def newest_whole(states: list[Path], where: Path) -> str:
+def newest_intact(states: list[Path], where: Path) -> str:
     """
     The newest of some full states, oldest first, that is not damaged; those of early versions have no seal to tell by.
 
@@ -200,14 +200,14 @@ def newest_whole(states: list[Path], where: Path) -> str:
         damage = find_damage(state) if (state / SEAL).is_file() else None
         if damage is None:
             if damages:
-                logger.warning("%s. Going on from the state before, %s.", "; ".join(damages), state)
+                logger.warning("%s. Continuing from the state before, %s.", "; ".join(damages), state)
             return str(state)
         damages.append(f"The full state {state} is damaged: {damage}")
     raise ValueError(f"{'; '.join(damages)}. There is none before it: start again in another --output_dir.")
 
 
 def check_steps_left(state: str, step: int, total_steps: int) -> None:
-    """Raises `ValueError` if a full state is further than the training that would go on from it."""
+    """Raises `ValueError` if a full state is further than the training that would continue from it."""
     if step > total_steps:
         raise ValueError(
             f"--resume_from_checkpoint is {state}, which is at step {step}: this training ends at step {total_steps}, "
@@ -215,10 +215,10 @@ def check_steps_left(state: str, step: int, total_steps: int) -> None:
         )
 
 
-def check_states(folder: Path) -> None:
+def check_pickles(folder: Path) -> None:
     """
     Refuse states that would run code when they are unpickled. Accelerate reads those of schedule and average without
-    `weights_only`, and goes on silently where it cannot read the random states. What can be read with `weights_only`
+    `weights_only`, and continues silently where it cannot read the random states. What can be read with `weights_only`
     names nothing but numbers and containers, and reading it again any other way calls nothing else.
 
     Args:

@@ -17,14 +17,14 @@ from ..common.recipes import RECIPE
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, StartArguments, check_values
 from .checkpoints import find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation
-from .interruption import leave_processes
-from .output_folder import is_begun, lies_in, sole_run
+from .interruption import end_training
+from .output_folder import holds_files, is_inside, lock_folder
 from .run_record import (
     check_data,
     check_state,
+    collect_trained_on,
     describe_run,
     forgotten_unless,
-    learned_from,
     settings_of,
     write_record,
 )
@@ -48,10 +48,10 @@ def check_start(
     start: StartArguments, data: DataArguments, recipe: FinetuneArguments, training: TrainingArguments
 ) -> tuple[str | None, bool]:
     """
-    Refuse what cannot work before anything is loaded.
+    Check everything that can be checked before anything is loaded.
 
     Returns:
-        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+        `tuple`: Folder of the full state to resume from, or `None`, and whether it is of the run in the output folder.
 
     Raises:
         `ValueError`: naming the flag, its value and what is allowed.
@@ -68,14 +68,14 @@ def check_start(
     check_processes(training.world_size)
     check_writable(output_dir, "--output_dir")
     resume_from = None if resume is None else find_trainer_checkpoint(output_dir, resume)
-    # A state of another run may be the start of this one, but then this folder is new.
-    goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
-    if not goes_on and is_begun(output_dir):
+    # A state of another run may start this one, but only in a new folder.
+    same_run = resume_from is not None and is_inside(Path(resume_from), output_dir)
+    if not same_run and holds_files(output_dir):
         raise ValueError(f"{output_dir} is not empty: choose another, or add --resume_from_checkpoint latest")
     if resume_from is not None:
-        began = output_dir if goes_on else Path(resume_from).absolute().parent
-        check_state(Path(resume_from), began, goes_on, _settings(start, data, recipe, training))
-    return resume_from, goes_on
+        began = output_dir if same_run else Path(resume_from).absolute().parent
+        check_state(Path(resume_from), began, same_run, _settings(start, data, recipe, training))
+    return resume_from, same_run
 
 
 def _settings(
@@ -92,10 +92,10 @@ def finetune(
     recipe: FinetuneArguments,
     training: TrainingArguments,
     resume_from: str | None = None,
-    goes_on: bool = False,
+    same_run: bool = False,
 ) -> int:
     """
-    Fine-tune as the flags say.
+    Fine-tune with these flags.
 
     Args:
         folder (`str`): The checkpoint of `start`, fetched from the Hub where it lies there.
@@ -103,31 +103,32 @@ def finetune(
         data (`DataArguments`): What it learns from.
         recipe (`FinetuneArguments`): How, as far as `training` does not say.
         training (`TrainingArguments`): Those of transformers.
-        resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
+        resume_from (`str`, *optional*), same_run (`bool`, *optional*, defaults to `False`): From [`check_start`].
 
     Returns:
         `int`: The signal that ended the run before its last step; 0 if all steps were done.
 
     Raises:
         `ValueError`: for data or a model that do not fit; before the first step.
-        [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+        [`TrainingError`]: if a loss is not finite, or the disk cannot be written to.
     """
     if training.bf16 and training.process_index == 0:
         warn_of_emulation("bf16", str(training.device))
     set_seed(training.seed)
     model = build_model(ModelArguments(model_name_or_path=folder, config_overrides=start.config_overrides))
-    began_with = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)  # the scale is that of this training
+    # At the scale of this training.
+    start_processor = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)
     if recipe.distillation:
         check_distillation(model.config)
-    processor = make_processor(model.config, data, began_with)
+    processor = make_processor(model.config, data, start_processor)
     images = load_data(data, training.seed)
 
-    training.distributed_state.wait_for_everyone()  # all have seen the folder as it was
-    with sole_run(Path(training.output_dir), training.process_index == 0):
+    training.distributed_state.wait_for_everyone()  # every process has checked the folder as it was
+    with lock_folder(Path(training.output_dir), training.process_index == 0):
         record = describe_run(_settings(start, data, recipe, training), images, training.device, training.seed)
-        if goes_on:
+        if same_run:
             check_data(Path(training.output_dir), record["data"])
-        trained_on = learned_from(
+        trained_on = collect_trained_on(
             image_fingerprints(images["train"]), start.model_name_or_path, start.model_revision, resume_from
         )
         trainer = Reg4PruTrainer(
@@ -143,8 +144,8 @@ def finetune(
         )
         stopped_by = _run(trainer, record, images["train"]["name"], trained_on, resume_from)
         accelerator = trainer.accelerator
-        del model, trainer  # the accelerator's own
-        leave_processes(accelerator)
+        del model, trainer  # only the accelerator holds them now
+        end_training(accelerator)
     return stopped_by
 
 

@@ -1,4 +1,4 @@
-"""How a training ends before its last step: told to by a signal, or because it cannot go on."""
+"""How a training ends before its last step: by a signal, or because it cannot continue."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingError(Exception):
-    """A training that cannot go on; the message says where it stands and what to do."""
+    """A training that cannot continue; the message says how far it has come and what to do."""
 
 
 class StopRequest:
@@ -48,7 +48,7 @@ class StopRequest:
             signal.signal(number, before)
 
     def agreed(self) -> bool:
-        """Whether any process of the training was told to end: the signal reaches them in different steps."""
+        """Whether any process of the training received a signal; signals reach them in different steps."""
         state = PartialState()
         if state.num_processes == 1:
             return self.requested > 0
@@ -77,7 +77,7 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
     Args:
         losses (`dict[int, torch.Tensor]`): Losses by step, `()` each.
         names (`Callable[[int], list[str]]`): The images that a step learned from.
-        saved (`str`): Where the run can go on.
+        saved (`str`): How the run can be resumed.
 
     Raises:
         [`TrainingError`]: if one is not finite; what was learned from it must not be saved.
@@ -89,27 +89,27 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
             raise TrainingError(
                 f"The loss of step {step} is {value}. Its images were {', '.join(names(step))}. Nothing was "
                 f"saved since. {saved} A run that goes on keeps its settings: if the same comes again, look at these "
-                "images, or start anew in another --output_dir, with a lower --learning_rate, or with bf16 in "
+                "images, or start a new run in another --output_dir with a lower --learning_rate, or with bf16 in "
                 "place of fp16."
             )
 
 
 def measurement_error(error: Exception, step: int, saved: str) -> TrainingError:
-    """What a training says that cannot be measured after a step; `saved` says where it can go on."""
+    """The error of a measurement while training; `saved` says how the run can be resumed."""
     return TrainingError(
         f"The measurement after step {step} has failed: {type(error).__name__}: {error}. What was learned is not "
         f"lost. {saved}"
     )
 
 
-def where_to_go_on(states: list[Path]) -> str:
-    """What a message says of the full states that there are, oldest first."""
+def resume_hint(states: list[Path]) -> str:
+    """How to resume from the newest of some full states, oldest first."""
     if not states:
-        return "There is no full state to go on from yet: start again in another --output_dir."
-    return f"The last full state is {states[-1]}: go on from it with --resume_from_checkpoint latest."
+        return "There is no full state to resume from yet: start again in another --output_dir."
+    return f"The last full state is {states[-1]}: continue from it with --resume_from_checkpoint latest."
 
 
-def leave_processes(accelerator: Accelerator) -> None:
+def end_training(accelerator: Accelerator) -> None:
     """
     End a training. The wrapped model must go before the process group does: with gloo, freeing it afterwards waits for
     the group's thread while holding Python's lock, which that thread waits for, and one process in three hangs for

@@ -19,9 +19,9 @@ from ..common.data_overlap import image_fingerprints, write_training_images
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
-from .interruption import StopRequest, TrainingError, check_finite, measurement_error, where_to_go_on
+from .interruption import StopRequest, TrainingError, check_finite, measurement_error, resume_hint
 from .optimization import make_average, make_optimizer
-from .run_record import check_data, describe_run, forgotten_unless, learned_from, settings_of, write_record
+from .run_record import check_data, collect_trained_on, describe_run, forgotten_unless, settings_of, write_record
 from .schedule import begin_step
 from .setup import collate, make_processor
 from .tracking import start_tracker
@@ -41,8 +41,8 @@ class TrainingRun:
         data_arguments (`DataArguments`): What it learns from.
         arguments (`TrainArguments`): How it learns.
         accelerator (`Accelerator`): Devices, precision, accumulation.
-        resume_from (`str`, *optional*): Folder of a full state to go on from.
-        goes_on (`bool`, *optional*, defaults to `False`): Whether that state is of the run in `output_dir`.
+        resume_from (`str`, *optional*): Folder of a full state to resume from.
+        same_run (`bool`, *optional*, defaults to `False`): Whether that state is of the run in `output_dir`.
 
     Raises:
         `ValueError`: if settings, model, data and full state do not go together.
@@ -57,12 +57,12 @@ class TrainingRun:
         arguments: TrainArguments,
         accelerator: Accelerator,
         resume_from: str | None = None,
-        goes_on: bool = False,
+        same_run: bool = False,
     ):
         self.arguments, self.data_arguments = arguments, data_arguments
         self.accelerator, self.data = accelerator, data
         self.output_dir = Path(arguments.output_dir)
-        self.trained_on = learned_from(
+        self.trained_on = collect_trained_on(
             image_fingerprints(data["train"]), model_arguments.model_name_or_path, None, resume_from
         )
         size = model.config.image_size
@@ -73,7 +73,7 @@ class TrainingRun:
         self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
         self.settings = settings_of(accelerator.num_processes, model_arguments, data_arguments, arguments)
         self.record = describe_run(self.settings, data, accelerator.device, arguments.seed)
-        if goes_on:
+        if same_run:
             check_data(self.output_dir, self.record["data"])
         self._prepare_model(model, resume_from)
         self._prepare_data(size)
@@ -158,7 +158,7 @@ class TrainingRun:
             `int`: The signal that ended it before its last step; then the full state is saved. 0 if none did.
 
         Raises:
-            [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+            [`TrainingError`]: if a loss is not finite, or the disk cannot be written to.
         """
         progress = self.progress
         if self.arguments.report_to:
@@ -244,7 +244,7 @@ class TrainingRun:
         return sums
 
     def _check_losses(self) -> None:
-        check_finite(self.unchecked, self._names, where_to_go_on(list_checkpoints(self.output_dir)))
+        check_finite(self.unchecked, self._names, resume_hint(list_checkpoints(self.output_dir)))
         self.unchecked = {}
 
     def _names(self, step: int) -> list[str]:
@@ -277,7 +277,7 @@ class TrainingRun:
                 raise
             self.progress["unmeasured"] = True
             self._save_state(sums)
-            saved = where_to_go_on(list_checkpoints(self.output_dir))
+            saved = resume_hint(list_checkpoints(self.output_dir))
             raise measurement_error(error, self.progress["step"], saved) from error
 
     def _keep_best(self, step: int) -> None:

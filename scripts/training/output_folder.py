@@ -16,12 +16,12 @@ _RECORDS = ("train_results.json", "run.json", "training_log.jsonl")
 _OURS = '"model_type": "reg4pru"'
 
 
-def is_begun(output_dir: Path) -> bool:
+def holds_files(output_dir: Path) -> bool:
     """Whether a folder holds anything."""
     return output_dir.exists() and any(path.name != LOCK for path in output_dir.iterdir())
 
 
-def lies_in(path: Path, folder: Path) -> bool:
+def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path is a folder or something in it, as it is written or where links lead."""
     places = ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve()))
     return any(place in (inner, *inner.parents) for inner, place in places)
@@ -53,7 +53,7 @@ def check_overwriting(output_dir: Path, sources: dict[str, str]) -> None:
     """
     for path in find_run_files(output_dir):
         for flag, source in sources.items():
-            if source and Path(source).exists() and lies_in(Path(source), path):
+            if source and Path(source).exists() and is_inside(Path(source), path):
                 raise ValueError(
                     f"--{flag} is {source}, which --overwrite_output_dir would remove with {path}: choose another "
                     "--output_dir."
@@ -77,7 +77,7 @@ def remove_run(output_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def sole_run(output_dir: Path, writes: bool) -> Iterator[None]:
+def lock_folder(output_dir: Path, writes: bool) -> Iterator[None]:
     """
     Hold the folder of a run while it writes there.
 

@@ -14,9 +14,9 @@ from ..common.output_checks import check_writable
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import find_checkpoint
 from .distillation import check_distillation
-from .interruption import leave_processes
+from .interruption import end_training
 from .loop import TrainingRun
-from .output_folder import check_overwriting, is_begun, lies_in, remove_run, sole_run
+from .output_folder import check_overwriting, holds_files, is_inside, lock_folder, remove_run
 from .run_record import check_state, settings_of
 from .setup import build_model, check_processes, load_data
 
@@ -25,10 +25,10 @@ def check_start(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: TrainArguments
 ) -> tuple[str | None, bool]:
     """
-    Refuse what cannot work before anything is loaded.
+    Check everything that can be checked before anything is loaded.
 
     Returns:
-        `tuple`: Folder of the full state to resume from, or `None`, and whether the run in the output folder goes on.
+        `tuple`: Folder of the full state to resume from, or `None`, and whether it is of the run in the output folder.
 
     Raises:
         `ValueError`: for processes, a folder, a full state or settings that do not fit.
@@ -39,9 +39,9 @@ def check_start(
     check_processes(num_processes)
     check_writable(output_dir, "--output_dir")
     resume_from = find_checkpoint(output_dir, arguments.resume_from_checkpoint)
-    # A state of another run may be the start of this one, but then this folder is new, too.
-    goes_on = resume_from is not None and lies_in(Path(resume_from), output_dir)
-    if not goes_on and is_begun(output_dir):
+    # A state of another run may start this one, but only in a new folder.
+    same_run = resume_from is not None and is_inside(Path(resume_from), output_dir)
+    if not same_run and holds_files(output_dir):
         if not arguments.overwrite_output_dir:
             raise ValueError(
                 f"--output_dir is {output_dir}, which is not empty: resume it, choose another or pass "
@@ -50,9 +50,9 @@ def check_start(
         sources = ("model_name_or_path", "backbone_name_or_path", "dataset", "split", "resume_from_checkpoint")
         check_overwriting(output_dir, {flag: settings[flag] for flag in sources})
     if resume_from is not None:
-        began = output_dir if goes_on else Path(resume_from).absolute().parents[1]
-        check_state(Path(resume_from), began, goes_on, settings)
-    return resume_from, goes_on
+        began = output_dir if same_run else Path(resume_from).absolute().parents[1]
+        check_state(Path(resume_from), began, same_run, settings)
+    return resume_from, same_run
 
 
 def train(
@@ -60,14 +60,14 @@ def train(
     data_arguments: DataArguments,
     arguments: TrainArguments,
     resume_from: str | None = None,
-    goes_on: bool = False,
+    same_run: bool = False,
 ) -> tuple[Path, int, bool]:
     """
-    Train as the flags say.
+    Train with these flags.
 
     Args:
         model_arguments (`ModelArguments`), data_arguments (`DataArguments`), arguments (`TrainArguments`): The flags.
-        resume_from (`str`, *optional*), goes_on (`bool`, *optional*, defaults to `False`): From [`check_start`].
+        resume_from (`str`, *optional*), same_run (`bool`, *optional*, defaults to `False`): From [`check_start`].
 
     Returns:
         `tuple`: the folder of the checkpoint to use, the signal that ended the run before its last step (0: none), and
@@ -75,7 +75,7 @@ def train(
 
     Raises:
         `ValueError`: for data or a model that do not fit; before the first step.
-        [`TrainingError`]: if a loss is not finite, or the disk takes no more.
+        [`TrainingError`]: if a loss is not finite, or the disk cannot be written to.
     """
     state = _processes()
     if state.is_main_process:
@@ -85,12 +85,12 @@ def train(
     if arguments.distillation:
         check_distillation(model.config)
     data = load_data(data_arguments, arguments.seed)
-    state.wait_for_everyone()  # all have seen the folder as it was
-    with sole_run(Path(arguments.output_dir), state.is_main_process):
-        told = model_arguments, data_arguments, arguments
-        accelerator, best, stopped_by = _run(model, data, *told, resume_from, goes_on)
-        del model  # the accelerator's own
-        leave_processes(accelerator)
+    state.wait_for_everyone()  # every process has checked the folder as it was
+    with lock_folder(Path(arguments.output_dir), state.is_main_process):
+        flags = model_arguments, data_arguments, arguments
+        accelerator, best, stopped_by = _run(model, data, *flags, resume_from, same_run)
+        del model  # only the accelerator holds it now
+        end_training(accelerator)
     return Path(arguments.output_dir) / best, stopped_by, accelerator.is_main_process
 
 
@@ -105,7 +105,7 @@ def _run(
     data_arguments: DataArguments,
     arguments: TrainArguments,
     resume_from: str | None,
-    goes_on: bool,
+    same_run: bool,
 ) -> tuple[Accelerator, str, int]:
     """
     Train; returns the accelerator, which nothing else holds on to, the name of the checkpoint to use, and the
@@ -121,9 +121,9 @@ def _run(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_up_logging(logging.INFO if accelerator.is_main_process else logging.WARNING)
-    run = TrainingRun(model, data, model_arguments, data_arguments, arguments, accelerator, resume_from, goes_on)
+    run = TrainingRun(model, data, model_arguments, data_arguments, arguments, accelerator, resume_from, same_run)
     # Only now, when nothing can be refused any more.
-    if not goes_on and arguments.overwrite_output_dir and accelerator.is_main_process:
+    if not same_run and arguments.overwrite_output_dir and accelerator.is_main_process:
         remove_run(output_dir)
     accelerator.wait_for_everyone()
     stopped_by = run.train()

@@ -1,4 +1,4 @@
-"""What a run is, written down when it begins, in `run.json`; one that goes on must be the same."""
+"""The record of a run, `run.json`: its settings and data, which must be the same when it is resumed."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from .checkpoints import writing
 from .command_line import config_fields
 
 FILE = "run.json"
-# What a run may be told anew when it goes on: where things lie, what it saves, logs and publishes, and how it reads.
+# What may change when a run is resumed: where files are, what it saves, logs and publishes, and how it reads.
 HOUSEKEEPING = {
     "model_name_or_path", "model_revision", "backbone_name_or_path", "output_dir", "overwrite_output_dir",
     "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "report_to",
@@ -26,13 +26,13 @@ HOUSEKEEPING = {
 }  # fmt: skip
 # Data that were moved are the same data, which their fingerprint tells; of a stream there is none.
 DATA_PLACES = {"dataset", "dataset_revision", "split"}
-# What a full state brings along, whatever the flags say.
+# What a full state restores, whatever the flags say.
 RESTORED = {"learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "ema_decay"}
 
 
-def settings_of(num_processes: int, *told: object) -> dict:
+def settings_of(num_processes: int, *arguments: object) -> dict:
     """All flags of some dataclasses by name, and `num_processes`, which decides with them what a step learns from."""
-    flags = {name: value for part in told for name, value in asdict(part).items()}
+    flags = {name: value for part in arguments for name, value in asdict(part).items()}
     return {**flags, "num_processes": num_processes}
 
 
@@ -67,23 +67,23 @@ def forgotten_unless(output_dir: Path, has_begun: Callable[[], bool]) -> Iterato
         raise
 
 
-def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None:
+def check_state(state: Path, began: Path, same_run: bool, settings: dict) -> None:
     """
-    A full state restores its optimiser, and schedules count to the last step: a run that goes on ends in the weights
-    of one that was never interrupted only with the settings that it began with.
+    A full state restores its optimiser, and schedules count to the last step: a resumed run ends in the weights of an
+    uninterrupted one only with the settings that it began with.
 
     Args:
         state (`Path`): Folder of the full state to resume from.
         began (`Path`): Folder of the run that wrote it. Where that has no record, nothing is compared.
-        goes_on (`bool`): Whether that run goes on; otherwise another one starts from its state, and may differ in all
-            that the state does not bring along.
-        settings (`dict`): What this run is told, from [`settings_of`].
+        same_run (`bool`): Whether that run is resumed; otherwise another one starts from its state, and may differ in
+            everything that the state does not restore.
+        settings (`dict`): Settings of this run, from [`settings_of`].
 
     Raises:
         `ValueError`: naming every setting that differs; or if a run would start from the state of another one of which
             nobody knows which images it has learned from.
     """
-    if not (goes_on or settings["streaming"]) and read_training_images(str(state)) is None:
+    if not (same_run or settings["streaming"]) and read_training_images(str(state)) is None:
         raise ValueError(
             f"--resume_from_checkpoint is {state}, which does not say which images it has learned from (no "
             f"{IMAGES}): nobody could keep them out of a measurement later. Take a state that says so."
@@ -94,7 +94,7 @@ def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None
     before, now = _flat(record["arguments"]), _flat(settings)
     # A record of an early version lacks the flags that came later.
     compared = {name for name in before.keys() | now.keys() if name in before or name.startswith("config_overrides")}
-    if goes_on:
+    if same_run:
         compared -= HOUSEKEEPING if settings["streaming"] else HOUSEKEEPING | DATA_PLACES
     else:
         compared &= RESTORED
@@ -106,14 +106,14 @@ def check_state(state: Path, began: Path, goes_on: bool, settings: dict) -> None
     if differences:
         raise ValueError(
             f"The full state {state} was trained with other settings: {'; '.join(differences)}. Give those that were, "
-            "or start anew in another --output_dir."
+            "or start a new run in another --output_dir."
         )
 
 
 def check_data(output_dir: Path, data: dict) -> None:
     """
     Args:
-        output_dir (`Path`): Folder of a run that goes on.
+        output_dir (`Path`): Folder of a run that is resumed.
         data (`dict`): Of its record, from [`describe_run`].
 
     Raises:
@@ -126,7 +126,7 @@ def check_data(output_dir: Path, data: dict) -> None:
         )
 
 
-def learned_from(own: set[str] | None, start: str, revision: str | None, state: str | None) -> set[str] | None:
+def collect_trained_on(own: set[str] | None, start: str, revision: str | None, state: str | None) -> set[str] | None:
     """
     Fingerprints of all images that the weights of a run learn from, or have before it.
 

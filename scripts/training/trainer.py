@@ -24,7 +24,7 @@ from .callbacks import (
 )
 from .checkpoints import check_steps_left, find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation, distilled_loss
-from .interruption import StopRequest, measurement_error, where_to_go_on
+from .interruption import StopRequest, measurement_error, resume_hint
 from .optimization import make_optimizer
 from .setup import collate
 from .trainer_arguments import check_training_arguments
@@ -176,7 +176,7 @@ class Reg4PruTrainer(Trainer):
                 raise
             self._save_checkpoint(self.model_wrapped, None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-            saved = where_to_go_on(list_trainer_checkpoints(Path(self.args.output_dir)))
+            saved = resume_hint(list_trainer_checkpoints(Path(self.args.output_dir)))
             raise measurement_error(error, self.state.global_step, saved) from error
 
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:

@@ -137,7 +137,7 @@ class ImageMetrics:
             self._labels[frame] = label_map[inside]
 
     def compute(self) -> dict[str, float]:
-        """`ap`, `dice` and `iou` of all that was added, NaN where it has no vessels; then it begins anew."""
+        """`ap`, `dice` and `iou` of all that was added, NaN where it has no vessels; then it starts again."""
         self._end_image()
         dice = self.metrics["dice"]
         if dice.tp + dice.fn:

@@ -59,11 +59,11 @@ def test_16_bits_and_exif(visitor, served):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("text.png", "is no picture"), ("huge.png", "10000 × 10000 pixels, more than the 25")]
+    ("name", "message"), [("text.png", "is no image"), ("huge.png", "10000 × 10000 pixels, more than the 25")]
 )
 def test_what_is_refused(visitor, served, tmp_path, name, message):
     if name == "text.png":
-        (tmp_path / name).write_text("no picture at all")
+        (tmp_path / name).write_text("no image at all")
     else:
         Image.new("1", (10000, 10000)).save(tmp_path / name)
     me = visitor()
@@ -117,4 +117,4 @@ def test_the_tool_answers_an_mcp_client(served):
     np.testing.assert_array_equal(mask, served.expected("first", "mask", 0.3))
     assert answer["milliseconds"] > 0
     assert bad.isError
-    assert "no picture" in bad.content[0].text
+    assert "no image" in bad.content[0].text

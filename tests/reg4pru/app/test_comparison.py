@@ -66,7 +66,7 @@ def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, image
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text", "is no picture"),
+        (b"text", "is no image"),
         (as_png(Image.new("1", (6000, 6000))), "6000 × 6000 pixels, more than the 25"),
         (as_png(Image.new("RGB", (8, 8))), "8 × 8 pixels"),
         (as_png(Image.effect_noise((64, 64), 50))[:2000], "damaged or incomplete"),

@@ -69,7 +69,7 @@ def test_a_measurement_that_fails_while_training_loses_nothing(
             run(command, checkpoint, tmp_path / "failed", *more)
     said = str(ended.value)
     assert f"The measurement after step {measured + 1} has failed: KeyError: 'eval_ap'" in said
-    assert "go on from it with --resume_from_checkpoint latest" in said
+    assert "continue from it with --resume_from_checkpoint latest" in said
     again = run(command, checkpoint, tmp_path / "failed", *more, "--resume_from_checkpoint", "latest")
     files = [(folder / "model.safetensors").read_bytes() for folder in (whole, again)]
     assert files[0] == files[1]

@@ -114,7 +114,7 @@ def test_a_full_disk_is_told_of_and_the_state_before_stays(runs, command):
     said = runs.said(name)
     assert "could not be written to" in said
     assert "Is the disk full or read-only?" in said
-    assert "There is no full state to go on from yet" in said
+    assert "There is no full state to resume from yet" in said
     assert "Traceback" not in said
     left = {path.name for path in folder.rglob("*")}
     assert not left & {"unfinished", "checkpoint-2"}, "space is given back"
@@ -138,7 +138,7 @@ def test_a_damaged_state_is_skipped_with_a_warning(runs, command):
     check_same(runs, command, name)
     said = runs.said(name)
     assert f"{states[-1].name} is damaged: model.safetensors has" in said
-    assert f"Going on from the state before, {states[0]}" in said
+    assert f"Continuing from the state before, {states[0]}" in said
 
     for state in states:
         damage(state / "optimizer.bin" if command == "train" else state / "optimizer.pt")

@@ -43,11 +43,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(runs, command):
     assert "Traceback" not in said
     folder = runs.folder / command
     state = folder / {"train": "checkpoints/step-00000004", "finetune": "checkpoint-4"}[command]
-    assert f"The last full state is {state}: go on from it with --resume_from_checkpoint latest" in said
+    assert f"The last full state is {state}: continue from it with --resume_from_checkpoint latest" in said
     assert not list(folder.rglob("*6/optimizer*"))
     # A run that goes on keeps its learning rate; what helps is named by flags that this command has.
-    advice = said.split("go on from it with")[1].split("\n")[0]
-    assert "start anew in another --output_dir, with a lower --learning_rate" in advice
+    advice = said.split("continue from it with")[1].split("\n")[0]
+    assert "start a new run in another --output_dir with a lower --learning_rate" in advice
     parser = make_parser() if command == "train" else HfArgumentParser((FinetuneArguments, TrainingArguments))
     assert set(re.findall(r"--\w+", advice)) <= set(parser._option_string_actions)
 
