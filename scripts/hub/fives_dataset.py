@@ -21,6 +21,7 @@ from datasets_fives.loading import checked_rows
 from datasets_fives.sources.fives_archive import list_archive
 from datasets_fives.splits import group_duplicates
 
+from ..common.former_names import with_present_names
 from ..reporting.tables import markdown_table
 from .prediction_dataset import write_shards
 
@@ -53,7 +54,7 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
     made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         known = output_dir / PREPARED
-        if known.is_file() and json.loads(known.read_text(encoding="utf-8")) == made_from:
+        if known.is_file() and with_present_names(json.loads(known.read_text(encoding="utf-8"))) == made_from:
             logger.info("%s was prepared from the same files and is used as it is.", output_dir)
             return
         raise ValueError(f"{output_dir} is not empty, and was not prepared from these files: choose another folder.")
