@@ -3,6 +3,11 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# What a reader needs to train the same again; paths and housekeeping stay in train_results.json.
+RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
+          "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
+          "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
+          "distillation", "random_crop", "tile_size", "working_size", "seed")  # fmt: skip
 
 
 def find_yaml(name: str | Path, kind: str) -> Path:
@@ -22,10 +27,3 @@ def find_yaml(name: str | Path, kind: str) -> Path:
     if str(name) in ours:
         return ours[str(name)]
     raise ValueError(f"There is no file {name}, and the {kind} that come with the package are {', '.join(ours)}.")
-
-
-# What a reader needs to train the same again; paths and housekeeping stay in train_results.json.
-RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
-          "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
-          "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
-          "distillation", "random_crop", "tile_size", "working_size", "seed")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Keep rates as the commands take them, and a model at one of them as a function of images."""
+"""A model at a keep rate as a function of images, as evaluations take it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ def predictor(
     """
 
     def predict(image: Image.Image, index: int) -> np.ndarray:
-        with fixed_draws(model, seed + index):  # whichever rates and images are measured beside this one
+        with fixed_draws(model, seed + index):  # independent of other rates and images
             prediction = predict_image(model, processor, image, keep_rates, batch_size=batch_size)
         return prediction.probabilities[1].numpy()
 
