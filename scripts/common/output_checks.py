@@ -21,7 +21,6 @@ def check_writable(path: Path, flag: str) -> None:
             place = place.parent
         while not place.exists():
             place = place.parent
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"1")
+        tempfile.TemporaryFile(dir=place).close()  # empty: of several processes most may write nothing
     except OSError as error:
         raise ValueError(f"{flag} is {path}: {place} cannot be written to: {error.strerror}.") from error

@@ -179,7 +179,7 @@ def test_image_and_mask_are_turned_together(tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif)
     paths = [str(tmp_path / f"{name}.png") for name in ("image", "mask")]
     batch = make_processor(num_labels=2)(paths[0], segmentation_maps=paths[1], return_tensors="pt")
-    assert batch["patch_offsets"][0, 6:].tolist() == [60, 40]
+    assert batch["patch_offsets"][0, 6:8].tolist() == [60, 40]
     turned = np.rot90(np.asarray(image), -1)
     np.testing.assert_allclose(batch["pixel_values"][0, :, :60, :40], normalised(turned), atol=1e-5)
     np.testing.assert_array_equal(batch["labels"][0, :60, :40], np.rot90(mask, -1) // 255)

@@ -19,7 +19,8 @@ from modeling_reg4pru.image_tiles import (
 
 def offsets_of(height: int, width: int, tile: int, overlap: int, own: tuple[int, int] | None = None) -> torch.Tensor:
     own = own or (height, width)
-    return torch.tensor([(0, t, s, tile, height, width, *own) for t, s in tile_grid(height, width, tile, overlap)])
+    corners = tile_grid(height, width, tile, overlap)
+    return torch.tensor([(0, *corner, tile, height, width, *own, overlap) for corner in corners])
 
 
 def test_tiles_cover_overlap_and_are_as_few_as_can_be():
@@ -112,7 +113,7 @@ def test_concatenated_batches_are_split_by_image():
     groups = list(split_images(torch.cat([first, second, second, first])))
     assert [len(group) for group in groups] == [6, 1, 1, 6]
     assert torch.equal(groups[3], first)
-    with pytest.raises(ValueError, match=r"shape \(6, 3\).*\(num_tiles, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(6, 3\).*\(num_tiles, 9\)"):
         list(split_images(first[:, :3]))
 
 

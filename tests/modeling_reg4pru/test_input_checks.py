@@ -57,6 +57,7 @@ def test_train_pruning_cannot_be_changed_after_loading(tiny_model, pixel_values,
         model.eval()(pixel_values)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # torch reads every attribute
 def test_tracing_is_refused_in_words(tiny_model, pixel_values):
     with pytest.raises(ValueError, match=r"`torch\.jit\.trace` cannot hold"):
         torch.jit.trace(tiny_model(), pixel_values, strict=False)

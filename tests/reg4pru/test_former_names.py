@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import evaluate, train, tune
 from reg4pru.common.data_overlap import read_training_images
 from reg4pru.common.former_names import present_name, with_present_names
@@ -87,6 +88,11 @@ def test_what_was_tuned_is_chosen_from(saved, capsys):
 
 def test_a_checkpoint_is_pushed_with_its_records(saved):
     arguments = PushArguments(model_name_or_path="checkpoint", hub_model_id="user/name", metrics="metrics.json")
+    with pytest.raises(ValueError, match="does not record the weights"):
+        stage_checkpoint(arguments, saved / "refused")
+    # With the one thing that it lacks its numbers are read.
+    metrics = json.loads((saved / "metrics.json").read_text())
+    (saved / "metrics.json").write_text(json.dumps(metrics | {"weights": fingerprint_weights(saved / "checkpoint")}))
     stage_checkpoint(arguments, saved / "staged")
     assert read_training_images("staged") == read_training_images("checkpoint")
     card = (saved / "staged/README.md").read_text()
