@@ -135,10 +135,9 @@ class TokenPruning:
         """After a layer tokens leave the sequence or come back: pruning, reactivation, both ends of routing."""
         config, bank = self.config, self.bank
         states = states.to(bank.states.device)  # `device_map` may put layers on several devices
-        special, patches = self.split(states)
         selector = self._selector_of(index)
         if selector is not None and selector.scores_output:
-            self._kept_ids = self._decide(index, selector, patches)
+            self._kept_ids = self._decide(index, selector, self.split(states)[1])
         if self.pruning == "hard":
             self._grid_policy = None  # the tokens that it dropped are gone
         self.token_counts.append(self._count_tokens(states))
@@ -149,6 +148,7 @@ class TokenPruning:
         reactivates = index == config.reactivation_layer and bank.kept_ids is not None
         if not (prunes or reactivates or index in self.window):
             return states
+        special, patches = self.split(states)  # of packed tiles a copy, so only where tokens move
         bank.write(patches)
         if prunes:
             self._prune(index)
