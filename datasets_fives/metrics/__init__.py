@@ -1,6 +1,7 @@
-"""Metrics of vessel segmentation: streamed over images, pooled, by image and by group; also for `evaluate`."""
+"""Metrics of segmentation: of vessels and of any classes; also for `evaluate`."""
 
 from .accumulator import ERRORS, METRICS, VesselMetrics
+from .class_metrics import ClassMetrics
 from .evaluation import measure
 
-__all__ = ["ERRORS", "METRICS", "VesselMetrics", "measure"]
+__all__ = ["ERRORS", "METRICS", "ClassMetrics", "VesselMetrics", "measure"]
