@@ -243,6 +243,32 @@ def check_labels(labels: np.ndarray, name: str = "A mask") -> None:
         )
 
 
+def check_classes(labels: np.ndarray, num_labels: int, name: str = "A label map") -> None:
+    """
+    Refuse a label map with values that no class has.
+
+    Args:
+        labels (`np.ndarray`): Perhaps a label map, of `uint8` and shape `(height, width)`.
+        num_labels (`int`): Number of classes.
+        name (`str`, *optional*, defaults to `"A label map"`): What the error calls it.
+
+    Raises:
+        ValueError: If it has another shape, type or value; with the values.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ValueError(
+            f"{name} has shape {labels.shape} and type {labels.dtype}: it must be (height, width), uint8."
+        )
+    values = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORED))
+    wrong = [str(value) for value in values.tolist() if num_labels <= value != IGNORED]
+    if wrong:
+        listed = ", ".join(wrong[:8]) + (", ..." if len(wrong) > 8 else "")
+        raise ValueError(
+            f"{name} has the values {listed}: the {num_labels} classes are 0 to {num_labels - 1}, and {IGNORED} is "
+            "ignored."
+        )
+
+
 def counted_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     What is vessel, and what counts.

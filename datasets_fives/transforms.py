@@ -1,6 +1,7 @@
 """Images to tensors: augmentation for training, joint on image and mask, and a plain way for evaluation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,12 +10,41 @@ from kornia.color import rgb_to_grayscale
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 
-from .images import as_rgb, resize_image
-from .masks import IGNORED, check_labels, resize_mask
+from .images import as_rgb, resize_image, scaled_size
+from .masks import IGNORED, check_classes, check_labels, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SCALES = (0.85, 1.0)
+# A crop of a label map is drawn anew, so often at most, while a class has more than this share of it: a crop of only
+# road teaches little (mmsegmentation, `cat_max_ratio` of `RandomCrop`).
+MAX_CLASS_SHARE, MAX_DRAWS = 0.75, 10
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    How images vary in training. The defaults suit images that have no up and down, as those of vessels.
+
+    Args:
+        flips (`bool`, *optional*, defaults to `True`): Whether half of the samples are mirrored, left and right.
+        turns (`bool`, *optional*, defaults to `True`): Whether samples are turned by a random number of quarters,
+            which with `flips` mirrors them upside down, too. Street scenes are not turned.
+        colours (`bool`, *optional*, defaults to `True`): Whether colours vary, see [`augment_colours`].
+        scales (`tuple[float, float]`, *optional*, defaults to `(0.85, 1.0)`): Least and largest side of the square
+            that a sample shows, as parts of `crop_size`; above 1 it shows more, and smaller.
+
+    Raises:
+        ValueError: If the scales are not two positive numbers in ascending order.
+    """
+
+    flips: bool = True
+    turns: bool = True
+    colours: bool = True
+    scales: tuple[float, float] = (0.85, 1.0)
+
+    def __post_init__(self):
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(f"scales is {self.scales}: it must be two numbers, 0 < least <= largest.")
 
 
 class TrainTransform:
@@ -32,16 +62,19 @@ class TrainTransform:
         crop_size (`int`, *optional*):
             Side of the square that is cut out of the image, before it is scaled by 0.85 to 1, and resized to
             `size`. By default the longer side of the image.
+        num_labels (`int`, *optional*, defaults to 2):
+            Number of classes. With more than two a crop that nearly all belongs to one class is drawn anew.
+        augmentation (`Augmentation`, *optional*): How images vary.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
 
     Returns:
-        `dict` of lists: `pixel_values`, float tensors (3, size, size); `labels`, long tensors (size, size) of {0, 1},
-        and 255 where pixels do not count.
+        `dict` of lists: `pixel_values`, float tensors (3, size, size); `labels`, long tensors (size, size) of classes,
+        {0, 1} by default, and 255 where pixels do not count.
 
     Raises:
         ValueError: If a size is not positive, or (when called) if an image differs in size from its mask, or the
-            mask holds anything but 0, 1 and 255.
+            mask holds anything but classes and 255.
     """
 
     def __init__(
@@ -49,11 +82,14 @@ class TrainTransform:
         size: int,
         *,
         crop_size: int | None = None,
+        num_labels: int = 2,
+        augmentation: Augmentation | None = None,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ):
         _check_positive(size=size, crop_size=crop_size)
-        self.size, self.crop_size = size, crop_size
+        self.size, self.crop_size, self.num_labels = size, crop_size, num_labels
+        self.augmentation = augmentation or Augmentation()
         self.mean, self.std = _channels(image_mean), _channels(image_std)
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list[torch.Tensor]]:
@@ -63,18 +99,36 @@ class TrainTransform:
     def _augment(self, image: Image.Image, mask: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         _check_same_size(image, mask)
         # Cut first: to resize or copy a whole image for one crop of it would take longer than all the rest.
-        image, labels = cut_box(as_rgb(image), _label_values(mask), *self._draw_box(*image.size))
-        pixels, labels = _to_tensors(resize_image(image, self.size), resize_mask(labels, self.size))
-        turns, flip = int(torch.randint(4, ())), _chance(0.5)
+        labels = _label_values(mask, self.num_labels)
+        image, labels = cut_box(as_rgb(image), labels, *self._choose_box(labels))
+        labels = _resize_labels(labels, self.size, self.num_labels)
+        pixels, labels = _to_tensors(resize_image(image, self.size), labels)
+        augmentation = self.augmentation
+        turns = int(torch.randint(4, ())) if augmentation.turns else 0
+        flip = augmentation.flips and _chance(0.5)
         pixels, labels = torch.rot90(pixels, turns, (-2, -1)), torch.rot90(labels, turns, (-2, -1))
         if flip:
             pixels, labels = pixels.flip(-1), labels.flip(-1)
-        pixels = augment_colours(pixels[None])[0]
+        if augmentation.colours:
+            pixels = augment_colours(pixels[None])[0]
         return (pixels - self.mean) / self.std, labels.contiguous()
 
+    def _choose_box(self, labels: np.ndarray) -> tuple[int, int, int]:
+        """Left, top and side of the square to keep; of more than two classes one that is not nearly all of one."""
+        height, width = labels.shape
+        box = self._draw_box(width, height)
+        for _ in range(MAX_DRAWS if self.num_labels > 2 else 0):
+            left, top, side = box
+            inside = labels[max(top, 0) : top + side, max(left, 0) : left + side]
+            counts = np.bincount(inside[inside != IGNORED], minlength=1)
+            if 0 < counts.max() <= MAX_CLASS_SHARE * counts.sum():
+                break
+            box = self._draw_box(width, height)
+        return box
+
     def _draw_box(self, width: int, height: int) -> tuple[int, int, int]:
-        """Left, top and side of the square to keep; left and top are negative where it reaches beyond."""
-        side = max(1, round(_uniform(*SCALES) * (self.crop_size or max(width, height))))
+        """Left, top and side of a square; left and top are negative where it reaches beyond the image."""
+        side = max(1, round(_uniform(*self.augmentation.scales) * (self.crop_size or max(width, height))))
         left, top = (
             min(0, length - side) + int(torch.randint(abs(length - side) + 1, ())) for length in (width, height)
         )
@@ -89,27 +143,29 @@ class EvalTransform:
         size (`int`, *optional*):
             Side of the square into which images and masks are fitted: their longer side is brought to it, the
             rest at the bottom or right is mirrored pixels and labels of 255. By default they keep their size.
+        num_labels (`int`, *optional*, defaults to 2): Number of classes.
         image_mean (`Sequence[float]`, *optional*, defaults to ImageNet's): Subtracted from each colour in [0, 1].
         image_std (`Sequence[float]`, *optional*, defaults to ImageNet's): Each colour is divided by it.
 
     Returns:
         `dict` of lists: `pixel_values`, float tensors (3, height, width); `labels`, long tensors (height, width) of
-        {0, 1}, and 255 where pixels do not count; `name` and `condition` as they were.
+        classes, {0, 1} by default, and 255 where pixels do not count; `name` and `condition` as they were.
 
     Raises:
         ValueError: If the size is not positive, or (when called) an image differs in size from its mask, or the
-            mask holds anything but 0, 1 and 255.
+            mask holds anything but classes and 255.
     """
 
     def __init__(
         self,
         size: int | None = None,
         *,
+        num_labels: int = 2,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ):
         _check_positive(size=size)
-        self.size = size
+        self.size, self.num_labels = size, num_labels
         self.mean, self.std = _channels(image_mean), _channels(image_std)
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
@@ -123,9 +179,9 @@ class EvalTransform:
 
     def _prepare(self, image: Image.Image, mask: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
         _check_same_size(image, mask)
-        image, labels = as_rgb(image), _label_values(mask)
+        image, labels = as_rgb(image), _label_values(mask, self.num_labels)
         if self.size is not None:
-            image, labels = resize_image(image, self.size), resize_mask(labels, self.size)
+            image, labels = resize_image(image, self.size), _resize_labels(labels, self.size, self.num_labels)
             image, labels = cut_box(image, labels, 0, 0, self.size)
         pixels, labels = _to_tensors(image, labels)
         return (pixels - self.mean) / self.std, labels
@@ -198,11 +254,22 @@ def _equalise(pixels: torch.Tensor, clip_limit: float) -> torch.Tensor:
     return pixels * gain.clamp(max=3)
 
 
-def _label_values(mask: Image.Image) -> np.ndarray:
-    """A mask as `load_vessels` returns it: {0, 1}, and 255 where pixels are ignored."""
+def _label_values(mask: Image.Image, num_labels: int) -> np.ndarray:
+    """A label map as it is loaded: classes, {0, 1} for vessels, and 255 where pixels are ignored."""
     labels = np.asarray(mask)
-    check_labels(labels, f"A mask of mode {mask.mode}")
+    if num_labels == 2:
+        check_labels(labels, f"A mask of mode {mask.mode}")
+    else:
+        check_classes(labels, num_labels, f"A label map of mode {mask.mode}")
     return labels.astype(np.uint8, copy=False)
+
+
+def _resize_labels(labels: np.ndarray, longest: int, num_labels: int) -> np.ndarray:
+    """Vessels keep their area; of more than two classes each pixel takes the nearest one."""
+    if num_labels == 2:
+        return resize_mask(labels, longest)
+    size = scaled_size(*labels.shape[::-1], longest)
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
 def _to_tensors(image: Image.Image, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from datasets_fives import load_fives
 from datasets_fives import transforms as module
-from datasets_fives.transforms import EvalTransform, TrainTransform, augment_colours, cut_box
+from datasets_fives.transforms import Augmentation, EvalTransform, TrainTransform, augment_colours, cut_box
 
 PLAIN = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 
@@ -54,15 +54,18 @@ def test_image_and_mask_move_together(batch, monkeypatch):
     assert len(seen) > 40
 
 
-def test_every_turn_and_flip_occurs(monkeypatch):
-    monkeypatch.setattr(module, "augment_colours", lambda pixels: pixels)
-    monkeypatch.setattr(module, "SCALES", (1.0, 1.0))
+@pytest.mark.parametrize("turns", [True, False])
+@pytest.mark.parametrize("flips", [True, False])
+def test_every_turn_and_flip_occurs_that_is_wanted(flips, turns):
+    augmentation = Augmentation(flips=flips, turns=turns, colours=False, scales=(1.0, 1.0))
     mask = np.zeros((16, 16), np.uint8)
     mask[1:4, 2:12] = mask[1:9, 2:4] = 1  # no symmetry
     sample = {"image": [Image.fromarray(mask * np.uint8(255)).convert("RGB")], "mask": [Image.fromarray(mask)]}
     torch.manual_seed(0)
-    seen = {TrainTransform(16)(sample)["labels"][0].numpy().tobytes() for _ in range(150)}
-    wanted = [np.rot90(m, k) for m in (mask, mask[:, ::-1]) for k in range(4)]
+    transform = TrainTransform(16, augmentation=augmentation, **PLAIN)
+    seen = {transform(sample)["labels"][0].numpy().tobytes() for _ in range(150)}
+    mirrored = (mask, mask[:, ::-1]) if flips else (mask,)
+    wanted = [np.rot90(m, k) for m in mirrored for k in range(4 if turns else 1)]
     assert seen == {np.ascontiguousarray(m).astype(np.int64).tobytes() for m in wanted}
 
 
@@ -168,9 +171,8 @@ def test_evaluation_fits_any_aspect_into_the_square(shape):
 
 @pytest.mark.parametrize("crop_size", [None, 40, 70, 200])
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (20, 30)])
-def test_crops_of_any_aspect_are_square_and_never_stretched(shape, crop_size, monkeypatch):
-    monkeypatch.setattr(module, "augment_colours", lambda pixels: pixels)
-    monkeypatch.setattr(module, "SCALES", (1.0, 1.0))
+def test_crops_of_any_aspect_are_square_and_never_stretched(shape, crop_size):
+    augmentation = Augmentation(colours=False, scales=(1.0, 1.0))
     # A chessboard of 6 pixels: stretching or a wrong mirror would show in the length of its runs.
     board = (np.indices(shape) // 6).sum(axis=0) % 2
     image = Image.fromarray((board * 255).astype(np.uint8)).convert("RGB")
@@ -179,7 +181,7 @@ def test_crops_of_any_aspect_are_square_and_never_stretched(shape, crop_size, mo
     torch.manual_seed(0)
     ignored = []
     for _ in range(20):
-        out = TrainTransform(size, crop_size=crop_size, **PLAIN)(batch)
+        out = TrainTransform(size, crop_size=crop_size, augmentation=augmentation, **PLAIN)(batch)
         pixels, labels = out["pixel_values"][0], out["labels"][0]
         inside = labels != 255
         assert ((pixels[0] > 0.5).long() == labels)[inside].all()
@@ -189,6 +191,50 @@ def test_crops_of_any_aspect_are_square_and_never_stretched(shape, crop_size, mo
             (min(size, shape[0]), min(size, shape[1]))
         )
     assert set(ignored) == {size * size - min(size, shape[0]) * min(size, shape[1])}
+
+
+@pytest.fixture
+def street():
+    """A label map of five classes: a wide road, at its upper edge narrow stripes of the others and of no class."""
+    labels = np.full((96, 96), 4, np.uint8)
+    labels[:30] = (np.arange(96) // 8 % 6)[None]
+    labels[:30][labels[:30] == 5] = 255
+    return {"image": [Image.fromarray(labels).convert("RGB")], "mask": [Image.fromarray(labels)]}
+
+
+def test_label_maps_keep_their_classes_at_any_scale(street):
+    plain = Augmentation(flips=False, turns=False, colours=False, scales=(1.0, 1.0))
+    for size in (96, 48, 192):
+        (labels,) = TrainTransform(size, num_labels=5, augmentation=plain, **PLAIN)(street)["labels"]
+        assert set(labels.unique().tolist()) == {0, 1, 2, 3, 4, 255}
+        nearest = np.asarray(street["mask"][0].resize((size, size), Image.Resampling.NEAREST))
+        assert torch.equal(labels, torch.from_numpy(nearest.astype(np.int64)))
+        (labels,) = EvalTransform(size, num_labels=5)({**street, "name": ["a"], "condition": [0]})["labels"]
+        assert torch.equal(labels, torch.from_numpy(nearest.astype(np.int64)))
+
+
+def test_crops_of_nothing_but_one_class_are_drawn_anew(street):
+    transform = TrainTransform(32, crop_size=32, num_labels=5)
+    for _ in range(60):  # half of all crops would be road
+        counts = transform(street)["labels"][0].flatten().bincount(minlength=256)[:255]
+        assert counts.max() < 0.8 * counts.sum()
+    alone = TrainTransform(32, crop_size=32, num_labels=5)
+    alone._draw_box = lambda width, height: (0, 60, 32)
+    assert alone._choose_box(np.asarray(street["mask"][0])) == (0, 60, 32), "where there is no other"
+
+
+def test_classes_that_there_are_not_are_refused(street):
+    with pytest.raises(ValueError, match=r"label map of mode L has the values 3, 4: the 3 classes are 0 to 2"):
+        TrainTransform(32, num_labels=3)(street)
+    street["mask"] = [street["mask"][0].convert("RGB")]
+    with pytest.raises(ValueError, match=r"has shape \(96, 96, 3\)"):
+        TrainTransform(32, num_labels=5)(street)
+
+
+@pytest.mark.parametrize("scales", [(0.5,), (0.0, 1.0), (1.0, 0.5)])
+def test_scales_that_are_no_range_are_refused(scales):
+    with pytest.raises(ValueError, match="scales is"):
+        Augmentation(scales=scales)
 
 
 def test_ignored_pixels_stay_ignored(batch):
