@@ -78,8 +78,9 @@ class Reg4PruConfig(EomtDinov3Config):
             compound. `None`: the model is dense, neither pruned nor, in training, routed.
         selector (`str`, *optional*, defaults to `"mlp"`):
             Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"foreground_mlp"` (the same
-            layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too) or `"random"`
-            (a control).
+            layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too), `"divergence"`
+            (the same layers, fitted to what dropping a token would change, by `reg4pru prune`) or `"random"` (a
+            control).
         train_pruning (`str`, *optional*, defaults to `"soft"`):
             How tokens are pruned in training: `"none"`, `"soft"` (a policy hides them from the others' attention) or
             `"hard"` (they are physically removed).

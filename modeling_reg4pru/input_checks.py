@@ -80,8 +80,13 @@ def check_selectors(config: Reg4PruConfig, selectors_learn: bool) -> None:
         selectors_learn (`bool`): Whether the selectors were made to learn.
 
     Raises:
-        `ValueError`: if the configuration wants the opposite.
+        `ValueError`: if the configuration wants the opposite, or a selector that no training reaches.
     """
+    if config.selector == "divergence" and config.train_pruning != "none":
+        raise ValueError(
+            "`selector='divergence'` is fitted to a finished model by `reg4pru prune`; training does not reach it. Set"
+            " another one, or `train_pruning='none'`."
+        )
     if config.selectors_learn != selectors_learn:
         raise ValueError(
             f"`train_pruning` is {config.train_pruning!r} and `selector` {config.selector!r}, but the model was made "

@@ -87,8 +87,9 @@ class TokenSelector(nn.Module):
 
     Attributes:
         learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the
-            budget loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`]; `None`:
-            nothing.
+            budget loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`];
+            `"divergence"`: what dropping a token would change, by
+            [`~modeling_reg4pru.divergence.log_divergence`]; `None`: nothing.
         scores_output (`bool`): Whether it scores what the layer of its stage returns, not what the layer is given. A
             policy gates attention in that layer, so what learns through one cannot.
     """
@@ -163,6 +164,20 @@ class ForegroundMlpSelector(MlpSelector):
         return super().forward(states.detach())
 
 
+class DivergenceSelector(MlpSelector):
+    """
+    The layers of DynamicViT's selector, whose scores guess the log of the divergence of a token that is dropped now
+    ([`~modeling_reg4pru.divergence.log_divergence`]): what would be predicted wrongly stays. They see the output of
+    the stage's layer, detached.
+    """
+
+    learns_from = "divergence"
+    scores_output = True
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states.detach())
+
+
 class LearnedQuerySelector(TokenSelector):
     """
     The scorer of CROPR (arXiv 2412.00965, CVPR 2025): similarity to a learned query, on detached features, so that it
@@ -204,6 +219,7 @@ class RandomSelector(TokenSelector):
 SELECTOR_CLASSES = {
     "mlp": MlpSelector,
     "foreground_mlp": ForegroundMlpSelector,
+    "divergence": DivergenceSelector,
     "learned_query": LearnedQuerySelector,
     "random": RandomSelector,
 }

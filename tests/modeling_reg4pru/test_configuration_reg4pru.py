@@ -33,7 +33,10 @@ BAD_FIELDS = [
     ({"num_blocks": 7}, "`num_blocks` is 7"),
     ({"drift_correction": True}, "`drift_correction=True` with `train_pruning='soft'`"),
     ({"drift_correction": True, "train_pruning": "none"}, "`drift_correction=True` with `train_pruning='none'`"),
-    ({"selector": "best"}, "`selector` is 'best': it must be one of mlp, foreground_mlp, learned_query, random"),
+    (
+        {"selector": "best"},
+        "`selector` is 'best': it must be one of mlp, foreground_mlp, divergence, learned_query, random",
+    ),
     ({"train_pruning": "medium"}, "`train_pruning` is 'medium': it must be one of none, soft, hard"),
     ({"selection_pool": "some"}, "`selection_pool` is 'some': it must be one of active, all"),
     ({"selector": "learned_query"}, "`train_pruning='soft'` with `selector='learned_query'`"),
