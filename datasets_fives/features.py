@@ -40,7 +40,7 @@ class Record(NamedTuple):
         mask (`str`, `bytes` or `PIL.Image.Image`, *optional*): The same of its vessel mask.
         field_of_view (`str` or `bytes`, *optional*): The same of the mask of its field of view, if there is one.
         quality (`tuple[str, ...]`, *optional*): Its grades, in the order of [`QUALITY`].
-        stamp (`tuple[int, ...]`, *optional*): Size and time of its files: a cache is stale when they change.
+        stamp (`tuple[int, ...]`, *optional*): Size and times of its files: a cache is stale when they change.
         image_hash (`str`, *optional*): Fingerprint of the image, if it is not that of its pixels.
     """
 

@@ -179,8 +179,12 @@ def resize_image(image: Image.Image, longest: int) -> Image.Image:
 
 
 def stamp_files(*paths: Path) -> tuple[int, ...]:
-    """Size and time of each file."""
-    return tuple(value for stat in (path.stat() for path in paths) for value in (stat.st_size, stat.st_mtime_ns))
+    """Size and times of each file; that of its last change (`ctime`) no tool sets back, as `cp -p` does the other."""
+    return tuple(
+        value
+        for stat in (path.stat() for path in paths)
+        for value in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    )
 
 
 def fingerprint(content: bytes) -> str:

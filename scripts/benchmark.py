@@ -15,9 +15,11 @@ Example:
 """
 
 import logging
+from pathlib import Path
 
 from .benchmarking.arguments import BenchmarkArguments, check_benchmark
 from .common.cli import CommandParser, set_up_logging
+from .common.output_checks import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         check_benchmark(arguments)
+        check_writable(Path(arguments.output_dir), "--output_dir")
         if arguments.num_threads:
             torch.set_num_threads(arguments.num_threads)
         benchmark = prepare_comparison(arguments) if arguments.engines else Benchmark(arguments)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     set_up_logging()
     push = None
     try:
-        resumed = check_start(*flags)
+        resumed = check_start(*flags, parser.given_flags(argv))
         if training.push_to_hub:
             # Pushed once and whole at the end, with our card, not folder by folder while training.
             training.push_to_hub = False

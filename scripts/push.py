@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from .common.cli import CommandParser, set_up_logging
+from .common.output_checks import check_writable
 from .hub.arguments import PushArguments
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         if arguments.output_dir is not None:
+            check_writable(Path(arguments.output_dir), "--output_dir")
             stage_checkpoint(arguments, Path(arguments.output_dir))
             if arguments.space:
                 write_space(Path(f"{arguments.output_dir}-space"), arguments.hub_model_id)

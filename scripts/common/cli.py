@@ -61,6 +61,13 @@ class CommandParser(HfArgumentParser):
             self.error(f"unknown arguments {' '.join(unknown)}{hint}")
         return tuple(filled)
 
+    def given_flags(self, argv: list[str] | None) -> set[str]:
+        """The flags that a command line names, also those at their default value."""
+        absent = object()
+        names = argparse.Namespace(**{action.dest: absent for action in self._actions})
+        read, _ = self.parse_known_args(sys.argv[1:] if argv is None else argv, names)
+        return {name for name, value in vars(read).items() if value is not absent}
+
 
 def _at_home(word: str) -> str:
     """`--flag=~/x` and quoted `~/x` as a shell reads `~/x`: no shell has seen that they are paths."""

@@ -15,6 +15,7 @@ FORMER_NAMES = {
     "arms": "variants",
     "arm": "variant",
 }
+FORMER_TAGS = {"reg4pru-images": "reg4pru-photographs"}  # of data sets on the Hub
 FORMER_TRAINING_IMAGES = "training_photographs.json"  # of a checkpoint
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from datasets_fives import FEATURES
 from datasets_fives.features import CONDITIONS, FINGERPRINTS, Record
+from datasets_fives.images import fingerprint
 from datasets_fives.loading import checked_rows
 from datasets_fives.sources.fives_archive import list_archive
 from datasets_fives.splits import group_duplicates
@@ -33,6 +34,7 @@ CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card_template.md"
 # Vessels cover about a tenth of an image; in the masks of nearly unreadable images far less than this.
 SPARSE_BELOW = 0.01
 PREPARED = ".prepared.json"  # describes the source files; not uploaded
+VERSION = 2  # of that description
 _FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
           "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
 
@@ -51,10 +53,10 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
         `ValueError`: If the archive is damaged, or the output folder contains something else. Then nothing is written.
     """
     images = list_archive(fives_dir.resolve()).records
-    made_from = _made_from(images, repo_id, images_per_shard)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         known = output_dir / PREPARED
-        if known.is_file() and with_present_names(json.loads(known.read_text(encoding="utf-8"))) == made_from:
+        noted = with_present_names(json.loads(known.read_text(encoding="utf-8"))) if known.is_file() else {}
+        if noted and noted == _made_from(images, repo_id, images_per_shard, noted.get("version", VERSION)):
             logger.info("%s was prepared from the same files and is used as it is.", output_dir)
             return
         raise ValueError(f"{output_dir} is not empty, and was not prepared from these files: choose another folder.")
@@ -71,16 +73,22 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
             if members
         }
         _card(facts, made / "data", repo_id).save(made / "README.md")
+        made_from = _made_from(images, repo_id, images_per_shard, VERSION)
         (made / PREPARED).write_text(json.dumps(made_from), encoding="utf-8")
         if output_dir.exists():
             output_dir.rmdir()
         made.rename(output_dir)
 
 
-def _made_from(images: Sequence[Record], repo_id: str, images_per_shard: int) -> dict:
-    listed = [(image.name, image.stamp) for image in images]
+def _made_from(images: Sequence[Record], repo_id: str, images_per_shard: int, version: int) -> dict:
+    """What a prepared folder is known by; version 1 knew its files by size and time, which others may have, too."""
+
+    def known_by(path: Path) -> list:
+        return [path.stat().st_size, path.stat().st_mtime_ns] if version == 1 else [fingerprint(path.read_bytes())]
+
+    listed = [(image.name, known_by(Path(image.image)) + known_by(Path(image.mask))) for image in images]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    return {"files": digest, "repo_id": repo_id, "images_per_shard": images_per_shard, "version": 1}
+    return {"files": digest, "repo_id": repo_id, "images_per_shard": images_per_shard, "version": version}
 
 
 def _rows(images: Sequence[Record]) -> Iterator[dict]:

@@ -76,7 +76,7 @@ def render_card(
             the base model if it is in [`BASE_LICENCES`], else `"other"`.
         figure (`str`, *optional*): Path of the figure in the repository.
     """
-    arguments = (train_results or {}).get("arguments", {})
+    arguments = {**(train_results or {}).get("arguments", {}), **(train_results or {}).get("used", {})}
     fives = card_text.fives_sources(train_results, metrics)
     measured_on = measured_id(metrics, dataset_id) if metrics else None
     dataset_id = dataset_id or hub_id(arguments.get("dataset"))

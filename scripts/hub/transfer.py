@@ -12,7 +12,7 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..common.data_overlap import FILE
-from ..common.former_names import FORMER_TRAINING_IMAGES
+from ..common.former_names import FORMER_TAGS, FORMER_TRAINING_IMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -195,8 +195,8 @@ def _mismatches(repo_id: str, folder: str) -> list[str]:
 
 
 def has_tag(card: str | Path, tag: str | None) -> bool:
-    """Whether the card of a data set, a file, has this tag."""
-    return tag in (DatasetCard.load(card).data.get("tags") or [])
+    """Whether the card of a data set, a file, has this tag, maybe under its former name."""
+    return not {tag, FORMER_TAGS.get(tag, tag)}.isdisjoint(DatasetCard.load(card).data.get("tags") or [])
 
 
 def _something_else(repo_id: str, repo_type: str, commit: str, files: list[str], tag: str | None) -> str | None:

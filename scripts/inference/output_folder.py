@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -172,7 +172,10 @@ class ResultFolder:
         for task, row in self._with_rows(tasks):
             if not task.image.is_called(row["file"]) and not self._is_of(task.image, row):
                 mask = self.folder / task.result("mask")
-                raise ValueError(f"{mask} is that of {row['file']}, not of {task.image.name}: {ways} replace it.")
+                raise ValueError(
+                    f"{mask} is that of {row['file']}, not of {task.image.name}: predict both in one call, where "
+                    f"their results have different names, {ways} replace it."
+                )
             if row["mask"] == task.result("mask"):
                 owned.add(task.key)
         for task in tasks:
@@ -218,8 +221,8 @@ class ResultFolder:
 
     def prepare(self, tasks: list[Task], settings: dict, kinds: tuple[str, ...], overwrite: bool) -> None:
         """
-        Drop the rows that are not whole, those of images that have been replaced since, with their files, and those
-        that `overwrite` replaces; and note the settings. The checks come before.
+        Drop the rows that are not whole, those of images that have been replaced since, at all keep rates, with their
+        files, and those that `overwrite` replaces; and note the settings. The checks come before.
         """
         self._repair()
         if overwrite:
@@ -230,6 +233,15 @@ class ResultFolder:
                 names = list(dict.fromkeys(task.image.name for task in replaced))
                 logger.warning("Other images than before under the same name, predicted anew: %s", list_some(names))
                 self._drop(replaced, ())
+        files = {name: task.image for task in tasks for name in (task.image.name, task.image.place)}
+        known = [(files.get(row["file"]) or files.get(os.path.abspath(row["file"])), row) for row in self.rows()]
+        stale = [row for image, row in known if image is not None and self._is_of(image, row) is False]
+        if stale:
+            named = [f"{row['file']} at {row['keep_rate']}" for row in stale]
+            logger.warning(
+                "Removed, as the image is another now and this run does not predict it: %s", list_some(named)
+            )
+            self._drop([], (), stale)
         if not self.rows():  # else they are noted, and the same
             replace_text(self.folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
@@ -268,12 +280,12 @@ class ResultFolder:
         now = self._fingerprints[image.name]
         return None if now is None else now == row["fingerprint"]
 
-    def _drop(self, tasks: list[Task], kinds: tuple[str, ...]) -> None:
-        """Take the rows of tasks from the tables, with those files that are not made anew; the others stay."""
+    def _drop(self, tasks: list[Task], kinds: tuple[str, ...], stale: Sequence[dict[str, str]] = ()) -> None:
+        """Take stale rows and those of tasks from the tables, with files that are not made anew; the others stay."""
         made = {task.result(kind) for task in tasks for kind in kinds}
         for table in self._tables():
             rows, _ = read_table(table)
-            kept = _rows_of_others(rows, tasks)
+            kept = [row for row in _rows_of_others(rows, tasks) if row not in stale]
             for row in rows:
                 if row not in kept and row["mask"]:
                     for name in {result_of(row, kind) for kind in KINDS} - made:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.cli import CommandParser, check_at_least_1, set_up_logging
+from ..common.output_checks import check_writable
 from ..common.recipes import find_yaml
 
 logger = logging.getLogger("study")
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, runs_dir = Path(arguments.output_dir), Path(arguments.runs_dir)
     try:
         check_at_least_1(arguments, "num_parallel", "num_processes", "cost_rounds")
+        check_writable(output_dir, "--output_dir")
+        check_writable(runs_dir, "--runs_dir")
         study = read_study(find_yaml(named.study, "studies")).part(arguments.only, arguments.seeds)
         num_failed = complete_runs(study, runs_dir, arguments.num_parallel, arguments.num_processes)
     except ValueError as error:

@@ -101,7 +101,9 @@ class TrainArguments(ModelUploadArguments, OptimizerArguments, PruningScheduleAr
     num_train_epochs: int = field(default=50, metadata={"help": "Epochs, unless max_train_steps is given."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides the epochs."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Images per device and step."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimiser step."})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Batches per optimiser step, whose losses are averaged."}
+    )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on matrices only."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
@@ -17,7 +18,7 @@ from ..common.recipes import RECIPE
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, StartArguments, check_values
 from .checkpoints import find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation
-from .interruption import end_training
+from .interruption import TrainingError, end_training
 from .output_folder import holds_files, is_inside, lock_folder
 from .run_record import (
     check_data,
@@ -26,6 +27,7 @@ from .run_record import (
     describe_run,
     forgotten_unless,
     settings_of,
+    used_settings,
     write_record,
 )
 from .setup import build_model, check_processes, load_data, make_processor
@@ -45,10 +47,14 @@ SHARED = (
 
 
 def check_start(
-    start: StartArguments, data: DataArguments, recipe: FinetuneArguments, training: TrainingArguments
+    start: StartArguments,
+    data: DataArguments,
+    recipe: FinetuneArguments,
+    training: TrainingArguments,
+    given: Collection[str] = frozenset(),
 ) -> tuple[str | None, bool]:
     """
-    Check everything that can be checked before anything is loaded.
+    Check everything that can be checked before anything is loaded; `given` are the flags of the command line.
 
     Returns:
         `tuple`: Folder of the full state to resume from, or `None`, and whether it is of the run in the output folder.
@@ -56,7 +62,7 @@ def check_start(
     Raises:
         `ValueError`: naming the flag, its value and what is allowed.
     """
-    check_training_arguments(training)
+    check_training_arguments(training, given=given)
     if training.push_to_hub and not training.hub_model_id:
         raise ValueError("--push_to_hub needs --hub_model_id")
     if data.streaming:
@@ -142,6 +148,7 @@ def finetune(
             samples_per_image=data.samples_per_image,
             trained_on=trained_on,
         )
+        record["used"] = used_settings(record["arguments"], trainer.total_steps)
         stopped_by = _run(trainer, record, images["train"]["name"], trained_on, resume_from)
         accelerator = trainer.accelerator
         del model, trainer  # only the accelerator holds them now
@@ -172,7 +179,13 @@ def _run(
         trainer.save_model()
         if trainer.is_world_process_zero():
             write_training_images(output_dir, trained_on)
-    measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    try:
+        measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    except Exception as error:
+        raise TrainingError(
+            f"All steps are done and the weights are saved in {output_dir}; the measurement at the end has failed: "
+            f"{type(error).__name__}: {error}. Measure them with `reg4pru evaluate`."
+        ) from error
     # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
     validations = [entry for entry in trainer.state.log_history if not math.isnan(entry.get("eval_ap", math.nan))]
     best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})

@@ -21,7 +21,15 @@ from .checkpoints import check_steps_left, list_checkpoints, replace_files, save
 from .distillation import distilled_loss
 from .interruption import StopRequest, TrainingError, check_finite, measurement_error, resume_hint
 from .optimization import make_average, make_optimizer
-from .run_record import check_data, collect_trained_on, describe_run, forgotten_unless, settings_of, write_record
+from .run_record import (
+    check_data,
+    collect_trained_on,
+    describe_run,
+    forgotten_unless,
+    settings_of,
+    used_settings,
+    write_record,
+)
 from .schedule import begin_step
 from .setup import collate, make_processor
 from .tracking import start_tracker
@@ -73,6 +81,7 @@ class TrainingRun:
         self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
         self.settings = settings_of(accelerator.num_processes, model_arguments, data_arguments, arguments)
         self.record = describe_run(self.settings, data, accelerator.device, arguments.seed)
+        self.record["used"] = used_settings(self.settings, self.total_steps)
         if same_run:
             check_data(self.output_dir, self.record["data"])
         self._prepare_model(model, resume_from)

@@ -73,18 +73,12 @@ def learning_rate_factor(
 def fit_warmups(head_warmup: int, backbone_warmup: int, total_steps: int) -> tuple[int, int]:
     """
     The warm-ups of a run. Where both together are longer than it, the backbone would learn little or nothing: they
-    are shortened to its first half, in their proportion, and a warning says so.
+    are shortened to its first half, in their proportion.
     """
     asked = head_warmup + backbone_warmup
     if asked <= total_steps:
         return head_warmup, backbone_warmup
-    fitted = head_warmup * total_steps // (2 * asked), backbone_warmup * total_steps // (2 * asked)
-    logger.warning(
-        "Warm-ups of %d (--head_warmup_steps) and %d (--backbone_warmup_steps) steps do not fit into a run of %d "
-        "steps: shortened to %d and %d.",
-        *(head_warmup, backbone_warmup, total_steps, *fitted),
-    )
-    return fitted
+    return head_warmup * total_steps // (2 * asked), backbone_warmup * total_steps // (2 * asked)
 
 
 def make_optimizer(
@@ -98,14 +92,19 @@ def make_optimizer(
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """
     AdamW over [`parameter_groups`] and its schedule, one step of which belongs to one step of the optimiser; `adamw`
-    are other arguments of AdamW.
+    are other arguments of AdamW. A warning says where warm-ups are shortened ([`fit_warmups`]).
     """
     groups = parameter_groups(
         model, learning_rate, weight_decay, arguments.layer_decay, arguments.selector_learning_rate
     )
-    head_warmup, backbone_warmup = fit_warmups(
-        arguments.head_warmup_steps, arguments.backbone_warmup_steps, total_steps
-    )
+    asked = arguments.head_warmup_steps, arguments.backbone_warmup_steps
+    head_warmup, backbone_warmup = fit_warmups(*asked, total_steps)
+    if (head_warmup, backbone_warmup) != asked:
+        logger.warning(
+            "Warm-ups of %d (--head_warmup_steps) and %d (--backbone_warmup_steps) steps do not fit into a run of %d "
+            "steps: shortened to %d and %d.",
+            *(*asked, total_steps, head_warmup, backbone_warmup),
+        )
     factors = [
         partial(
             learning_rate_factor,

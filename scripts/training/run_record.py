@@ -16,6 +16,7 @@ from ..common.former_names import with_present_names
 from ..common.provenance import provenance
 from .checkpoints import writing
 from .command_line import config_fields
+from .optimization import fit_warmups
 
 FILE = "run.json"
 # What may change when a run is resumed: where files are, what it saves, logs and publishes, and how it reads.
@@ -41,6 +42,13 @@ def describe_run(
 ) -> dict:
     """`provenance` (command, commit, versions, device), `arguments` (recipe and flags) and `data` of a run."""
     return {"provenance": provenance(device, seed), "arguments": settings, "data": describe_data(sides)}
+
+
+def used_settings(settings: dict, total_steps: int) -> dict:
+    """For `used` in a record: what a run uses in place of what it was asked for."""
+    names = "head_warmup_steps", "backbone_warmup_steps"
+    fitted = zip(names, fit_warmups(*(settings[name] for name in names), total_steps), strict=True)
+    return {name: steps for name, steps in fitted if steps != settings[name]}
 
 
 def read_record(output_dir: Path) -> dict | None:

@@ -36,7 +36,8 @@ class Reg4PruTrainer(Trainer):
     [`~transformers.Trainer`] with what [`Reg4PruForSemanticSegmentation`] is trained with: random crops, layer-wise
     learning rates, keep-rate schedule, weight average, distillation, and metrics of whole images, blended as in every
     prediction. Full states are whole or not there, SIGTERM saves one and ends the training, and a loss that is not
-    finite stops it.
+    finite stops it. The loss of a step is the mean over its batches (`gradient_accumulation_steps`), whatever their
+    shares of ignored pixels.
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): What is trained.

@@ -3,6 +3,7 @@ Every field of transformers' `TrainingArguments`: what `reg4pru finetune` and [`
 `docs/training_arguments.md` shows the table; a test holds it against the version that is installed.
 """
 
+from collections.abc import Collection
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 
@@ -92,10 +93,14 @@ NO_EFFECT = {
 _ALLOWED = {"label_names": [LABEL_NAMES], "train_sampling_strategy": ["sequential"]}
 
 
-def check_training_arguments(training: TrainingArguments, hub: bool = True) -> None:
+def check_training_arguments(
+    training: TrainingArguments, hub: bool = True, given: Collection[str] = frozenset()
+) -> None:
     """
     Args:
         training (`TrainingArguments`): Of a fine-tuning.
+        given (`Collection[str]`, *optional*): Flags of the command line. There a default is asked for, too, such as
+            `--lr_scheduler_type linear`, unless it says that something is off.
         hub (`bool`, *optional*, defaults to `True`): Whether we push, and fields of the Hub are looked at, too.
 
     Raises:
@@ -106,7 +111,8 @@ def check_training_arguments(training: TrainingArguments, hub: bool = True) -> N
         if reason is None or (field.name.startswith("hub_") and not hub):
             continue
         value = getattr(training, field.name)
-        if value in _ALLOWED.get(field.name, ()) or not _differs(value, field):
+        asked = field.name in given and not _says_nothing(value)
+        if value in _ALLOWED.get(field.name, ()) or not (asked or _differs(value, field)):
             continue
         if field.name == "hub_token":
             raise ValueError(f"--hub_token {reason}")

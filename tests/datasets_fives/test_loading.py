@@ -1,5 +1,6 @@
 """From a source to rows by split: features, cache, streams, and the refusal of what cannot be loaded."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -140,6 +141,18 @@ def test_resized_images_are_cached(archive, tmp_path, write_pair):
     write_pair(archive, "test/1_A", seed=99)
     changed = load(archive, tmp_path, working_size=16)
     assert changed["test"][0]["image"].tobytes() != data["test"][0]["image"].tobytes()
+
+
+def test_a_mask_replaced_by_one_of_the_same_size_and_time_is_read_anew(archive, tmp_path):
+    before = load(archive, tmp_path, working_size=16)
+    path = archive / "test" / "Ground truth" / "1_A.png"
+    stat, content = path.stat(), path.read_bytes()
+    Image.fromarray(np.eye(*np.asarray(Image.open(path)).shape[:2], dtype=np.uint8) * 255).save(path)
+    assert path.stat().st_size <= stat.st_size
+    path.write_bytes(path.read_bytes().ljust(len(content), b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = load(archive, tmp_path, working_size=16)
+    assert after["test"][0]["mask"].tobytes() != before["test"][0]["mask"].tobytes()
 
 
 def test_a_cache_that_cannot_be_written_is_named_before_anything_is_read(archive, tmp_path, monkeypatch):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import reg4pru
-from reg4pru import evaluate, export, predict, prepare, tune
+from reg4pru import benchmark, evaluate, export, predict, prepare, push, tune
 from reg4pru.common.cli import CommandParser
 from reg4pru.common.output_checks import check_writable
+from reg4pru.study import __main__ as study
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
@@ -62,7 +63,7 @@ def blocked(tmp_path) -> Path:
     return tmp_path / "file" / "out"
 
 
-@pytest.mark.parametrize("command", [evaluate, export, predict, prepare])
+@pytest.mark.parametrize("command", [benchmark, evaluate, export, predict, prepare, push, study])
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     command, blocked, save_checkpoint, tiny_model, images, tmp_path, monkeypatch, capsys
 ):
@@ -70,10 +71,13 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     images[0]["image"].save(tmp_path / "image.png")
     model = ["--model_name_or_path", str(save_checkpoint(tiny_model()))]
     flags = {
+        benchmark: [*model, "--output_dir", str(blocked)],
         evaluate: [*model, "--output_dir", str(blocked)],
         export: [*model, "--output", str(blocked)],
         predict: [*model, "--images", str(tmp_path / "image.png"), "--output_dir", str(blocked)],
         prepare: ["--fives_dir", str(tmp_path), "--output_dir", str(blocked)],
+        push: [*model, "--hub_model_id", "me/eyes", "--output_dir", str(blocked)],
+        study: ["synthetic", "--output_dir", str(tmp_path / "tables"), "--runs_dir", str(blocked)],
     }[command]
     for work in ("datasets_fives.metrics.measure", "reg4pru.inference.onnx_export.export_onnx"):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("work has begun"))

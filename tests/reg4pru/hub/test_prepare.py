@@ -1,5 +1,9 @@
 """The published archive as Parquet: rows, card, and what is refused."""
 
+import hashlib
+import json
+import os
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -8,7 +12,9 @@ from huggingface_hub import metadata_load
 
 from datasets_fives import load_fives
 from reg4pru import prepare as command
-from reg4pru.hub.fives_dataset import prepare
+from reg4pru.common.former_names import FORMER_NAMES, FORMER_TAGS
+from reg4pru.hub.fives_dataset import TAG, prepare
+from reg4pru.hub.transfer import has_tag
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +122,42 @@ def test_what_is_there_is_kept(fives, tmp_path, caplog):
         prepare(fives, out, "user/other")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
     assert not list(tmp_path.glob(".out-*")), "nothing is left beside it"
+
+
+def test_an_archive_is_known_by_its_content(fives, tmp_path):
+    out = tmp_path / "out"
+    mask = fives / "train" / "Ground truth" / "1_A.png"
+    content = mask.read_bytes()
+    mask.write_bytes(content + b"1")
+    before = mask.stat()
+    prepare(fives, out, "user/fives")
+    os.utime(mask, ns=(0, 0))
+    prepare(fives, out, "user/fives")
+    mask.write_bytes(content + b"2")  # as large as before, and by its time as old
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ValueError, match="was not prepared from these files"):
+        prepare(fives, out, "user/fives")
+
+
+def test_what_9db4d4a_prepared_is_known_here_and_on_the_hub(fives, tmp_path, caplog):
+    out = tmp_path / "out"
+    prepare(fives, out, "user/fives")
+    listed = []
+    for name in ("train/1_A", "train/2_A", "train/3_D", "train/122_G", "test/1_A", "test/2_N"):
+        split, stem = name.split("/")
+        files = [(fives / split / kind / f"{stem}.png").stat() for kind in ("Original", "Ground truth")]
+        listed.append((name, [number for one in files for number in (one.st_size, one.st_mtime_ns)]))
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    former = next(former for former, name in FORMER_NAMES.items() if name == "images_per_shard")
+    noted = {"files": digest, "repo_id": "user/fives", former: 100, "version": 1}
+    (out / ".prepared.json").write_text(json.dumps(noted))
+    card = out / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace(TAG, FORMER_TAGS[TAG]), encoding="utf-8")
+    caplog.set_level("INFO")
+    prepare(fives, out, "user/fives")
+    assert "was prepared from the same files" in caplog.text
+    assert has_tag(card, TAG)
+    assert not has_tag(card, "reg4pru-predictions")
 
 
 def test_a_broken_archive_writes_nothing(fives, tmp_path, capsys):

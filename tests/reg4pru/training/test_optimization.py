@@ -11,6 +11,7 @@ from reg4pru.training.optimization import (
     make_optimizer,
     parameter_groups,
 )
+from reg4pru.training.run_record import used_settings
 
 # 6 layers: the embeddings are level 0, the layers 1 to 6, everything else, the backbone's last norm included, level 7.
 LEVELS = [
@@ -136,10 +137,16 @@ def test_the_average_is_the_plain_one_with_a_decay_that_grows():
     assert decays == pytest.approx([2 / 11, 3 / 12, 0.3, 0.3, 0.3])
 
 
-def test_warmups_longer_than_the_run_are_shortened_and_it_is_said(caplog):
+def test_warmups_longer_than_the_run_are_shortened_and_it_is_said(caplog, tiny_model):
     assert fit_warmups(200, 400, 600) == (200, 400)
-    assert not caplog.text
     assert fit_warmups(200, 400, 150) == (25, 50)
+    asked = {"head_warmup_steps": 200, "backbone_warmup_steps": 400}
+    for total_steps, used in ((600, {}), (150, {"head_warmup_steps": 25, "backbone_warmup_steps": 50})):
+        assert not caplog.text
+        make_optimizer(
+            tiny_model(), OptimizerArguments(**asked), learning_rate=0.1, weight_decay=0.0, total_steps=total_steps
+        )
+        assert used_settings(asked, total_steps) == used
     assert "200 (--head_warmup_steps) and 400 (--backbone_warmup_steps)" in caplog.text
     assert "a run of 150 steps: shortened to 25 and 50" in caplog.text
     assert fit_warmups(1, 1, 1) == (0, 0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from reg4pru import finetune
 from reg4pru.training.arguments import FinetuneArguments
 from reg4pru.training.optimization import make_optimizer
 from reg4pru.training.trainer import Reg4PruTrainer, _count_steps
@@ -67,6 +68,29 @@ def test_what_would_change_nothing_is_refused_by_name(arguments, name):
         check_training_arguments(arguments)
     assert REFUSED[name] in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["--lr_scheduler_type", "linear"], "--lr_scheduler_type is linear: leave it out; the rates rise over"),
+        (["--warmup_steps=0"], "--warmup_steps is 0.0: leave it out"),
+        (["--optim", "adamw_torch"], "--optim is adamw_torch: leave it out; the optimiser is AdamW, with"),
+        (["--hub_strateg", "every_save"], "--hub_strategy is every_save: leave it out"),  # as argparse takes it
+        (["--torch_compile", "false", "--do_predict", "false", "--learning_rate", "5e-5"], None),
+    ],
+)
+def test_a_default_that_is_asked_for_is_refused_unless_it_switches_off(tmp_path, monkeypatch, capsys, words, refused):
+    monkeypatch.setattr("reg4pru.training.finetuning.finetune", lambda *_: 0)
+    monkeypatch.setattr("reg4pru.hub.transfer.fetch_checkpoint", lambda name, _: name)
+    run = ["--model_name_or_path", "x", "--output_dir", str(tmp_path / "out"), "--use_cpu", "--report_to", "none"]
+    if refused is None:
+        finetune.main([*run, *words])
+        return
+    with pytest.raises(SystemExit) as stopped:
+        finetune.main([*run, *words])
+    assert stopped.value.code == 2
+    assert refused in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_trainer_refuses_too_but_leaves_the_hub_to_its_user(arguments, tiny_model):
