@@ -1,7 +1,9 @@
 """Segmentation data sets, retinal vessels first: sources, splits, augmentation and tiles; metrics in `metrics`."""
 
+from .class_names import class_names
 from .features import FEATURES
-from .loading import load_fives, load_vessels
+from .fives import load_fives
+from .loading import load_segmentation, load_vessels
 from .splits import SAMPLE_SPLIT
 
-__all__ = ["FEATURES", "SAMPLE_SPLIT", "load_fives", "load_vessels"]
+__all__ = ["FEATURES", "SAMPLE_SPLIT", "class_names", "load_fives", "load_segmentation", "load_vessels"]

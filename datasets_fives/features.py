@@ -1,6 +1,6 @@
 """Records and rows: what is known of an image before it is decoded, and the columns that it becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,11 +63,14 @@ class Listing(NamedTuple):
         records (`Sequence[Record]`): All images, with at least name, split and condition.
         contents (`Sequence[Record]`): The same, complete; reading one may read a file, a row of a data set, or draw.
         conditions (`list[str]`, *optional*): Class names of the conditions; by default those that occur.
+        stated (`Mapping`, *optional*): What the source itself says of `classes`, `ignore_value`, `reduce_labels` and
+            `group_pattern`, the arguments of [`~datasets_fives.load_segmentation`].
     """
 
     records: Sequence[Record]
     contents: Sequence[Record]
     conditions: list[str] | None = None
+    stated: Mapping = {}
 
 
 def list_some(names: Sequence[str]) -> str:

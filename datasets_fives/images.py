@@ -125,6 +125,27 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         raise ValueError(f"cannot be read ({error})") from error
 
 
+def open_content(kind: str, content: str | bytes | Image.Image) -> Image.Image:
+    """
+    Decode the content of a record, see [`open_image`].
+
+    Args:
+        kind (`str`): What errors call it.
+        content (`str`, `bytes` or `PIL.Image.Image`): Path of a file, its content, or the image.
+
+    Raises:
+        ValueError: If there is none, or it cannot be read.
+    """
+    if isinstance(content, Image.Image):
+        return content
+    if not content:
+        raise ValueError(f"{kind} is missing")
+    try:
+        return open_image(content)
+    except ValueError as error:
+        raise ValueError(f"{kind} {error}") from error
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """
     Convert a decoded image of any mode to RGB of 8 bits.
@@ -195,6 +216,22 @@ def fingerprint(content: bytes) -> str:
 def fingerprint_image(image: Image.Image) -> str:
     """Fingerprint of the decoded pixels, so that the same image in two files is recognised."""
     return fingerprint(str(image.size).encode() + image.tobytes())
+
+
+def store_content(content: str | bytes | Image.Image, image: Image.Image, is_original: bool) -> dict:
+    """
+    An image in the form in which `datasets` stores one.
+
+    Args:
+        content (`str`, `bytes` or `PIL.Image.Image`): What it was decoded from.
+        image (`PIL.Image.Image`): RGB.
+        is_original (`bool`): Whether it was neither scaled nor reduced to 8 bits. Such a file is pointed to, not
+            copied, if `datasets` can read it: the full data set has gigabytes of them.
+    """
+    if not is_original or isinstance(content, Image.Image) or extra_format(content) is not None:
+        return encode_png(image)
+    is_path = isinstance(content, str)
+    return {"path": content if is_path else None, "bytes": None if is_path else content}
 
 
 def encode_png(pixels: Image.Image | np.ndarray) -> dict:

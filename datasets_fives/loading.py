@@ -1,4 +1,4 @@
-"""load_vessels: from images in folders, on the Hub, in a saved data set, or synthetic ones, to rows by split."""
+"""load_segmentation: from images in folders, on the Hub, in a saved data set, or synthetic ones, to rows by split."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,33 +6,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Image,
-    IterableDataset,
-    IterableDatasetDict,
-    SplitDict,
-    SplitInfo,
-    Value,
-    config,
-)
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value, config
 from datasets.exceptions import DatasetGenerationError
 
-from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Content, Record, list_some, problems_error
+from .class_names import check_occurrence, find_classes, read_labels
+from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Record, list_some, problems_error
 from .images import (
     SUFFIXES,
     as_rgb,
     encode_png,
-    extra_format,
     fingerprint_image,
     has_8_bits,
-    open_image,
+    open_content,
     resize_image,
+    store_content,
 )
+from .label_maps import LabelFormat, ValuesWithoutClass, list_values, read_label_map
 from .masks import (
     binary_mask,
     check_foreground,
@@ -56,6 +45,7 @@ from .splits import (
     split_records,
     warn_of_left_out,
 )
+from .streams import stream_records, stream_rows
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +53,18 @@ logger = logging.getLogger(__name__)
 _VERSION = 2
 
 
-def load_vessels(
+def load_segmentation(
     source: str | Path | Mapping,
     *,
+    classes: Sequence[str] | Mapping | str | Path | None = None,
+    ignore_value: int | Sequence[int] | None = None,
+    reduce_labels: bool | None = None,
     split: str | Path | Mapping[str, list[str]] = "official",
     seed: int = 0,
     validation_fraction: float = 0.1,
     working_size: int | None = None,
     condition_pattern: str | None = None,
+    group_pattern: str | None = None,
     vessel_labels: Sequence[int] | None = None,
     revision: str | None = None,
     streaming: bool = False,
@@ -78,14 +72,15 @@ def load_vessels(
     synthetic_counts: tuple[int, int, int] = (64, 8, 16),
     fingerprints: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """
-    Load images with vessel masks.
+    r"""
+    Load images with label maps of any number of classes, or with vessel masks.
 
-    The rows have `image` (RGB), `mask` (grey, {0, 1}, 1 is vessel; in label maps with an ignore value also 255, see
-    [`~datasets_fives.masks.counted_pixels`]), `name` and `condition` (a class label, `"unknown"` where none is known).
-    Where the source has masks of the field of view there is also `field_of_view` (grey, {0, 1}), and where it grades
-    its images `illumination`, `blur` and `contrast` (text). Duplicates, images with the same pixels or the same mask,
-    are never in two splits.
+    The rows have `image` (RGB), `mask` (grey: the index of the class of each pixel, 255 where it is ignored), `name`,
+    `condition` (a class label, `"unknown"` where none is known) and `classes` (class labels: those that the label map
+    shows; its feature names all classes, see [`~datasets_fives.class_names`]). Where no class has a name, these are
+    vessel masks: 1 is vessel, and there is no `classes`. Where the source has masks of the field of view there is also
+    `field_of_view` (grey, {0, 1}), and where it grades its images `illumination`, `blur` and `contrast` (text).
+    Duplicates, images with the same pixels or the same mask, are never in two splits.
 
     Args:
         source (`str`, `Path` or `Mapping`):
@@ -95,6 +90,17 @@ def load_vessels(
             folder with Parquet files, or a Hub id `"user/name"`, with a column of images (`image` or `pixel_values`),
             one of masks (`mask`, `label`, `annotation` or `segmentation_mask`), and optionally `name`, `condition`,
             `field_of_view`; `"synthetic"`.
+        classes (`Sequence[str]`, `Mapping`, `str` or `Path`, *optional*):
+            Names of the classes, with their values or colours where these are not 0, 1, 2, ..., see
+            [`~datasets_fives.label_maps.read_label_format`]; or a file of them. By default those of the column
+            `classes`, of the mapping or YAML file, or of `id2label.json`, `classes.json` or `classes.txt` in the
+            folder or repository; `()` for vessel masks whatever lies there. Two classes are read like vessel masks,
+            the second is the foreground.
+        ignore_value (`int` or `Sequence[int]`, *optional*):
+            Value (or colour) of pixels that do not count. By default 255 (white), unless that is of a class.
+        reduce_labels (`bool`, *optional*):
+            Whether label maps count the classes from 1, and 0 is ignored, as under transformers' `do_reduce_labels`.
+            By default what the YAML file says, else not.
         split (`str`, `Path` or `Mapping[str, list[str]]`, *optional*, defaults to `"official"`):
             `"official"`: train and test as published, a validation part taken out of train, stratified by condition,
             unless the source has one already; a training image with a duplicate in test is left out with a warning.
@@ -106,15 +112,18 @@ def load_vessels(
             Fraction of train that validates under `"official"`; 0 for none. Not for synthetic images, whose
             counts decide.
         working_size (`int`, *optional*):
-            Longer side in pixels to which images (bilinear, antialiased) and masks (area average, threshold one
-            half) are scaled, their aspect ratio kept; smaller ones are enlarged, for a model sees images at one
-            scale. By default they keep their size; synthetic images are drawn at 256.
+            Longer side in pixels to which images (bilinear, antialiased), masks (area average, threshold one half)
+            and label maps (nearest pixel) are scaled, their aspect ratio kept; smaller ones are enlarged, for a model
+            sees images at one scale. By default they keep their size; synthetic images are drawn at 256.
         condition_pattern (`str`, *optional*):
             Regular expression with one group that finds the condition in a name. By default the column `condition`,
             or what follows the number in names that are all like `01_dr`.
+        group_pattern (`str`, *optional*):
+            Regular expression with one group that finds in a name what an image belongs to, such as the film of a
+            frame, `r"^(\w+)_\d+$"`: a drawn split does not take these apart. A published one is kept.
         vessel_labels (`Sequence[int]`, *optional*):
-            Values of a label map that are vessels, such as `[1, 2]` for arteries and veins; without it, such masks
-            are refused.
+            Values of a label map that are vessels, or of the second of two classes, such as `[1, 2]` for arteries and
+            veins; without it, such masks are refused.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
         streaming (`bool`, *optional*, defaults to `False`):
             Return iterable data sets. From the Hub and from Parquet nothing is downloaded ahead, so duplicates and
@@ -132,10 +141,10 @@ def load_vessels(
         ones.
 
     Raises:
-        ValueError: If an argument is wrong, the source is none of the above, its files are broken, no mask shows a
-            vessel, or the split cannot be made.
+        ValueError: If an argument is wrong, the source is none of the above, its files are broken, label maps have
+            values without a class, no mask shows a vessel, or the split cannot be made.
     """
-    request = read_split_request(split, seed, validation_fraction)
+    request = read_split_request(split, seed, validation_fraction, group_pattern)
     if working_size is not None and working_size < 16:
         raise ValueError(f"working_size must be at least 16, got {working_size}.")
     check_vessel_labels(vessel_labels)
@@ -153,53 +162,54 @@ def load_vessels(
         listing = list_folders(source, condition_pattern)
     else:
         listing = list_saved(source, condition_pattern, revision, streaming, cache_dir)
-
     records, contents = listing.records, listing.contents
-    conditions = listing.conditions or _class_names(records)
+    request = request._replace(group_pattern=group_pattern or listing.stated.get("group_pattern"))
+    if classes is None:
+        classes = () if kind in ("synthetic", "archive") else find_classes(source, listing.stated, revision)
+    labels = read_labels(classes, ignore_value, reduce_labels, listing.stated, vessel_labels) if classes else None
+    options |= {"labels": labels} if labels else {}
+    conditions = listing.conditions or _condition_names(records)
     check_unique([record.name for record in records])
-    features = _features(records, conditions)
+    features = _features(records, conditions, labels)
     # A split that cannot be made is refused before gigabytes are decoded; duplicates are known only afterwards.
     splits = split_records(records, range(len(records)), conditions, request)
     warn_of_left_out(records, splits, request)
     if isinstance(contents, SavedRecords) and contents.is_stream:
         logger.warning("Streaming %s: pixels are not compared, so duplicates are not looked for.", source)
-        return _stream(contents, splits, features, options)
+        return stream_records(contents, splits, features, checked_row, options)
     rows = _generate(contents, features, options, Path(cache_dir or config.HF_DATASETS_CACHE))
-    hashes = [rows[column][:] for column in FINGERPRINTS]
-    if not any(hashes[1]):
-        check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], str(source))
-    if empty := [record.name for record, mask_hash in zip(records, hashes[1], strict=True) if not mask_hash]:
-        logger.warning("%d of %d masks show no vessel: %s", len(empty), len(records), list_some(empty))
-    splits = split_records(records, group_duplicates(*hashes), conditions, request)
+    _check_content(rows, labels, str(source))
+    groups = group_duplicates(*(rows[column][:] for column in FINGERPRINTS))
+    splits = split_records(records, groups, conditions, request)
     if not fingerprints:
         rows = rows.remove_columns(list(FINGERPRINTS))
     result = DatasetDict({name: rows.select(indices) for name, indices in splits.items()})
-    if streaming:
-        return IterableDatasetDict(
-            {name: _count(part.to_iterable_dataset(), name, len(part)) for name, part in result.items()}
-        )
-    return result
+    return stream_rows(result) if streaming else result
 
 
-def load_fives(source: str | Path, **kwargs) -> DatasetDict | IterableDatasetDict:
+def _check_content(rows: Dataset, labels: LabelFormat | None, where: str) -> None:
+    """Refuse what nothing can be learnt from, and warn of masks and classes that are empty."""
+    names, mask_hashes = rows["name"][:], rows["mask_hash"][:]
+    if labels is not None:
+        check_occurrence(rows["classes"][:], labels.names, where, names)
+    elif not any(mask_hashes):
+        check_foreground(rows.with_format("numpy", columns=["mask"])["mask"], where)
+    elif empty := [name for name, mask_hash in zip(names, mask_hashes, strict=True) if not mask_hash]:
+        logger.warning("%d of %d masks show no vessel: %s", len(empty), len(names), list_some(empty))
+
+
+def load_vessels(source: str | Path | Mapping, **kwargs) -> DatasetDict | IterableDatasetDict:
     """
-    [`load_vessels`] for FIVES: the archive, a copy on the Hub, what this project saves, or synthetic images like it.
-
-    `name` is `"<published split>/<n>_<condition>"`, and `condition` A (age-related macular degeneration), D (diabetic
-    retinopathy), G (glaucoma) or N (normal).
+    [`load_segmentation`] for vessel masks, whatever class names there are.
 
     Args:
-        source (`str` or `Path`): See [`load_vessels`].
-        kwargs: Those of [`load_vessels`].
+        source (`str`, `Path` or `Mapping`): See [`load_segmentation`].
+        kwargs: Those of [`load_segmentation`], but for `classes`.
 
     Raises:
-        ValueError: See [`load_vessels`]; also if the source has other conditions than FIVES.
+        ValueError: See [`load_segmentation`].
     """
-    splits = load_vessels(source, **kwargs)
-    names = next(iter(splits.values())).features["condition"].names
-    if names != list(CONDITIONS):
-        raise ValueError(f"{source} has the conditions {', '.join(names)}, so it is not FIVES: use load_vessels.")
-    return splits
+    return load_segmentation(source, classes=(), **kwargs)
 
 
 def source_kind(source: str | Path | Mapping) -> str:
@@ -226,24 +236,30 @@ def source_kind(source: str | Path | Mapping) -> str:
     return "hub"
 
 
-def _class_names(records: Sequence[Record]) -> list[str]:
+def _condition_names(records: Sequence[Record]) -> list[str]:
     """Those of FIVES, or the conditions that occur, sorted."""
     found = {record.condition for record in records}
     return list(CONDITIONS) if found <= set(CONDITIONS) else sorted(found)
 
 
-def _features(records: Sequence[Record], conditions: list[str]) -> Features:
+def _features(records: Sequence[Record], conditions: list[str], labels: LabelFormat | None) -> Features:
     """The columns of the rows; the first four are those of every source, in this order."""
     features = Features({**FEATURES, "condition": ClassLabel(names=conditions)})
     if records and records[0].field_of_view is not None:
         features["field_of_view"] = Image(mode="L")
     if records and records[0].quality is not None:
         features.update({grade: Value("string") for grade in QUALITY})
+    if labels is not None:
+        features["classes"] = List(ClassLabel(names=list(labels.names)))
     return features
 
 
 def checked_row(
-    record: Record, *, working_size: int | None = None, vessel_labels: Sequence[int] | None = None
+    record: Record,
+    *,
+    working_size: int | None = None,
+    vessel_labels: Sequence[int] | None = None,
+    labels: LabelFormat | None = None,
 ) -> dict:
     """
     Read the image of a record with its masks, check them, and optionally scale them.
@@ -252,6 +268,7 @@ def checked_row(
         record ([`Record`]): A complete one.
         working_size (`int`, *optional*): Longer side in pixels. By default as it is.
         vessel_labels (`Sequence[int]`, *optional*): See [`~datasets_fives.masks.binary_mask`].
+        labels ([`LabelFormat`], *optional*): What its label map means. By default it is a vessel mask.
 
     Returns:
         `dict`: The row, with its fingerprints and `meaning_of_255`, see [`~datasets_fives.masks.interpret_mask`];
@@ -260,14 +277,18 @@ def checked_row(
     Raises:
         ValueError: If image or masks cannot be read, are not what they should be, or their sizes differ.
     """
-    decoded = _open("image", record.image)
+    decoded = open_content("image", record.image)
     image = as_rgb(decoded)
-    mask, meaning_of_255 = interpret_mask(_open("mask", record.mask), vessel_labels)
-    if vessel_labels is None:
-        check_share(mask)
+    opened, num_labels, meaning_of_255 = open_content("mask", record.mask), len(labels.names) if labels else 2, ""
+    if labels is None or labels.is_plain_binary:
+        mask, meaning_of_255 = interpret_mask(opened, vessel_labels)
+        if vessel_labels is None and labels is None:
+            check_share(mask)
+    else:
+        mask = read_label_map(opened, labels)
     masks = {"mask": mask}
     if record.field_of_view is not None:
-        opened = _open("field of view", record.field_of_view)
+        opened = open_content("field of view", record.field_of_view)
         try:
             masks["field_of_view"] = (binary_mask(opened) == 1).astype(np.uint8)
         except ValueError as error:
@@ -282,37 +303,24 @@ def checked_row(
                 f"image is {image.width}x{image.height} but {kind.replace('_', ' ')} is {size[0]}x{size[1]}"
                 f"{turned if size == image.size[::-1] else ''}"
             )
-    hashes = (record.image_hash or fingerprint_image(image), fingerprint_mask(masks["mask"]))
+    hashes = (record.image_hash or fingerprint_image(image), fingerprint_mask(masks["mask"], num_labels))
     if working_size is not None:
         image = resize_image(image, working_size)
-        masks = {kind: resize_mask(pixels, working_size) for kind, pixels in masks.items()}
-    # An untouched file is pointed to, not copied: the full data set has gigabytes of them.
-    untouched = working_size is None and has_8_bits(decoded) and isinstance(record.image, (str, bytes))
-    if untouched and extra_format(record.image) is None:
-        is_path = isinstance(record.image, str)
-        saved = {"path": record.image if is_path else None, "bytes": None if is_path else record.image}
-    else:
-        saved = encode_png(image)
+        masks = {
+            kind: resize_mask(pixels, working_size, num_labels if kind == "mask" else 2)
+            for kind, pixels in masks.items()
+        }
+    is_original = working_size is None and has_8_bits(decoded)
     return {
-        "image": saved,
+        "image": store_content(record.image, image, is_original),
         **{kind: encode_png(pixels) for kind, pixels in masks.items()},
         "name": record.name,
         "condition": record.condition,
         **dict(zip(QUALITY, record.quality or (), strict=False)),
         **dict(zip(FINGERPRINTS, hashes, strict=True)),
+        **({"classes": np.unique(masks["mask"][masks["mask"] < num_labels]).tolist()} if labels else {}),
         "meaning_of_255": meaning_of_255,
     }
-
-
-def _open(kind: str, content: Content) -> PIL.Image.Image:
-    if isinstance(content, PIL.Image.Image):
-        return content
-    if not content:
-        raise ValueError(f"{kind} is missing")
-    try:
-        return open_image(content)
-    except ValueError as error:
-        raise ValueError(f"{kind} {error}") from error
 
 
 def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options) -> Iterator[dict]:
@@ -326,14 +334,18 @@ def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options)
     """
     problems: list[str] = []
     names: dict[str, list[str]] = {"vessel": [], "ignored": [], "": []}
+    without_class: dict[str, ValuesWithoutClass] = {}
     for record in contents:
         try:
             row = checked_row(record, **options)
+        except ValuesWithoutClass as error:
+            without_class[_name_files(record)] = error
+            continue
         except ValueError as error:
             problems.append(f"{_name_files(record)}: {error}")
             continue
         names[row.pop("meaning_of_255")].append(record.name)
-        if not problems:  # else nothing will be kept: only look for further problems
+        if not problems and not without_class:  # else nothing will be kept: only look for further problems
             yield row
     if names["vessel"] and names["ignored"]:
         white, ignored = (", ".join(names[meaning][:5]) for meaning in ("vessel", "ignored"))
@@ -341,6 +353,8 @@ def checked_rows(contents: Sequence[Record], version: int = _VERSION, **options)
             f"255 seems to mean vessel in {len(names['vessel'])} masks ({white}) and ignored beside labels of 1 in "
             f"{len(names['ignored'])} ({ignored}): name the vessels, vessel_labels=[1] or vessel_labels=[255]"
         )
+    if without_class:
+        problems += list_values(without_class)
     if problems:
         raise problems_error("the data set", problems)
 
@@ -374,22 +388,3 @@ def _generate(contents: Sequence[Record], features: Features, options: dict, cac
         raise ValueError(
             f"The prepared rows cannot be written to {cache} ({error}): set cache_dir or HF_DATASETS_CACHE."
         ) from error
-
-
-def _stream(
-    contents: SavedRecords, splits: dict[str, list[int]], features: Features, options: dict
-) -> IterableDatasetDict:
-    """Split by name alone: only columns of text were read ahead, not the pixels."""
-    result = {}
-    for name, indices in splits.items():
-        rows = contents.stream(indices, checked_row, **options).select_columns(list(features)).cast(features)
-        result[name] = _count(rows, name, len(indices))
-    return IterableDatasetDict(result)
-
-
-def _count(rows: IterableDataset, split: str, count: int) -> IterableDataset:
-    """Note the number of rows, which a stream cannot be asked for."""
-    splits = SplitDict()
-    splits.add(SplitInfo(name=split, num_examples=count))
-    rows.info.splits = splits
-    return rows

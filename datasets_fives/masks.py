@@ -282,22 +282,25 @@ def counted_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mask == 1, mask != IGNORED
 
 
-def resize_mask(mask: np.ndarray, longest: int) -> np.ndarray:
+def resize_mask(mask: np.ndarray, longest: int, num_labels: int = 2) -> np.ndarray:
     """
-    Scale a mask like its image: area average with a threshold at one half.
+    Scale a mask like its image: area average with a threshold at one half; of a label map the nearest pixels.
 
     The area average equals the nearest pixel when enlarging, and keeps thin vessels best when shrinking.
 
     Args:
         mask (`np.ndarray` of shape `(height, width)`): As [`binary_mask`] returns it.
         longest (`int`): Its longer side afterwards, in pixels.
+        num_labels (`int`, *optional*, defaults to 2): Number of classes.
 
     Returns:
-        `np.ndarray`: `uint8` of {0, 1}, and 255 where most of the pixels were ignored.
+        `np.ndarray`: `uint8` of {0, 1}, and 255 where most of the pixels were ignored; of more classes their labels.
     """
     size = scaled_size(*mask.shape[::-1], longest)
     if mask.shape[::-1] == size:
         return mask
+    if num_labels > 2:
+        return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     resized = _majority(mask == 1, size).astype(np.uint8)
     if mask.max() == IGNORED:
         resized[_majority(mask == IGNORED, size)] = IGNORED
@@ -309,7 +312,12 @@ def _majority(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(average) > 127
 
 
-def fingerprint_mask(mask: np.ndarray) -> str:
-    """Fingerprint of where a mask is 1; `""` for an empty mask, which says nothing about duplicates."""
+def fingerprint_mask(mask: np.ndarray, num_labels: int = 2) -> str:
+    """
+    Fingerprint of where a mask is 1, or of a label map; `""` for an empty mask, or where all is of one value, which
+    says nothing about duplicates.
+    """
+    if num_labels > 2:
+        return "" if np.all(mask == mask[0, 0]) else fingerprint(str(mask.shape).encode() + mask.tobytes())
     vessels = mask == 1
     return fingerprint(str(mask.shape).encode() + np.packbits(vessels).tobytes()) if vessels.any() else ""

@@ -39,15 +39,20 @@ class SplitRequest(NamedTuple):
         split (`str` or `Mapping[str, list[str]]`): `"official"`, `"resplit"`, `"sample"`, or the names of each split.
         seed (`int`): Seed of the draws.
         validation_fraction (`float`): Fraction of the training images that validate (`"official"` only).
+        group_pattern (`str`, *optional*): What finds in a name to which group an image belongs, see [`read_groups`].
     """
 
     split: str | Mapping[str, list[str]]
     seed: int = 0
     validation_fraction: float = 0.1
+    group_pattern: str | None = None
 
 
 def read_split_request(
-    split: str | Path | Mapping[str, list[str]], seed: int, validation_fraction: float
+    split: str | Path | Mapping[str, list[str]],
+    seed: int,
+    validation_fraction: float,
+    group_pattern: str | None = None,
 ) -> SplitRequest:
     """
     Check how to split, before anything else is read.
@@ -56,6 +61,7 @@ def read_split_request(
         split (`str`, `Path` or `Mapping[str, list[str]]`): See [`SplitRequest`]; or a YAML or JSON file of the names.
         seed (`int`): See [`SplitRequest`].
         validation_fraction (`float`): See [`SplitRequest`]; in [0, 1).
+        group_pattern (`str`, *optional*): See [`SplitRequest`].
 
     Raises:
         ValueError: If the file does not exist or holds something else, or a value is none of these.
@@ -68,7 +74,8 @@ def read_split_request(
         check_names(split)
     elif split not in ("official", "resplit", "sample"):
         raise ValueError(f'split must be "official", "resplit", "sample" or a mapping of names, got {split!r}.')
-    return SplitRequest(SAMPLE_SPLIT if split == "sample" else split, seed, validation_fraction)
+    compile_pattern(group_pattern, "group_pattern")
+    return SplitRequest(SAMPLE_SPLIT if split == "sample" else split, seed, validation_fraction, group_pattern)
 
 
 def check_names(split: Mapping[str, list[str]]) -> None:
@@ -111,17 +118,18 @@ def read_mapping(path: str | Path) -> dict:
     return content
 
 
-def compile_pattern(pattern: str | None) -> re.Pattern | None:
-    """Compile a `condition_pattern`; raises `ValueError` unless it is a regular expression with one group."""
+def compile_pattern(pattern: str | None, kind: str = "condition_pattern") -> re.Pattern | None:
+    """Compile a pattern of a kind; raises `ValueError` unless it is a regular expression with one group."""
     if pattern is None:
         return None
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"condition_pattern is not a regular expression: {pattern!r} ({error}).") from error
+        raise ValueError(f"{kind} is not a regular expression: {pattern!r} ({error}).") from error
     if compiled.groups != 1:
         raise ValueError(
-            f"condition_pattern must have one group in parentheses, the condition; {pattern!r} has {compiled.groups}."
+            f"{kind} must have one group in parentheses, the {kind.removesuffix('_pattern')}; {pattern!r} has "
+            f"{compiled.groups}."
         )
     return compiled
 
@@ -142,16 +150,37 @@ def read_conditions(names: Sequence[str], pattern: str | None) -> list[str]:
     Raises:
         ValueError: If the pattern is wrong or does not match a name; the first ten are listed.
     """
-    stems = [name.rpartition("/")[2] for name in names]
-    compiled = compile_pattern(pattern)
-    if compiled is None:
-        found = [_NUMBER_WORD.fullmatch(stem) for stem in stems]
+    if pattern is None:
+        found = [_NUMBER_WORD.fullmatch(name.rpartition("/")[2]) for name in names]
         return [match[1] for match in found] if all(found) else [UNKNOWN] * len(names)
-    found = [compiled.search(stem) for stem in stems]
+    return _search(names, pattern, "condition_pattern")
+
+
+def read_groups(names: Sequence[str], pattern: str | None) -> list[str]:
+    """
+    Read from its name to which group (film, patient, place) each image belongs.
+
+    Args:
+        names (`Sequence[str]`): Names of the images; what stands before a slash is not looked at.
+        pattern (`str`, *optional*): Regular expression with one group, searched for in the names.
+
+    Returns:
+        `list[str]`: The group of each, `""` without a pattern.
+
+    Raises:
+        ValueError: If the pattern is wrong or does not match a name; the first ten are listed.
+    """
+    return [""] * len(names) if pattern is None else _search(names, pattern, "group_pattern")
+
+
+def _search(names: Sequence[str], pattern: str, kind: str) -> list[str]:
+    """What the group of a pattern of a kind finds in each name, without what stands before a slash."""
+    compiled = compile_pattern(pattern, kind)
+    found = [compiled.search(name.rpartition("/")[2]) for name in names]
     unmatched = [name for name, match in zip(names, found, strict=True) if match is None or match[1] is None]
     if unmatched:
         raise ValueError(
-            f"condition_pattern {pattern!r} does not match {len(unmatched)} of {len(names)} names, "
+            f"{kind} {pattern!r} does not match {len(unmatched)} of {len(names)} names, "
             f"first {', '.join(unmatched[:10])}."
         )
     return [match[1] for match in found]
@@ -168,17 +197,20 @@ def group_duplicates(*fingerprints: Sequence[str]) -> list[int]:
     Returns:
         `list[int]`: A group number per image: the index of the first image of its group.
     """
-    groups = list(range(len(fingerprints[0])))
+    parents = list(range(len(fingerprints[0])))
+
+    def first_of(index: int) -> int:
+        while parents[index] != index:
+            index = parents[index]
+        return index
+
     for kind in fingerprints:
         first: dict[str, int] = {}
         for index, value in enumerate(kind):
-            if not value:
-                continue
-            mine, other = groups[index], groups[first.setdefault(value, index)]
-            if mine != other:
-                low, high = sorted((mine, other))
-                groups = [low if group == high else group for group in groups]
-    return groups
+            if value:
+                low, high = sorted((first_of(index), first_of(first.setdefault(value, index))))
+                parents[high] = low
+    return [first_of(index) for index in range(len(parents))]
 
 
 def warn_of_left_out(records: Sequence[Record], splits: Mapping[str, list[int]], request: SplitRequest) -> None:
@@ -207,11 +239,15 @@ def split_records(
     Raises:
         ValueError: If the split cannot be made, or names separate duplicates.
     """
-    draw = _Draw([conditions.index(record.condition) for record in records], groups, request.seed)
+    together = groups
+    if request.group_pattern is not None:
+        found = read_groups([record.name for record in records], request.group_pattern)
+        together = group_duplicates([str(group) for group in groups], found)
+    draw = _Draw([conditions.index(record.condition) for record in records], together, request)
     if request.split == "official":
         splits = _official(records, groups, request.validation_fraction, draw)
     elif request.split == "resplit":
-        splits = _resplit(groups, draw)
+        splits = _resplit(together, draw)
     else:
         splits = _by_name(records, groups, request.split)
     return {split: sorted(splits[split]) for split in SPLITS if splits.get(split)}
@@ -220,14 +256,18 @@ def split_records(
 class _Draw:
     """Draws about `total` of the candidates, whole groups only, with the conditions in proportion."""
 
-    def __init__(self, conditions: Sequence[int], groups: Sequence[int], seed: int):
-        self.conditions, self.groups, self.rng = conditions, groups, np.random.default_rng(seed)
+    def __init__(self, conditions: Sequence[int], groups: Sequence[int], request: SplitRequest):
+        self.conditions, self.groups, self.rng = conditions, groups, np.random.default_rng(request.seed)
+        self.pattern = request.group_pattern
 
     def __call__(self, candidates: list[int], total: int) -> list[int]:
         strata = {
             condition: [i for i in candidates if self.conditions[i] == condition]
             for condition in sorted({self.conditions[i] for i in candidates})
         }
+        members_of: dict[int, set[int]] = {}
+        for i in candidates:
+            members_of.setdefault(self.groups[i], set()).add(i)
         drawn: set[int] = set()
         exact = {condition: total * len(members) / len(candidates) for condition, members in strata.items()}
         # Largest remainders, so that the shares of small conditions add up to the total.
@@ -238,11 +278,23 @@ class _Draw:
         for condition, members in strata.items():
             count = sum(self.conditions[i] == condition for i in drawn)
             for i in self.rng.permutation(members).tolist():
-                group = {j for j in candidates if self.groups[j] == self.groups[i]} - drawn
+                group = members_of[self.groups[i]] - drawn
                 if group and count + len(group) <= shares[condition]:
                     drawn |= group
                     count += len(group)
+        if not drawn and total and self.pattern is not None:
+            drawn = self._smallest(members_of, total)
         return sorted(drawn)
+
+    def _smallest(self, members_of: dict[int, set[int]], total: int) -> set[int]:
+        """The smallest group, where even that is more than what is wanted: groups of films or patients are few."""
+        group = min(members_of.values(), key=len)
+        if len(members_of) == 1:
+            raise ValueError(f"group_pattern {self.pattern!r} puts all {len(group)} images into one group.")
+        logger.warning(
+            "Every group of %r has more than the %d images wanted; drawn are %d.", self.pattern, total, len(group)
+        )
+        return group
 
 
 def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]]:
@@ -280,7 +332,7 @@ def _resplit(groups, draw) -> dict[str, list[int]]:
         left = sorted(set(left) - set(splits[split]))
     splits["train"] = left
     if not splits["train"] or not splits["test"]:
-        some = "" if different == count else f", of which {different} differ in their pixels and in their masks,"
+        some = "" if different == count else f", of which {different} differ in their pixels, masks and groups,"
         raise ValueError(f"{count} images{some} are too few to be re-split 70:20:10.")
     return splits
 
@@ -295,11 +347,14 @@ def _by_name(records, groups, split) -> dict[str, list[int]]:
         )
     splits = {key: [index[name] for name in names] for key, names in split.items()}
     split_of = {i: key for key, members in splits.items() for i in members}
+    members_of: dict[int, list[int]] = {}
+    for i in split_of:
+        members_of.setdefault(groups[i], []).append(i)
     separated = [
         f"{records[i].name} ({split_of[i]}) and {records[j].name} ({split_of[j]})"
         for i in split_of
-        for j in split_of
-        if i < j and groups[i] == groups[j] and split_of[i] != split_of[j]
+        for j in members_of[groups[i]]
+        if i < j and split_of[i] != split_of[j]
     ]
     if separated:
         raise ValueError(f"The split separates duplicates (same pixels or same mask): {'; '.join(separated[:10])}.")

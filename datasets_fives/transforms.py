@@ -10,7 +10,7 @@ from kornia.color import rgb_to_grayscale
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 
-from .images import as_rgb, resize_image, scaled_size
+from .images import as_rgb, resize_image
 from .masks import IGNORED, check_classes, check_labels, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -101,7 +101,7 @@ class TrainTransform:
         # Cut first: to resize or copy a whole image for one crop of it would take longer than all the rest.
         labels = _label_values(mask, self.num_labels)
         image, labels = cut_box(as_rgb(image), labels, *self._choose_box(labels))
-        labels = _resize_labels(labels, self.size, self.num_labels)
+        labels = resize_mask(labels, self.size, self.num_labels)
         pixels, labels = _to_tensors(resize_image(image, self.size), labels)
         augmentation = self.augmentation
         turns = int(torch.randint(4, ())) if augmentation.turns else 0
@@ -181,7 +181,7 @@ class EvalTransform:
         _check_same_size(image, mask)
         image, labels = as_rgb(image), _label_values(mask, self.num_labels)
         if self.size is not None:
-            image, labels = resize_image(image, self.size), _resize_labels(labels, self.size, self.num_labels)
+            image, labels = resize_image(image, self.size), resize_mask(labels, self.size, self.num_labels)
             image, labels = cut_box(image, labels, 0, 0, self.size)
         pixels, labels = _to_tensors(image, labels)
         return (pixels - self.mean) / self.std, labels
@@ -262,14 +262,6 @@ def _label_values(mask: Image.Image, num_labels: int) -> np.ndarray:
     else:
         check_classes(labels, num_labels, f"A label map of mode {mask.mode}")
     return labels.astype(np.uint8, copy=False)
-
-
-def _resize_labels(labels: np.ndarray, longest: int, num_labels: int) -> np.ndarray:
-    """Vessels keep their area; of more than two classes each pixel takes the nearest one."""
-    if num_labels == 2:
-        return resize_mask(labels, longest)
-    size = scaled_size(*labels.shape[::-1], longest)
-    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
 def _to_tensors(image: Image.Image, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,8 +24,11 @@ _FIELDS = ("fov", "fovs", "field of view", "fields of view", "field of view mask
 _EITHER = "mask"
 _SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "validation": "validation",
                   "test": "test", "testing": "test"}  # fmt: skip
-_KEYS = ("images", "masks", "fields_of_view", "condition_pattern", "split")
-_OLD_KEYS = {"photographs": "images"}  # as files of before say
+_FOLDERS = ("images", "masks", "fields_of_view")
+# What a mapping says of its label maps is handed on to `load_segmentation`.
+_STATED = ("classes", "ignore_value", "reduce_labels", "group_pattern")
+_KEYS = (*_FOLDERS, "condition_pattern", "split", *_STATED)
+_OLD_KEYS = {"photographs": "images", "labels": "masks"}  # as files of before say, and as label maps are called
 # HRF, whose usual split (Odstrcilik et al. 2013) is a rule: the first five images of each condition train.
 _HRF = re.compile(r"(\d\d)_(h|dr|g)")
 _HRF_TRAIN = 5
@@ -41,11 +44,14 @@ def list_folders(source: str | Path | Mapping, condition_pattern: str | None = N
 
     Args:
         source (`str`, `Path` or `Mapping`):
-            A folder, with sub-folders named in one of the usual ways, directly or under `train` and `test`; or a
-            mapping, or a YAML or JSON file of one, with `images` and `masks`, folders or patterns such as
-            `"chase/*_1stHO.png"` or `"patient*/OD.jpg"`, relative to the file; and optionally `fields_of_view`,
-            `condition_pattern`, and `split`, the names of each split of the official one. A sub-folder `mask` holds
-            fields of view if another one holds vessels.
+            A folder, with sub-folders named in one of the usual ways, directly, under `train` and `test`, or with
+            these inside; or a
+            mapping, or a YAML or JSON file of one, with `images` and `masks` (or `labels`), folders or patterns such
+            as `"chase/*_1stHO.png"` or `"patient*/OD.jpg"`, relative to the file, or such by split; and optionally
+            `fields_of_view`, `condition_pattern`, `split`, the names of each split of the official one, and
+            `classes`, `ignore_value`, `reduce_labels` and `group_pattern`, see
+            [`~datasets_fives.load_segmentation`]. A sub-folder `mask` holds fields of view if another one holds
+            vessels.
         condition_pattern (`str`, *optional*): See [`~datasets_fives.splits.read_conditions`].
 
     Returns:
@@ -56,26 +62,27 @@ def list_folders(source: str | Path | Mapping, condition_pattern: str | None = N
         ValueError: If it is not clear which folder holds what, or which mask belongs to an image, if nothing could
             be matched, or an image lacks the field of view that others have.
     """
-    found: list[tuple[str, str, list[Path]]] = []  # name, published split, files
-    split_of: dict[str, str] = {}
+    mapping, base = {}, Path()
     if isinstance(source, Mapping) or Path(source).is_file():
-        base = Path() if isinstance(source, Mapping) else Path(source).parent
-        mapping = _check_mapping(source if isinstance(source, Mapping) else read_mapping(source))
+        base = base if isinstance(source, Mapping) else Path(source).parent
+        mapping = _check_mapping(source if isinstance(source, Mapping) else read_mapping(source), base)
         condition_pattern = condition_pattern or mapping.get("condition_pattern")
-        folders = [_list_files(base, mapping[kind]) for kind in _KEYS[:3] if mapping.get(kind)]
-        split_of = {name: split for split, names in (mapping.get("split") or {}).items() for name in names}
-        matched = _match(*folders, where=str(mapping["images"]))
-        if unknown := sorted(set(split_of) - {name for name, _ in matched}):
-            raise ValueError(f"split names images that do not exist: {', '.join(unknown[:10])}.")
-        found = [(name, split_of.get(name, ""), files) for name, files in matched]
+        places = _places(base, mapping)
     else:
-        for split, folder in _split_folders(Path(source)).items():
-            folders = [_list_files(kind, ".") for kind in _recognise(folder)]
-            prefix = f"{split}/" if split else ""
-            found += [(prefix + name, split, files) for name, files in _match(*folders, where=str(folder))]
+        places = {split: _recognise(folder) for split, folder in _split_folders(Path(source)).items()}
+        places = _by_split(places[""]) if list(places) == [""] else places
+    found: list[tuple[str, str, list[Path]]] = []  # name, published split, files
+    for split, kinds in places.items():
+        prefix = f"{split}/" if split else ""
+        matched = _match(*map(_list_files, kinds), where=str(kinds[0] if mapping else kinds[0].parent))
+        found += [(prefix + name, split, files) for name, files in matched]
     names = [name for name, *_ in found]
     splits = [split for _, split, _ in found]
-    if not split_of:
+    if split_of := {name: split for split, names in (mapping.get("split") or {}).items() for name in names}:
+        if unknown := sorted(set(split_of) - set(names)):
+            raise ValueError(f"split names images that do not exist: {', '.join(unknown[:10])}.")
+        splits = [split_of.get(name, "") for name in names]
+    else:
         splits = _hrf_split(names) or splits
     records = tuple(
         Record(name, split, condition, *map(str, files), stamp=stamp_files(*files))
@@ -83,10 +90,11 @@ def list_folders(source: str | Path | Mapping, condition_pattern: str | None = N
             found, splits, read_conditions(names, condition_pattern), strict=True
         )
     )
-    return Listing(records, records)
+    stated = {key: mapping[key] for key in _STATED if mapping.get(key) is not None}
+    return Listing(records, records, stated=stated)
 
 
-def _check_mapping(mapping: Mapping) -> dict:
+def _check_mapping(mapping: Mapping, base: Path) -> dict:
     renamed = {old: new for old, new in _OLD_KEYS.items() if new not in mapping}
     mapping = {renamed.get(key, key): value for key, value in mapping.items()}
     unknown = sorted(map(str, set(mapping) - set(_KEYS)))
@@ -98,7 +106,31 @@ def _check_mapping(mapping: Mapping) -> dict:
         )
     if mapping.get("split") is not None:
         check_names(mapping["split"])
+    if isinstance(mapping.get("classes"), str):
+        mapping["classes"] = base / mapping["classes"]
     return mapping
+
+
+def _places(base: Path, mapping: dict) -> dict[str, list[Path]]:
+    """The places of images, masks and fields of view that a mapping names, by split."""
+    named = [mapping[kind] for kind in _FOLDERS if mapping.get(kind)]
+    if not any(isinstance(place, Mapping) for place in named):
+        return _by_split([base / place for place in named])
+    if not all(isinstance(place, Mapping) and set(place) == set(named[0]) <= set(_SPLIT_FOLDERS) for place in named):
+        raise ValueError(f"Places by split are named for all kinds and for the same of {', '.join(SPLITS)}: {named}.")
+    found = {_SPLIT_FOLDERS[split]: [base / place[split] for place in named] for split in named[0]}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _by_split(kinds: list[Path]) -> dict[str, list[Path]]:
+    """The sub-folders of some folders that are named after splits, else, under `""`, the folders themselves."""
+    inside = [_named_after_splits(kind) for kind in kinds]
+    if not all(inside) or any(list_image_files(kind)[0] for kind in kinds):
+        return {"": kinds}
+    shared = {split: [found[split] for found in inside] for split in SPLITS if all(split in found for found in inside)}
+    if left_out := sorted(split for split in inside[0] if split not in shared):
+        logger.warning("Left out for lack of masks or label maps: %s of %s.", ", ".join(left_out), kinds[0])
+    return shared or {"": kinds}
 
 
 def _hrf_split(names: list[str]) -> list[str] | None:
@@ -112,12 +144,16 @@ def _hrf_split(names: list[str]) -> list[str] | None:
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Sub-folders that are named after a split, else the folder itself; `ValueError` if there are no images in any."""
-    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    found = {_SPLIT_FOLDERS.get(path.name.lower()): path for path in subfolders}
-    found = {split: found[split] for split in SPLITS if split in found} or {"": folder}
+    found = _named_after_splits(folder) or {"": folder}
     if not any(_subfolders(path, _IMAGES) for path in (folder, *found.values())):
         raise ValueError(f"{str(folder)!r} is not a known data set. Known are {KNOWN}.")
     return found
+
+
+def _named_after_splits(folder: Path) -> dict[str, Path]:
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    found = {_SPLIT_FOLDERS.get(path.name.lower()): path for path in subfolders}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _recognise(folder: Path) -> list[Path]:
@@ -145,12 +181,12 @@ def _subfolders(folder: Path, names: tuple[str, ...]) -> list[Path]:
     ]
 
 
-def _list_files(base: Path, place: str | Path) -> dict[str, Path]:
+def _list_files(path: Path) -> dict[str, Path]:
     """
     The image files of a folder, or of a pattern, by stem; where the folders have a pattern (`patient*/OD.jpg`) by
     their path from the first of them.
     """
-    folder = path = base / place
+    folder = path
     while "*" in str(folder) and not folder.is_dir():  # a folder can be called so, too
         folder = folder.parent
     pattern = "*" if folder == path else str(path.relative_to(folder))

@@ -13,6 +13,7 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    List,
     Value,
     concatenate_datasets,
     load_dataset,
@@ -161,7 +162,19 @@ def list_saved(
             texts = load_dataset("parquet", data_files=files, columns=columns.texts, streaming=True)
         elif all(rows.info.builder_name == "parquet" for rows in splits.values()):
             texts = load_dataset(str(source), revision=revision, columns=columns.texts, streaming=True)
-    return list_rows(splits, columns, condition_pattern, texts)
+    listing = list_rows(splits, columns, condition_pattern, texts)
+    named = {_named_classes(rows) for rows in splits.values()} - {None}
+    if len(named) > 1:
+        raise ValueError(f"The splits of {source} have different classes: {'; '.join(map(', '.join, sorted(named)))}.")
+    return listing._replace(stated={"classes": named.pop()} if named else {})
+
+
+def _named_classes(rows: Dataset | IterableDataset) -> tuple[str, ...] | None:
+    """Names of all classes, of a column `classes` as [`~datasets_fives.load_segmentation`] makes it."""
+    feature = (rows.features or {}).get("classes")
+    if not isinstance(feature, List) or not isinstance(feature.feature, ClassLabel):
+        return None
+    return tuple(feature.feature.names)
 
 
 def open_splits(

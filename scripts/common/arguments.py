@@ -20,7 +20,7 @@ class CheckpointArguments:
 
 @dataclass(kw_only=True)
 class DatasetArguments:
-    """The images that a command trains or measures on, with their masks."""
+    """The images that a command trains or measures on, with their masks or label maps."""
 
     _argument_group_name = "data"
 
@@ -32,6 +32,20 @@ class DatasetArguments:
     )
     condition_pattern: str | None = field(
         default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
+    )
+    group_pattern: str | None = field(
+        default=None,
+        metadata={"help": "Regular expression whose one group in a name is what a drawn split keeps together."},
+    )
+    classes: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the classes of label maps, or a file of them; default: as the data set says."},
+    )
+    ignore_value: list[int] | None = field(
+        default=None, metadata={"help": "Value of pixels that do not count, or red green blue; default: 255."}
+    )
+    reduce_labels: bool = field(
+        default=False, metadata={"help": "Label maps count the classes from 1, and 0 is ignored."}
     )
     vessel_labels: list[int] | None = field(
         default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}

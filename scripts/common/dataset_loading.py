@@ -2,9 +2,14 @@
 
 import datasets
 
-from datasets_fives import load_vessels
+from datasets_fives import load_segmentation
 
 from .arguments import DatasetArguments
+
+
+def read_classes_flag(classes: list[str] | None) -> list[str] | str | None:
+    """What `--classes` asks for: names, or the one file that holds them."""
+    return classes[0] if classes is not None and len(classes) == 1 else classes
 
 
 def load_sides(
@@ -21,12 +26,16 @@ def load_sides(
     Raises:
         `ValueError`: if there is no such source or split.
     """
-    return load_vessels(
+    return load_segmentation(
         arguments.dataset,
+        classes=read_classes_flag(arguments.classes),
+        ignore_value=arguments.ignore_value,
+        reduce_labels=arguments.reduce_labels or None,
         split=arguments.split,
         seed=seed,
         working_size=arguments.working_size,
         condition_pattern=arguments.condition_pattern,
+        group_pattern=arguments.group_pattern,
         vessel_labels=arguments.vessel_labels,
         revision=arguments.dataset_revision or None,
         streaming=streaming,

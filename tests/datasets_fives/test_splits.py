@@ -143,7 +143,7 @@ def test_a_request_may_be_a_file(tmp_path):
         ("split.json", '{"train": ["a", "b"], "test": ["c"]}'),
     ):
         (tmp_path / name).write_text(text)
-        assert read_split_request(tmp_path / name, 1, 0.2) == ({"train": ["a", "b"], "test": ["c"]}, 1, 0.2)
+        assert read_split_request(tmp_path / name, 1, 0.2)[:3] == ({"train": ["a", "b"], "test": ["c"]}, 1, 0.2)
     assert read_split_request("sample", 0, 0.1).split == SAMPLE_SPLIT
     with pytest.raises(ValueError, match=r"missing.yaml does not exist"):
         read_split_request(str(tmp_path / "missing.yaml"), 0, 0.1)
