@@ -1,9 +1,9 @@
 """
 Measure a checkpoint at several keep rates.
 
-Writes metrics.json, per_image.csv, table.md and figure.png, and prints the table. Images are measured one at a time,
-so a test set of any size fits in memory. Those that the checkpoint was trained on are refused, whatever they are
-called here.
+Writes metrics.json, per_image.csv, table.md and figure.png, and prints the table; of more than two classes also
+classes.png, with the IoU of each. Images are measured one at a time, so a test set of any size fits in memory. Those
+that the checkpoint was trained on are refused, whatever they are called here.
 
 Example:
     reg4pru evaluate --model_name_or_path outputs/tiny/last --synthetic_counts 64 2 10 --output_dir outputs/evaluated
@@ -13,12 +13,15 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
 from .common.output_checks import check_writable
 from .inference.arguments import EvaluationDataArguments
+
+if TYPE_CHECKING:
+    from modeling_reg4pru import Reg4PruConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +47,10 @@ class EvaluationArguments(EvaluationDataArguments):
     selector: Literal["random"] | None = field(
         default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
     )
-    field_of_view: bool = field(default=True, metadata={"help": "Measure inside the circular field of view only."})
-    threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
+    field_of_view: bool = field(default=True, metadata={"help": "Measure inside the field of view only (vessels)."})
+    threshold: float = field(
+        default=0.5, metadata={"help": "Of two classes: a pixel is foreground if its probability is above it."}
+    )
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})
 
@@ -84,48 +89,61 @@ def load(arguments: EvaluationArguments) -> tuple:
     return model, processor
 
 
+def check_kind(arguments: EvaluationArguments, config: "Reg4PruConfig") -> None:
+    """Raises `ValueError` for flags that a model of these classes does not have; only vessels have a field of view."""
+    from .inference.model_classes import is_of_vessels, model_classes
+
+    if config.num_labels > 2 and arguments.threshold != 0.5:
+        raise ValueError(
+            f"--threshold is {arguments.threshold}, but the model tells {config.num_labels} classes apart "
+            f"({', '.join(model_classes(config))}): a pixel is of the most probable one."
+        )
+    arguments.field_of_view = arguments.field_of_view and is_of_vessels(config)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate as the command line says; exit status 1 if the results are written and the figure is not."""
+    """Evaluate as the command line says; exit status 1 if the results are written and a figure is not."""
     parser = CommandParser(EvaluationArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    from datasets_fives.metrics import measure
-
     from .common.data_overlap import describe_data
     from .common.provenance import provenance
     from .common.weight_fingerprints import fingerprint_checkpoint
+    from .inference import binary_evaluation, class_evaluation
     from .inference.evaluation_data import load_images, refuse_trained_on
-    from .inference.evaluation_figure import draw_figure
-    from .inference.predictors import predictors
-    from .reporting.evaluation import results_table, write_results
+    from .inference.model_classes import check_same_classes
+    from .reporting.evaluation import write_results
 
     try:
         check(arguments)
         model, processor = load(arguments)
+        check_kind(arguments, model.config)
         weights = fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         images = load_images(arguments, arguments.side)
+        check_same_classes(model.config, images, arguments.dataset)
         hashes, trained_on = refuse_trained_on(arguments, images)
     except ValueError as error:
         parser.error(str(error))
 
-    common = {"batch_size": arguments.batch_size, "seed": arguments.seed}
+    common, inside = {"batch_size": arguments.batch_size, "seed": arguments.seed}, {}
+    if model.config.num_labels == 2:
+        kind, inside = binary_evaluation, {"inside_field_of_view": arguments.field_of_view}
+        common["threshold"] = arguments.threshold
+    else:
+        kind = class_evaluation
     try:
-        measured = measure(
-            predictors(model, processor, arguments.keep_rates, **common),
-            images,
-            inside_field_of_view=arguments.field_of_view,
-            threshold=arguments.threshold,
-        )
+        measured = kind.measure_model(model, processor, images, arguments.keep_rates, **inside, **common)
     except ValueError as error:  # numbers of the other images alone would pass for those of all
         sys.exit(f"Not measured: {error}")
     output_dir = Path(arguments.output_dir)
     size = f"{arguments.working_size} pixels" if arguments.working_size else "their own size"
-    print(results_table(measured, size))  # first of all: whatever happens to the disk, it is not lost
+    table = kind.results_table(measured, size)
+    print(table)  # first of all: whatever happens to the disk, it is not lost
     try:
         write_results(
             output_dir,
             measured,
-            size,
+            table,
             provenance=provenance(model.device, arguments.seed),
             settings=asdict(arguments),
             weights=weights,
@@ -136,11 +154,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         sys.exit(f"Measured, but {output_dir} could not be written to: {error}")
     shown = next((rate for rate in arguments.keep_rates if rate < 1), arguments.keep_rates[0])
-    figure = output_dir / "figure.png"
+    files = "metrics.json, per_image.csv, table.md"
     try:
-        draw_figure(figure, model, processor, images, shown, threshold=arguments.threshold, **common)
+        kind.draw_figures(output_dir, model, processor, images, shown, measured, **common)
     except Exception as error:  # the results are there; nothing that fails in a figure takes them back
-        logger.error("Written to %s: metrics.json, per_image.csv, table.md; no figure.png: %s", output_dir, error)
+        logger.error("Written to %s: %s; no %s: %s", output_dir, files, " and ".join(kind.FIGURES), error)
         return 1
-    logger.info("Written to %s: metrics.json, per_image.csv, table.md, figure.png", output_dir)
+    logger.info("Written to %s: %s", output_dir, ", ".join([files, *kind.FIGURES]))
     return 0

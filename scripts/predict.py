@@ -124,7 +124,9 @@ def load(arguments: PredictionArguments, device: str | None) -> tuple:
     dtype = fast_dtype(device) if arguments.fast else arguments.dtype
     if arguments.fast and dtype == "float32":
         logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
-    model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
+    model, processor = load_checkpoint(
+        arguments.model_name_or_path, arguments.model_revision, device, dtype, num_labels=2
+    )
     settings = settings_of(arguments, dtype) | {
         "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
         "configuration": fingerprint_configuration(model, processor),

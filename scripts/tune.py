@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         check_writable(folder, "--model_name_or_path")  # the results are written into it
         if arguments.num_threads:
             torch.set_num_threads(arguments.num_threads)
-        model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
+        model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype, num_labels=2)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
             speed = with_present_names(model.read_speed())
             logger.info("Measured on %s; --overwrite measures again.", speed["provenance"]["date"])

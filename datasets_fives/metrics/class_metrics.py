@@ -110,21 +110,21 @@ class ClassMetrics:
         self._pixels += matrices[0]
         self._boundaries += matrices[1]
         self.num_images += 1
-        return self._summary(*matrices)
+        return {"num_images": 1, **self._summary(*matrices)}
 
     def compute(self) -> dict:
         """Everything added so far; it stays, see [`ClassMetrics.reset`].
 
         Returns:
-            `dict`: `mean_iou`, `pixel_accuracy`, `boundary_iou` (`float`), and `per_class`: the name of each class →
-            its `iou`, `dice` and `boundary_iou`. `nan` where undefined; all are if no pixel counts.
+            `dict`: `num_images`, `mean_iou`, `pixel_accuracy`, `boundary_iou` (`float`), and `per_class`: the name of
+            each class → its `iou`, `dice` and `boundary_iou`. `nan` where undefined; all are if no pixel counts.
 
         Raises:
             `ValueError`: If no image was added.
         """
         if not self.num_images:
             raise ValueError("No image was measured yet; call update first.")
-        return self._summary(self._pixels, self._boundaries)
+        return {"num_images": self.num_images, **self._summary(self._pixels, self._boundaries)}
 
     def _summary(self, pixels: torch.Tensor, boundaries: torch.Tensor) -> dict:
         iou, dice = _ratios(pixels)
@@ -145,7 +145,7 @@ class ClassMetrics:
     ) -> tuple[np.ndarray, np.ndarray]:
         maps = {}
         for what, values in (("prediction", predicted), ("label map", labels)):
-            array = torch.as_tensor(values).cpu().numpy()
+            array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
             if array.ndim != 2 or array.dtype.kind not in "iu":
                 raise ValueError(
                     f"A {what} of type {array.dtype} and shape {array.shape}; needed are integers (height, width)."

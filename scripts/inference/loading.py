@@ -17,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_checkpoint(
-    model_name_or_path: str, revision: str | None = None, device: str | None = None, dtype: str = "float32"
+    model_name_or_path: str,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    num_labels: int | None = None,
 ) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
     """
     Load a model, in evaluation mode, and its image processor.
@@ -27,10 +31,11 @@ def load_checkpoint(
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
         device (`str`, *optional*): Where to; by default the first GPU, if there is one.
         dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+        num_labels (`int`, *optional*): How many classes the model must have; any number by default.
 
     Raises:
-        `ValueError`: If there is no such checkpoint, device or type, the checkpoint is not complete, or its model has
-            not two classes.
+        `ValueError`: If there is no such checkpoint, device or type, the checkpoint is not complete, or it has another
+            number of classes.
     """
     if dtype not in DTYPES:
         raise ValueError(f"The data type is {dtype!r}: it must be one of {', '.join(DTYPES)}.")
@@ -40,7 +45,12 @@ def load_checkpoint(
         processor = AutoImageProcessor.from_pretrained(model_name_or_path, revision=revision or "main")
     except OSError as error:
         raise ValueError(f"No image processor could be loaded from {model_name_or_path!r}: {error}") from error
-    check_binary(model.config)
+    if num_labels not in (None, model.config.num_labels):
+        names = ", ".join(model.config.id2label.values())
+        raise ValueError(
+            f"The model of {model_name_or_path!r} tells {model.config.num_labels} classes apart ({names}): this needs "
+            f"one of {num_labels}."
+        )
     return model.to(device), processor
 
 
@@ -78,12 +88,3 @@ def select_at_random(model: Reg4PruForSemanticSegmentation) -> None:
 def training_size(config: Reg4PruConfig) -> int:
     """Side of the square that the model was trained at, the shorter one where `config.image_size` is no square."""
     return config.image_size if isinstance(config.image_size, int) else min(config.image_size)
-
-
-def check_binary(config: Reg4PruConfig) -> None:
-    """Raises `ValueError` unless the model tells background and foreground apart."""
-    if config.num_labels != 2:
-        raise ValueError(
-            f"The model tells {config.num_labels} classes apart (`num_labels`): vessel probabilities need 2, "
-            "background and vessel."
-        )

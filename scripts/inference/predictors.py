@@ -23,7 +23,8 @@ def predictors(
     seed: int = 0,
 ) -> dict[str, Callable[[Image.Image, int], np.ndarray]]:
     """
-    The model at several keep rates, for [`~datasets_fives.metrics.measure`].
+    The model at several keep rates, for [`~datasets_fives.metrics.measure`] or, with more than two classes,
+    [`~datasets_fives.metrics.measure_classes`].
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): The model.
@@ -33,7 +34,7 @@ def predictors(
         seed (`int`, *optional*, defaults to 0): Of random selection; each image and rate has draws of its own.
 
     Returns:
-        `dict`: by [`rate_name`] a function of an image and its number to its vessel probability.
+        `dict`: by [`rate_name`] a function, see [`predictor`].
 
     Raises:
         `ValueError`: If the keep rates are wrong.
@@ -52,7 +53,8 @@ def predictor(
     seed: int = 0,
 ) -> Callable[[Image.Image, int], np.ndarray]:
     """
-    The model as a function of an image and its number to its vessel probability; arguments as for [`predictors`].
+    The model as a function of an image and its number: to the probability of the foreground for two classes, to the
+    class of every pixel for more; arguments as for [`predictors`].
 
     Args:
         keep_rates (`float`, sequence of `float`, `None` or `"config"`): As in the model's forward.
@@ -61,7 +63,8 @@ def predictor(
     def predict(image: Image.Image, index: int) -> np.ndarray:
         with fixed_draws(model, seed + index):  # independent of other rates and images
             prediction = predict_image(model, processor, image, keep_rates, batch_size=batch_size)
-        return prediction.probabilities[1].numpy()
+        is_binary = model.config.num_labels == 2
+        return (prediction.probabilities[1] if is_binary else prediction.segmentation).numpy()
 
     return predict
 

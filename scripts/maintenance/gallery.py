@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=Path, help="The PNG file to write.")
     arguments = parser.parse_args(argv)
     try:
-        comparer = Comparer(*load_checkpoint(arguments.model))
+        comparer = Comparer(*load_checkpoint(arguments.model, num_labels=2))
     except ValueError as error:
         parser.error(str(error))
     pixels, _ = draw_image(_SIDE, "N", np.random.SeedSequence(_SEED))

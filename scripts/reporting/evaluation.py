@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from datasets_fives.metrics import METRICS, VesselMetrics
+from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics
 
 from ..common.atomic_files import replace_table, replace_text
 from .tables import markdown_table
@@ -49,10 +49,10 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
 
     parts = [f"Pooled over all pixels (images: {num_images}, at {size}):\n"]
     rows = [[rate, *with_best(result)] for rate, result in results.items()]
-    parts.append(_aligned([[*headings, "best threshold (its Dice)"], *rows]))
+    parts.append(aligned_table([[*headings, "best threshold (its Dice)"], *rows]))
     if num_images > 1:
         parts.append("\nPer image, mean ± sd:\n")
-        parts.append(_aligned([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
+        parts.append(aligned_table([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
     first = next(iter(results.values()))
     for kind in ("condition", *first["per_group"]):
         rows = [
@@ -62,18 +62,18 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
         ]
         if len({row[0] for row in rows}) > 1:
             parts.append(f"\nPooled by {kind}:\n")
-            parts.append(_aligned([[kind, *headings], *sorted(rows, key=lambda row: row[0])]))
+            parts.append(aligned_table([[kind, *headings], *sorted(rows, key=lambda row: row[0])]))
     return "\n".join(parts) + "\n"
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned_table(rows: list[list[str]]) -> str:
     """A table that also reads well on a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return markdown_table([[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows])
 
 
 def write_results(
-    output_dir: Path, measured: dict[str, VesselMetrics], size: str = "their own size", **context: dict
+    output_dir: Path, measured: dict[str, VesselMetrics] | dict[str, MeasuredClasses], table: str, **context: dict
 ) -> None:
     """
     Write `metrics.json` (the context, such as provenance, then `results` by keep rate), `per_image.csv` (a row per
@@ -85,5 +85,5 @@ def write_results(
     content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
     replace_text(output_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
     images = [{"keep_rate": rate, **row} for rate, metrics in measured.items() for row in metrics.rows]
-    replace_table(output_dir / "per_image.csv", ["keep_rate", "name", "condition", *METRICS], images)
-    replace_text(output_dir / "table.md", results_table(measured, size))
+    replace_table(output_dir / "per_image.csv", list(images[0]), images)
+    replace_text(output_dir / "table.md", table)

@@ -6,6 +6,7 @@ opaque, so that they read the same in print and on a dark page. The colours of O
 viridis (stages) can be told apart by colour-blind readers, and in grey by their lightness.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.patches import Patch
 from PIL import Image
 
+from ..common.keep_rates import rate_name
 from .style import hide_axes, new_figure
 
 WHITE = (255, 255, 255)
@@ -24,6 +26,7 @@ MISSED = (213, 94, 0)  # vermillion
 FALSE = (0, 114, 178)  # blue
 OVERLAY = (86, 220, 255)
 PANEL_SIDE = 512
+FIGURE_ROWS = 4
 COLUMNS = ("input", "ground truth", "prediction", "errors", "stage of pruning")
 
 
@@ -131,7 +134,23 @@ def reduce_panel(panel: np.ndarray, side: int = PANEL_SIDE) -> np.ndarray:
     return np.asarray(image)
 
 
-def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages: int, title: str) -> None:
+def shown_images(count: int) -> list[int]:
+    """Indices of the images of a figure, up to [`FIGURE_ROWS`], evenly spaced."""
+    return np.linspace(0, count - 1, min(count, FIGURE_ROWS)).round().astype(int).tolist()
+
+
+def figure_title(keep_rate: float, num_stages: int) -> str:
+    """What a figure of predictions says of their keep rate."""
+    return f"keep rate {rate_name(keep_rate)} at each of {num_stages} stages" if num_stages else "no pruning stages"
+
+
+def save_prediction_figure(
+    path: Path,
+    rows: list[PredictionPanels],
+    num_stages: int,
+    title: str,
+    classes: Sequence[str] = ("background", "vessel"),
+) -> None:
     """
     Draw rows of input, ground truth, prediction, errors and stage of pruning, with legends.
 
@@ -140,11 +159,48 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
         rows (`list[PredictionPanels]`): From [`prediction_panels`], at least one.
         num_stages (`int`): Number of pruning stages.
         title (`str`): Says what is shown, for instance the keep rate.
+        classes (`Sequence[str]`, *optional*, defaults to `("background", "vessel")`): Names of the two classes.
     """
-    side, margin, foot = 2.3, 0.25, 0.75  # inches
-    width, height = len(COLUMNS) * side + margin, len(rows) * side + 2 * margin + foot
+    middle = probability_panel(np.array([[0.5]]))[0, 0]
+    legends = [
+        Legend(1, [(VESSEL, classes[1]), (GROUND, classes[0])], 2),
+        Legend(2, [(GROUND, "0"), (middle, "0.5"), (VESSEL, "1 (probability)")], 3),
+        Legend(3, [(FOUND, "found"), (MISSED, "missed"), (FALSE, "false")], 3),
+        Legend(4, stage_legend(num_stages), 2),
+    ]
+    save_panel_figure(path, rows, legends, title)
+
+
+class Legend(NamedTuple):
+    """What colours mean, below one column of a figure: the column, colours with their names, and entries in a line."""
+
+    column: float
+    entries: list[tuple[tuple[int, int, int], str]]
+    ncols: int
+
+
+def stage_legend(num_stages: int) -> list[tuple[tuple[int, int, int], str]]:
+    """The colours of [`stage_panel`] and their names."""
+    names = [f"stage {stage + 1}" for stage in range(num_stages)] + ["never"]
+    return list(zip(stage_colours(num_stages), names, strict=True))
+
+
+def save_panel_figure(path: Path, rows: list[PredictionPanels], legends: list[Legend], title: str) -> None:
+    """
+    Draw rows of panels under the names of [`COLUMNS`], with legends below them.
+
+    Args:
+        path (`Path`): The PNG file to write.
+        rows (`list[PredictionPanels]`): At least one.
+        legends (`list[Legend]`): Of a column, or of two for a number between theirs.
+        title (`str`): Says what is shown.
+    """
+    lines = max(-(-len(legend.entries) // legend.ncols) for legend in legends)
+    side, margin, foot = 2.3, 0.25, max(0.75, 0.2 + 0.17 * lines)  # inches
+    tallest = max(row.panels[0].shape[0] / row.panels[0].shape[1] for row in rows)
+    width, height = len(COLUMNS) * side + margin, len(rows) * side * tallest + 2 * margin + foot
     figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
     figure.subplots_adjust(
         left=margin / width,
@@ -162,18 +218,12 @@ def save_prediction_figure(path: Path, rows: list[PredictionPanels], num_stages:
             axis.imshow(panel, interpolation="nearest" if panel.shape[0] < PANEL_SIDE else None)
             hide_axes(axis)
         line[0].set_ylabel(row.name, fontsize=8, labelpad=2)
-
-    def legend(column: int, entries: list[tuple[tuple[int, int, int], str]], columns: int) -> None:
-        handles = [Patch(facecolor=np.divide(colour, 255), edgecolor="0.5", label=label) for colour, label in entries]
-        axes[-1][column].legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns, fontsize=8, frameon=False,
-            handlelength=1, handleheight=1, columnspacing=1, handletextpad=0.5,
+    for legend in legends:
+        handles = [
+            Patch(facecolor=np.divide(colour, 255), edgecolor="0.5", label=label) for colour, label in legend.entries
+        ]
+        axes[-1][int(legend.column)].legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5 + legend.column % 1, 0), ncols=legend.ncols,
+            fontsize=8, frameon=False, handlelength=1, handleheight=1, columnspacing=1, handletextpad=0.5,
         )  # fmt: skip
-
-    legend(1, [(VESSEL, "vessel"), (GROUND, "background")], 2)
-    middle = probability_panel(np.array([[0.5]]))[0, 0]
-    legend(2, [(GROUND, "0"), (middle, "0.5"), (VESSEL, "1 (probability)")], 3)
-    legend(3, [(FOUND, "found"), (MISSED, "missed"), (FALSE, "false")], 3)
-    names = [f"stage {stage + 1}" for stage in range(num_stages)] + ["never"]
-    legend(4, list(zip(stage_colours(num_stages), names, strict=True)), 2)
     figure.savefig(path, dpi=160)

@@ -30,7 +30,7 @@ def measure_run(folder: RunFolder, rate: float) -> None:
     """
     if folder.drift.is_file() and {row["keep_rate"] for row in _read(folder.drift)} == {rate}:
         return
-    model, processor = load_checkpoint(str(folder.weights()))
+    model, processor = load_checkpoint(str(folder.weights()), num_labels=2)
     pixels, labels = _load_tiles(folder, training_size(model.config), processor)
     pixels = pixels.to(model.device)
     pruned, unpruned = trace_grid(model, pixels, rate), trace_grid(model, pixels, 1.0)

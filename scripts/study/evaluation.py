@@ -55,7 +55,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
 
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
     """The trained model of a run with the changes of an evaluation, and its image processor."""
-    model, processor = load_checkpoint(str(folder.weights()))
+    model, processor = load_checkpoint(str(folder.weights()), num_labels=2)
     for name, value in settings.items():
         if name == "selector":
             select_at_random(model)

@@ -175,7 +175,9 @@ def draw_figure1(
     figure = new_figure(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
-    models = [load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights())) for variant in study.compare]
+    models = [
+        load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()), num_labels=2) for variant in study.compare
+    ]
     for column, row in zip(axes.T, chosen, strict=True):
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"])
         inside = field_of_view(image)
@@ -245,7 +247,7 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, images: Dataset, path: 
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
     for column, (variant, settings) in zip(axes.T[1:], variants.items(), strict=True):
-        model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()))
+        model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()), num_labels=2)
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, pixels, insides, strict=True):
             stages = predict_image(model, processor, row["image"], rate, output_stages=True).stages.numpy()

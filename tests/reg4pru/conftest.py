@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from datasets_fives import load_fives
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
@@ -44,6 +47,38 @@ def images(tmp_path) -> datasets.Dataset:
     """Two synthetic images of 128 pixels a side, twice the input of the tiny model."""
     sides = load_fives("synthetic", working_size=128, synthetic_counts=(1, 0, 2), cache_dir=tmp_path / "generated")
     return sides["test"]
+
+
+STREET = ("sky", "building", "road", "tree", "car")
+
+
+@pytest.fixture
+def street_images() -> datasets.Dataset:
+    """Three images of two sizes with label maps of five classes, each a noisy colour; a frame of them is ignored."""
+    features = {"image": datasets.Image(mode="RGB"), "mask": datasets.Image(mode="L")}
+    features |= {"name": datasets.Value("string"), "condition": datasets.ClassLabel(names=["unknown"])}
+    features |= {"image_hash": datasets.Value("string"), "mask_hash": datasets.Value("string")}
+    features |= {"classes": datasets.List(datasets.ClassLabel(names=list(STREET)))}
+    rng, rows = np.random.default_rng(0), []
+    for index, (height, width) in enumerate([(64, 96), (80, 80), (64, 96)]):
+        blocks = rng.integers(0, len(STREET), (height // 16, width // 16))
+        labels = np.kron(blocks, np.ones((16, 16))).astype(np.uint8)
+        colours = rng.integers(0, 256, (len(STREET), 3))[labels]
+        image = np.clip(colours + rng.normal(0, 10, colours.shape), 0, 255).astype(np.uint8)
+        labels[:2] = labels[:, :2] = 255
+        row = {"image": Image.fromarray(image), "mask": Image.fromarray(labels), "condition": 0}
+        row |= {"name": f"street/{index}", "image_hash": f"image {index}", "mask_hash": f"labels {index}"}
+        rows.append({**row, "classes": sorted(set(labels[labels < 255].tolist()))})
+    return datasets.Dataset.from_list(rows, features=datasets.Features(features))
+
+
+@pytest.fixture
+def street_model(tiny_model) -> Reg4PruForSemanticSegmentation:
+    """A tiny model of the classes of [`street_images`], whose queries differ enough that it predicts several."""
+    model = tiny_model(num_labels=len(STREET), num_queries=10, id2label=dict(enumerate(STREET)))
+    for weight in (model.class_predictor.weight, model.query.weight):
+        torch.nn.init.normal_(weight, std=3)
+    return model
 
 
 @pytest.fixture

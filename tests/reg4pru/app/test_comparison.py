@@ -90,7 +90,7 @@ def test_masks_and_texts_that_do_not_fit(image_and_mask):
 
 
 def test_the_gallery_of_a_checkpoint(comparer, tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "load_checkpoint", lambda _: (comparer.model, comparer.processor))
+    monkeypatch.setattr(gallery, "load_checkpoint", lambda *_, **__: (comparer.model, comparer.processor))
     monkeypatch.setattr(gallery, "_SIDE", 96)
     assert gallery.main(["--model", "any", "--output", str(tmp_path / "app" / "gallery.png")]) == 0
     assert np.asarray(Image.open(tmp_path / "app" / "gallery.png").convert("L")).std() > 10

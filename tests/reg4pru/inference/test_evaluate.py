@@ -41,7 +41,9 @@ def fails(monkeypatch, capsys, tmp_path):
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *map(str, arguments)])
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-        monkeypatch.setattr("datasets_fives.metrics.measure", lambda *_, **__: pytest.fail("work has begun"))
+        monkeypatch.setattr(
+            "reg4pru.inference.binary_evaluation.measure", lambda *_, **__: pytest.fail("work has begun")
+        )
         with pytest.raises(SystemExit) as stopped:
             evaluate.main()
         assert stopped.value.code == 2
@@ -140,7 +142,7 @@ def test_a_figure_that_fails_costs_no_results(tiny_model, save_checkpoint, monke
     def fail(*_, **__):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("reg4pru.inference.evaluation_figure.draw_figure", fail)
+    monkeypatch.setattr("reg4pru.inference.binary_evaluation.draw_figures", fail)
     flags = ["--model_name_or_path", save_checkpoint(tiny_model()), "--synthetic_counts", 1, 0, 1]
     flags = [*flags, "--working_size", 64, "--keep_rates", 1.0, "--output_dir", tmp_path / "out"]
     assert evaluate.main([*map(str, flags)]) == 1
@@ -159,7 +161,7 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
         seen["pool"], seen["selectors"] = model.config.selection_pool, [type(s).__name__ for s in model.selectors]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reg4pru.inference.predictors.predictors", stop)
+    monkeypatch.setattr("reg4pru.inference.binary_evaluation.predictors", stop)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     arguments = (
         f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --working_size 64"
@@ -262,7 +264,7 @@ def test_undefined_metrics_become_null(tmp_path):
     metrics = VesselMetrics()
     metrics.update("empty", "N", np.zeros((32, 32)), np.zeros((32, 32), dtype=bool))
 
-    write_results(tmp_path, {"1.0": metrics})
+    write_results(tmp_path, {"1.0": metrics}, table="")
 
     content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert content["results"]["1.0"]["pooled"]["dice"] is None

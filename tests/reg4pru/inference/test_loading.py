@@ -21,9 +21,11 @@ def test_random_selection_follows_the_seed(tiny_model, images, save_checkpoint):
     assert not torch.equal(drawn[0], learned)
 
 
-def test_model_with_more_classes_is_refused(tiny_model, save_checkpoint):
-    with pytest.raises(ValueError, match="5 classes"):
-        loading.load_checkpoint(str(save_checkpoint(tiny_model(num_labels=5, num_queries=12))))
+def test_a_model_of_another_number_of_classes_is_refused(tiny_model, save_checkpoint):
+    folder = str(save_checkpoint(tiny_model(num_labels=5, num_queries=12)))
+    assert loading.load_checkpoint(folder)[0].config.num_labels == 5
+    with pytest.raises(ValueError, match=r"5 classes apart \(LABEL_0, .*\): this needs one of 2"):
+        loading.load_checkpoint(folder, num_labels=2)
 
 
 def test_incomplete_checkpoint_is_refused(tiny_model, save_checkpoint):

@@ -1,0 +1,45 @@
+"""The classes that a model tells apart, and what follows from them."""
+
+from datasets import Dataset
+
+from modeling_reg4pru import Reg4PruConfig
+
+VESSEL_CLASSES = ["background", "vessel"]
+
+
+def model_classes(config: Reg4PruConfig) -> list[str]:
+    """
+    Names of the classes, in the order of their indices; of two that have none, as in checkpoints of other libraries,
+    [`VESSEL_CLASSES`].
+    """
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return VESSEL_CLASSES if len(names) == 2 and not _has_names(config) else names
+
+
+def is_of_vessels(config: Reg4PruConfig) -> bool:
+    """Whether a model finds vessels in fundus images: there is a field of view, and nothing counts outside."""
+    return model_classes(config) == VESSEL_CLASSES
+
+
+def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> None:
+    """
+    Raises `ValueError` unless a model and the label maps that it is measured on have the same classes in the same
+    order; where one side has no names, as vessel masks and some models of two classes do, the same number of them.
+
+    Args:
+        config ([`Reg4PruConfig`]): Of the model.
+        rows (`Dataset`): Images with masks or label maps.
+        source (`str`): What the message calls the data set.
+    """
+    own, column = model_classes(config), rows.features.get("classes")
+    data = VESSEL_CLASSES if column is None else column.feature.names
+    named = column is not None and _has_names(config)
+    if (own != data) if named else (len(own) != len(data)):
+        raise ValueError(
+            f"The model and {source} have other classes, or the same in another order. Model: {', '.join(own)}. Data: "
+            f"{', '.join(data)}."
+        )
+
+
+def _has_names(config: Reg4PruConfig) -> bool:
+    return any(config.id2label[index] != f"LABEL_{index}" for index in range(config.num_labels))
