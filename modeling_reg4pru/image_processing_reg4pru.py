@@ -25,12 +25,15 @@ from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
 
 logger = logging.get_logger(__name__)
 
+# The default of processors that were saved without `tile_overlap`.
+_FORMER_OVERLAP = 0.25
+
 
 class Reg4PruImageProcessorKwargs(ImagesKwargs, total=False):
     """Fields of [`Reg4PruImageProcessor`] beside those that all image processors have."""
 
     working_size: int | None
-    tile_overlap: int | None
+    tile_overlap: int | float | None
     do_split_image: bool
     do_reduce_labels: bool
     num_labels: int | None
@@ -54,8 +57,10 @@ class Reg4PruImageProcessor(PilBackend):
         working_size (`int`, *optional*):
             Longest side in pixels to which an image is resized before it is cut. Unset, it keeps its resolution,
             or is resized to fit one tile if `do_split_image=False`.
-        tile_overlap (`int`, *optional*):
-            Least number of pixels that neighbouring tiles share; defaults to a quarter of a tile.
+        tile_overlap (`int` or `float`, *optional*):
+            Least number of pixels that neighbouring tiles share, or as a `float` below 1 the part of a tile that they
+            share; defaults to two ninths of a tile, with which tiles are few and their edges not seen in what is
+            blended. A processor that was saved without it, as they were before, has a quarter.
         do_split_image (`bool`, *optional*, defaults to `True`):
             Whether to cut images that are larger than a tile.
         do_resize (`bool`, *optional*, defaults to `True`):
@@ -101,18 +106,21 @@ class Reg4PruImageProcessor(PilBackend):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs) -> "Reg4PruImageProcessor":
-        """[`~transformers.BaseImageProcessor.from_dict`], with a warning where the configuration has no scale."""
+        """
+        [`~transformers.BaseImageProcessor.from_dict`], with a warning where the configuration has no scale; one
+        without an overlap was saved when the default was a quarter of a tile, and keeps it.
+        """
         if "working_size" not in image_processor_dict and "working_size" not in kwargs:
             logger.warning(
                 "The image processor's configuration does not say at which scale the model saw images: they keep "
                 "their resolution. Set it with `from_pretrained(..., working_size=<longest side in pixels>)` "
                 "(`working_size=None` for their own resolution) and save the processor."
             )
-        return super().from_dict(image_processor_dict, **kwargs)
+        return super().from_dict({"tile_overlap": _FORMER_OVERLAP, **image_processor_dict}, **kwargs)
 
     def to_dict(self) -> dict:
-        """All fields; `working_size` is among them even if it is `None`, which is a scale, too."""
-        return {**super().to_dict(), "working_size": self.working_size}
+        """All fields; `working_size` and `tile_overlap` are among them even if they are `None`."""
+        return {**super().to_dict(), "working_size": self.working_size, "tile_overlap": self.tile_overlap}
 
     def preprocess(
         self,
@@ -248,7 +256,7 @@ class Reg4PruImageProcessor(PilBackend):
         super()._validate_preprocess_kwargs(**kwargs)
 
     def _validate_scale(
-        self, size: SizeDict, working_size: int | None, tile_overlap: int | None, do_split_image: bool
+        self, size: SizeDict, working_size: int | None, tile_overlap: int | float | None, do_split_image: bool
     ) -> None:
         if size.height is None or size.height != size.width or size.height < 1:
             raise ValueError(
@@ -260,7 +268,7 @@ class Reg4PruImageProcessor(PilBackend):
         if not 0 <= _overlap(size, tile_overlap) < size.height:
             raise ValueError(
                 f"`tile_overlap` is {tile_overlap}: tiles of side {size.height} (`size`) may share 0 to "
-                f"{size.height - 1} pixels."
+                f"{size.height - 1} pixels, or a part below 1."
             )
         if working_size is not None and working_size > size.height and not do_split_image:
             raise ValueError(
@@ -344,9 +352,11 @@ class Reg4PruImageProcessor(PilBackend):
         return torch.tensor(rows)
 
 
-def _overlap(size: SizeDict, tile_overlap: int | None) -> int:
-    """Least number of pixels that neighbouring tiles share: a quarter of a tile, unless it is set."""
-    return size.height // 4 if tile_overlap is None else tile_overlap
+def _overlap(size: SizeDict, tile_overlap: int | float | None) -> int:
+    """Least number of pixels that neighbouring tiles share: two ninths of a tile, unless it is set."""
+    if tile_overlap is None:
+        return size.height * 2 // 9
+    return int(tile_overlap * size.height) if isinstance(tile_overlap, float) else tile_overlap
 
 
 def _flat_list(images: ImageInput, array_dims: int = 3) -> list:

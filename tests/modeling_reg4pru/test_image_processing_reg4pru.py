@@ -106,14 +106,37 @@ def test_pixels_from_0_to_1_can_stay_as_they_are(kind):
     np.testing.assert_allclose(make_processor()(image, do_rescale=False)["pixel_values"], wanted, atol=1e-5)
 
 
-def test_tiles_share_a_quarter_of_the_size_that_they_have(tmp_path):
+def test_tiles_share_two_ninths_of_the_size_that_they_have(tmp_path):
     make_processor(64, working_size=120).save_pretrained(tmp_path)
     image = make_image(90, 120)
-    for size in (16, 32):
-        wanted = make_processor(size, working_size=120, tile_overlap=size // 4)(image)["patch_offsets"]
+    for size, overlap in ((18, 4), (32, 7)):
+        wanted = make_processor(size, working_size=120, tile_overlap=overlap)(image)["patch_offsets"]
         loaded = Reg4PruImageProcessor.from_pretrained(tmp_path, size=size)
         np.testing.assert_array_equal(loaded(image)["patch_offsets"], wanted)
         np.testing.assert_array_equal(loaded(image, tile_overlap=None)["patch_offsets"], wanted)
+
+
+def test_an_overlap_can_be_a_part_of_a_tile():
+    image = make_image(90, 120)
+    for part, pixels in ((0.25, 16), (0.5, 32), (0.999, 63), (0.0, 0)):
+        wanted = make_processor(64, tile_overlap=pixels)(image)["patch_offsets"]
+        np.testing.assert_array_equal(make_processor(64, tile_overlap=part)(image)["patch_offsets"], wanted)
+
+
+def test_a_processor_that_was_saved_without_an_overlap_keeps_a_quarter(tmp_path):
+    processor = make_processor(64, working_size=120)
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    former = {key: value for key, value in json.loads(path.read_text()).items() if key != "tile_overlap"}
+    path.write_text(json.dumps(former))
+    image = make_image(90, 120)
+    for size in (16, 64):
+        wanted = make_processor(size, working_size=120, tile_overlap=size // 4)(image)["patch_offsets"]
+        loaded = Reg4PruImageProcessor.from_pretrained(tmp_path, size=size)
+        np.testing.assert_array_equal(loaded(image)["patch_offsets"], wanted)
+    loaded.save_pretrained(tmp_path)
+    again = Reg4PruImageProcessor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again(image)["patch_offsets"], wanted)
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(90, 130)], [(40, 30), (100, 64), (64, 200)]])
@@ -242,7 +265,7 @@ def test_saving_and_loading(fields, tmp_path, tiny_model, caplog):
     tiny_model().config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert saved["working_size"] == fields.get("working_size")
-    assert saved.get("tile_overlap") == fields.get("tile_overlap")
+    assert saved["tile_overlap"] == fields.get("tile_overlap")
     with caplog.at_level(logging.WARNING):
         loaded = [one.from_pretrained(tmp_path) for one in (Reg4PruImageProcessor, AutoImageProcessor)]
     assert not caplog.records
@@ -264,7 +287,7 @@ def test_a_configuration_without_a_scale_is_reported(tmp_path, caplog):
         old = Reg4PruImageProcessor.from_pretrained(tmp_path)
     assert "from_pretrained(..., working_size=<longest side in pixels>)" in caplog.text
     assert len(caplog.records) == 1
-    assert old.to_dict() == processor.to_dict()
+    assert old.to_dict() == {**processor.to_dict(), "tile_overlap": 0.25}
     caplog.clear()
     for working_size in (512, None):
         assert Reg4PruImageProcessor.from_pretrained(tmp_path, working_size=working_size).working_size == working_size
