@@ -95,7 +95,8 @@ class Reg4PruConfig(EomtDinov3Config):
             0: the score alone counts.
         allocation (`str`, *optional*, defaults to `"tile"`):
             What a keep rate holds for at inference: `"tile"`: every tile keeps the same number of tokens. `"image"`:
-            a stage keeps the best tokens of all tiles of an image, which must all be in the batch.
+            a stage keeps the best tokens of all tiles of an image, which must all be in the batch. What comes without
+            `patch_offsets`, and every crop in training, is an image of one tile.
         drift_correction (`bool`, *optional*, defaults to `False`):
             Whether pruned tokens come back with a guess of the state that the layers they missed would have given
             them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state. It learns where

@@ -153,8 +153,8 @@ class TrainingRun:
         )
         self.validation_loader = None
         if "validation" in data:
-            tiles = ImageTiles(data["validation"], self.processor)
-            batch_size = arguments.per_device_train_batch_size
+            tiles = ImageTiles(data["validation"], self.processor, self.bare_model.config.allocation)
+            batch_size = tiles.batch_size or arguments.per_device_train_batch_size
             self.validation_loader = self.accelerator.prepare(
                 DataLoader(tiles, batch_size=batch_size, collate_fn=collate)
             )
@@ -307,7 +307,8 @@ class TrainingRun:
         model.eval()
         quiet = not accelerator.is_local_main_process
         for batch in tqdm(self.validation_loader, desc="validation", leave=False, disable=quiet):
-            probability = vessel_probability(model(batch["pixel_values"]).logits, batch["labels"])
+            outputs = model(batch["pixel_values"], patch_offsets=batch["patch_offsets"])
+            probability = vessel_probability(outputs.logits, batch["labels"])
             tiles = probability, batch["labels"], batch["patch_offsets"]
             metrics.update(*accelerator.gather_for_metrics(tiles))
         model.train(was_training)

@@ -69,8 +69,7 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
 
     Raises:
         `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, a checkpoint or backbone
-            that there is not, a model of other than two classes, and one whose tiles share a budget, which batches of
-            the validation cannot give.
+            that there is not, and a model of other than two classes.
     """
     overrides = config_fields(arguments.config_overrides)
     if "dtype" in overrides:
@@ -91,11 +90,6 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
         raise ValueError(
             f"--{flag} is {getattr(arguments, flag)}, from which no model could be loaded: {error}"
         ) from error
-    if model.config.allocation != "tile":
-        raise ValueError(
-            f"`allocation` is {model.config.allocation!r}: batches of the validation hold parts of images, so train "
-            "with --config_overrides allocation=tile. The weights do not depend on it."
-        )
     if model.config.num_labels != 2:
         raise ValueError(
             f"The model has {model.config.num_labels} classes (num_labels, id2label): it must have two, background "

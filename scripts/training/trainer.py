@@ -1,6 +1,8 @@
 """The `Trainer` of transformers for our models: samples, schedules and full states of `reg4pru train`."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -105,7 +107,9 @@ class Reg4PruTrainer(Trainer):
             args,
             data_collator=collate,
             train_dataset=samples,
-            eval_dataset=None if eval_dataset is None else ImageTiles(eval_dataset, processing_class),
+            eval_dataset=None
+            if eval_dataset is None
+            else ImageTiles(eval_dataset, processing_class, model.config.allocation),
             processing_class=processing_class,
             compute_metrics=StreamingMetrics(model.config.semantic_loss_ignore_index),
             preprocess_logits_for_metrics=vessel_probability,
@@ -181,20 +185,28 @@ class Reg4PruTrainer(Trainer):
             raise measurement_error(error, self.state.global_step, saved) from error
 
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
-        """Of all tiles: `dataloader_drop_last` is for training, and metrics are those of all images."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
+        """
+        Of all tiles: `dataloader_drop_last` is for training, and metrics are those of all images. Where tiles share a
+        budget, their number is that of a batch.
+        """
+        with self._whole_images(self.eval_dataset if eval_dataset is None else eval_dataset):
             return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Of all tiles, as [`~Reg4PruTrainer.get_eval_dataloader`]."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
+        with self._whole_images(test_dataset):
             return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _whole_images(self, tiles: Dataset | str) -> Iterator[None]:
+        drop_last, batch_size = self.args.dataloader_drop_last, self.args.per_device_eval_batch_size
+        self.args.dataloader_drop_last = False
+        if isinstance(tiles, ImageTiles) and tiles.batch_size is not None:
+            self.args.per_device_eval_batch_size = tiles.batch_size
+        try:
+            yield
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args.dataloader_drop_last, self.args.per_device_eval_batch_size = drop_last, batch_size
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """In-place distillation ([`distilled_loss`]) where the recipe says so, once training prunes."""

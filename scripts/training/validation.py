@@ -13,6 +13,7 @@ from transformers import EvalPrediction
 
 from datasets_fives.masks import check_labels
 from modeling_reg4pru import Reg4PruImageProcessor
+from modeling_reg4pru.image_budget import budget_groups
 from modeling_reg4pru.image_tiles import TileBlender, TiledImage, cut_tile
 from modeling_reg4pru.label_maps import IGNORE_INDEX, resize_label_map
 
@@ -29,20 +30,33 @@ class ImageTiles(torch.utils.data.Dataset):
     Args:
         rows (`Dataset`): Images as [`~datasets_fives.load_vessels`] gives them.
         processor ([`Reg4PruImageProcessor`]): Of the model.
+        allocation (`str`, *optional*, defaults to `"tile"`): That of the model. With `"image"` batches must be of
+            `batch_size`: then each holds the tiles that share a budget, and where these are fewer, tiles that show
+            nothing, each an image of its own without a pixel that counts. So batches are equally large in all
+            processes, none of which gets a part of a budget.
+
+    Attributes:
+        batch_size (`int` or `None`): Tiles that batches must have; `None`: any number.
 
     Raises:
         `ValueError`: for masks that are no vessel masks of {0, 1, 255}.
 
     Returns:
         `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image,
-        and `patch_offsets` `(8,)`.
+        and `patch_offsets` `(9,)`.
     """
 
-    def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor):
+    def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor, allocation: str = "tile"):
         self.rows, self.processor = rows, processor
-        self.places = [
-            (row, tile) for row, image in enumerate(rows["image"]) for tile in range(len(processor.cut_image(image)))
-        ]
+        offsets = [processor.cut_image(image).patch_offsets for image in rows["image"]]
+        self.places: list[tuple[int, int] | None] = []
+        self.batch_size = None
+        if allocation == "image":
+            self.batch_size = max(size for one in offsets for size in budget_groups(one))
+        for row, one in enumerate(offsets):
+            self.places += [(row, tile) for tile in range(len(one))]
+            if self.batch_size is not None:
+                self.places += [None] * (-len(one) % self.batch_size)
         for row, mask in enumerate(rows["mask"]):
             check_labels(np.asarray(mask), f"The mask of validation image {row}")
         self._opened: tuple[int, TiledImage, np.ndarray] | None = None
@@ -51,6 +65,8 @@ class ImageTiles(torch.utils.data.Dataset):
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if self.places[index] is None:
+            return self._empty_tile()
         image, tile = self.places[index]
         tiles, labels = self._open(image)
         offsets = tiles.patch_offsets[tile]
@@ -59,6 +75,14 @@ class ImageTiles(torch.utils.data.Dataset):
             "pixel_values": torch.from_numpy(tiles[tile]),
             "labels": torch.from_numpy(cut_tile(labels, top, left, size, fill=IGNORE_INDEX).astype(np.int64)),
             "patch_offsets": offsets,
+        }
+
+    def _empty_tile(self) -> dict[str, torch.Tensor]:
+        size = self.processor.size.height
+        return {
+            "pixel_values": torch.zeros(3, size, size),
+            "labels": torch.full((size, size), IGNORE_INDEX),
+            "patch_offsets": torch.tensor((0, 0, 0, *[size] * 5, 0)),
         }
 
     def _open(self, image: int) -> tuple[TiledImage, np.ndarray]:

@@ -98,17 +98,28 @@ def test_fsdp_without_a_gpu_is_refused(monkeypatch):
         setup.check_processes(1)
 
 
-@pytest.mark.parametrize("command", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
-def test_metrics_are_exact_where_the_last_batch_is_uneven(runs, command):
+@pytest.mark.parametrize(
+    ("command", "allocation"),
+    [
+        ("train", "tile"),
+        pytest.param("finetune", "tile", marks=pytest.mark.slow),
+        pytest.param("train", "image", marks=pytest.mark.slow),
+        pytest.param("finetune", "image", marks=pytest.mark.slow),
+    ],
+)
+def test_metrics_are_exact_where_the_last_batch_is_uneven(runs, command, allocation):
     """Three images to validate: the second process has one, and is given another to fill its batch up."""
     frozen = ("--learning_rate", 1e-30, "--weight_decay", 0, "--synthetic_counts", 6, 3, 1)
     more = (*frozen, *PLAIN, "--max_steps" if command == "finetune" else "--max_train_steps", 2)
     if command == "finetune":
         more += ("--per_device_eval_batch_size", 2)
-    train_both(runs, command, f"uneven-{command}", *more)
+    if allocation == "image":  # of nine tiles each
+        more += ("--working_size", 64, "--random_crop", "true")
+    name = f"uneven-{command}-{allocation}"
+    train_both(runs, command, name, *more, config={"allocation": allocation, "keep_rates": 0.5})
     results = [
-        json.loads((runs.folder / f"{name}-uneven-{command}/train_results.json").read_text())
-        for name in ("one", "two")
+        json.loads((runs.folder / f"{processes}-{name}/train_results.json").read_text())
+        for processes in ("one", "two")
     ]
     assert results[0]["best_validation_ap"] == results[1]["best_validation_ap"] > 0
 

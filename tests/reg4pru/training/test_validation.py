@@ -1,6 +1,7 @@
 """Metrics while training: of whole images, blended from tiles as everywhere, and nothing is kept of a batch."""
 
 import math
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -9,11 +10,20 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torchmetrics.classification import BinaryAveragePrecision
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainingArguments
 
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
-from reg4pru.training.validation import ImageMetrics, ImageTiles, StreamingMetrics, vessel_probability
+from reg4pru.training.loop import TrainingRun
+from reg4pru.training.setup import collate
+from reg4pru.training.trainer import Reg4PruTrainer
+from reg4pru.training.validation import (
+    ImageMetrics,
+    ImageTiles,
+    PixelMetrics,
+    StreamingMetrics,
+    vessel_probability,
+)
 
 
 def test_metrics_equal_those_of_all_pixels_and_keep_none():
@@ -54,6 +64,51 @@ def test_tiles_of_any_batches_become_the_prediction_of_the_image(tiny_model, ima
     metrics._end_image()
     assert len(seen) == len(images)
     for (probability, labels), row in zip(seen, images, strict=True):
+        predicted = predict_image(model, processor, row["image"]).probabilities[1]
+        torch.testing.assert_close(probability, predicted, atol=1e-5, rtol=0)
+        assert torch.equal(labels.byte(), torch.from_numpy(np.array(row["mask"])))
+
+
+@pytest.fixture
+def images_of_two_sizes(images) -> datasets.Dataset:
+    """As [`images`]; the second has the lower half only."""
+    columns = {kind: [images[kind][0], images[kind][1].crop((0, 64, 128, 128))] for kind in ("image", "mask")}
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+@pytest.mark.parametrize("largest_budget", [64, 3])
+def test_a_budget_is_that_of_the_image_in_both_trainers(
+    tiny_model, images_of_two_sizes, largest_budget, tmp_path, monkeypatch
+):
+    """9 and 3 tiles; the smaller image's batch is filled up. Or budgets of 3 tiles, as of images of many."""
+    monkeypatch.setattr("modeling_reg4pru.image_budget.BUDGET_TILES", largest_budget)
+    monkeypatch.setattr("modeling_reg4pru.tiled_inference.BUDGET_TILES", largest_budget)
+    model = tiny_model(allocation="image", blend_share_weight=2.0, keep_rates=0.5, id2label={0: "no", 1: "vessel"})
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=128, num_labels=2)
+    tiles = ImageTiles(images_of_two_sizes, processor, "image")
+    assert (tiles.batch_size, len(tiles)) == ((9, 2 * 9) if largest_budget == 64 else (3, 4 * 3))
+    seen = []
+    update = PixelMetrics.update
+
+    def record(self, probability, labels):
+        if (labels != 255).any():
+            seen.append((probability, labels))
+        update(self, probability, labels)
+
+    monkeypatch.setattr(PixelMetrics, "update", record)
+    training = TrainingArguments(tmp_path, max_steps=1, per_device_eval_batch_size=2, use_cpu=True, report_to="none")
+    trainer = Reg4PruTrainer(model, training, processor, images_of_two_sizes, images_of_two_sizes)
+    measured = trainer.evaluate()
+    assert training.per_device_eval_batch_size == 2
+    run = SimpleNamespace(
+        evaluated=model,
+        accelerator=trainer.accelerator,
+        validation_loader=torch.utils.data.DataLoader(tiles, batch_size=tiles.batch_size, collate_fn=collate),
+    )
+    assert TrainingRun.validate(run) == {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")}
+    assert len(seen) == 4
+    for (probability, labels), row in zip(seen, [*images_of_two_sizes] * 2, strict=True):
         predicted = predict_image(model, processor, row["image"]).probabilities[1]
         torch.testing.assert_close(probability, predicted, atol=1e-5, rtol=0)
         assert torch.equal(labels.byte(), torch.from_numpy(np.array(row["mask"])))
