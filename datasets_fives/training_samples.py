@@ -10,7 +10,8 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from .features import FEATURES
 from .images import encode_png
-from .transforms import TrainTransform
+from .masks import IGNORED
+from .transforms import TrainTransform, cut_box
 
 # What a derived seed is for: the draws of one are not those of another.
 SAMPLE, ORDER, STEP = range(3)
@@ -152,10 +153,11 @@ def epoch_order(num_rows: int, visits: int, epoch: int, seed: int) -> list[tuple
 
 def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None = None) -> datasets.Dataset:
     """
-    Cut images and masks into square tiles; only ever after splitting, so that no image is in two splits.
+    Cut images and masks into square tiles; only ever after splitting, so that no image is in two splits. Where a tile
+    reaches beyond its image, pixels are mirrored and labels are 255, as at inference.
 
     Args:
-        dataset (`Dataset`): Rows as [`~datasets_fives.load_vessels`] returns them.
+        dataset (`Dataset`): Rows as [`~datasets_fives.load_segmentation`] returns them.
         tile_size (`int`): Side of the tiles; half of the image's side gives its quadrants.
         stride (`int`, *optional*, defaults to `tile_size`):
             Distance of neighbouring tiles. The last ones are shifted inwards where they would not fit.
@@ -164,7 +166,7 @@ def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None
         `Dataset`: A row per tile, named `"<name>#<row>-<column>"`.
 
     Raises:
-        ValueError: If the tile size or the stride is wrong, or an image is smaller than a tile.
+        ValueError: If the tile size or the stride is wrong.
     """
     stride = tile_size if stride is None else stride
     if tile_size < 1:
@@ -187,19 +189,20 @@ def cut_into_tiles(dataset: datasets.Dataset, tile_size: int, stride: int | None
 
 def _cut(batch: dict[str, list], tile_size: int, stride: int) -> dict[str, list]:
     (image,), (name,) = batch["image"], batch["name"]
-    if min(image.size) < tile_size:
-        raise ValueError(f"{name} has {image.size} pixels (width, height), less than a tile of {tile_size}.")
-    masks = {key: np.asarray(batch[key][0]) for key in ("mask", "field_of_view") if key in batch}
-    tops, lefts = (_starts(length, tile_size, stride) for length in masks["mask"].shape)
+    mask = np.asarray(batch["mask"][0])
+    tops, lefts = (_starts(length, tile_size, stride) for length in mask.shape)
     rows: dict[str, list] = {key: [] for key in batch}
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
-            rows["image"].append(encode_png(image.crop((left, top, left + tile_size, top + tile_size))))
-            for key, pixels in masks.items():
-                rows[key].append(encode_png(pixels[top : top + tile_size, left : left + tile_size]))
-            rows["name"].append(f"{name}#{row}-{column}")
-            for key in batch.keys() - {"image", "name", *masks}:
-                rows[key] += batch[key]
+            tile, labels = cut_box(image, mask, left, top, tile_size)
+            own = {"image": encode_png(tile), "mask": encode_png(labels), "name": f"{name}#{row}-{column}"}
+            if "field_of_view" in batch:
+                _, inside = cut_box(image, np.asarray(batch["field_of_view"][0]), left, top, tile_size)
+                own["field_of_view"] = encode_png(np.where(inside == IGNORED, 0, inside).astype(np.uint8))
+            if "classes" in batch:
+                own["classes"] = np.unique(labels[labels != IGNORED]).tolist()
+            for key in batch:
+                rows[key].append(own[key] if key in own else batch[key][0])
     return rows
 
 
