@@ -134,7 +134,8 @@ class Reg4PruImageProcessor(PilBackend):
                 One or several images of any size: PIL images (their EXIF orientation is applied), arrays, tensors,
                 paths or URLs; see [`read_image`].
             segmentation_maps (`ImageInput`, *optional*):
-                Their masks or label maps, of the same size; see [`read_label_map`].
+                Their masks or label maps, of the same size; see [`read_label_map`]. Two classes may be any two, so
+                that a mask which is mostly foreground, maybe an inverted one, is taken as it is.
             kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:

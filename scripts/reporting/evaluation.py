@@ -1,6 +1,7 @@
 """The results of an evaluation by keep rate: as a table to read, as JSON and CSV to compute with."""
 
 import json
+import math
 from pathlib import Path
 
 from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics
@@ -8,6 +9,7 @@ from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics
 from ..common.atomic_files import replace_table, replace_text
 from .tables import markdown_table
 
+UNDEFINED = "–"
 HEADINGS = {
     "average_precision": "AP",
     "auroc": "AUROC",
@@ -38,14 +40,16 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
     headings = ["keep rate", *(HEADINGS[metric] for metric in METRICS)]
 
     def pooled(result: dict) -> list[str]:
-        return [f"{result['pooled'][metric]:.3f}" for metric in METRICS]
+        return [_shown(result["pooled"][metric]) for metric in METRICS]
 
     def with_best(result: dict) -> list[str]:
-        return [*pooled(result), f"{result['best_threshold']:.2f} ({result['best_dice']:.3f})"]
+        threshold = result["best_threshold"]
+        best = UNDEFINED if math.isnan(threshold) else f"{threshold:.2f} ({result['best_dice']:.3f})"
+        return [*pooled(result), best]
 
     def per_image(result: dict) -> list[str]:
         values = (result["per_image"][metric] for metric in METRICS)
-        return [f"{value['mean']:.3f} ± {value['sd']:.3f}" for value in values]
+        return [f"{_shown(value['mean'])} ± {_shown(value['sd'])}" for value in values]
 
     parts = [f"Pooled over all pixels (images: {num_images}, at {size}):\n"]
     rows = [[rate, *with_best(result)] for rate, result in results.items()]
@@ -53,6 +57,7 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
     if num_images > 1:
         parts.append("\nPer image, mean ± sd:\n")
         parts.append(aligned_table([headings, *([rate, *per_image(result)] for rate, result in results.items())]))
+        parts.extend(_left_out(rate, result) for rate, result in results.items())
     first = next(iter(results.values()))
     for kind in ("condition", *first["per_group"]):
         rows = [
@@ -63,7 +68,18 @@ def results_table(measured: dict[str, VesselMetrics], size: str = "their own siz
         if len({row[0] for row in rows}) > 1:
             parts.append(f"\nPooled by {kind}:\n")
             parts.append(aligned_table([[kind, *headings], *sorted(rows, key=lambda row: row[0])]))
-    return "\n".join(parts) + "\n"
+    return "\n".join(filter(None, parts)) + "\n"
+
+
+def _shown(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
+
+
+def _left_out(rate: str, result: dict) -> str:
+    """Of how many images a metric is undefined, such as Dice where neither mask nor prediction has a vessel."""
+    counts = {metric: result["num_images"] - result["per_image"][metric]["num_images"] for metric in METRICS}
+    listed = ", ".join(f"{HEADINGS[metric]} {count}" for metric, count in counts.items() if count)
+    return f"\nAt {rate} undefined in some images, which are left out of the mean: {listed}." if listed else ""
 
 
 def aligned_table(rows: list[list[str]]) -> str:

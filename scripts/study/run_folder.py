@@ -58,7 +58,7 @@ class RunFolder:
     def check_weights(self) -> None:
         """
         Note the fingerprint of the weights before anything is measured. Records of early versions have none; they
-        are kept as they are.
+        are kept as they are, and [`~reg4pru.study.runs.complete_runs`] names them in a warning.
 
         Raises:
             `ValueError`: if the weights are other ones than those that were measured.
@@ -73,8 +73,13 @@ class RunFolder:
                     f"{self.path} was measured with other weights (fingerprint {measured}) than {self.checkpoint} has "
                     f"now ({weights}). Restore these, or move {', '.join(self._records())} away to measure again."
                 )
-        elif not self.evaluation.is_file() and not self.drift.is_file():
+        elif not self.is_unproven:
             replace_text(self.measured_weights, json.dumps({"weights": weights}) + "\n")
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether it was measured by an early version, which did not record the fingerprint of the weights."""
+        return (self.evaluation.is_file() or self.drift.is_file()) and not self.measured_weights.is_file()
 
     def _records(self) -> list[str]:
         measured = (self.measured_weights, self.evaluation, self.per_image, self.drift)

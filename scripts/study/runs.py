@@ -1,6 +1,7 @@
 """The runs of a study: each is trained in a process of its own, then evaluated; what is finished is not repeated."""
 
 import contextlib
+import logging
 import multiprocessing.connection
 import os
 import subprocess
@@ -14,6 +15,8 @@ import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from datasets_fives.features import list_some
+
 from ..common.devices import warn_of_emulation
 from ..training.checkpoints import list_checkpoints
 from .definition import Study
@@ -21,6 +24,7 @@ from .drift import measure_run as measure_drift
 from .evaluation import evaluate_run
 from .run_folder import RunFolder
 
+logger = logging.getLogger("study")
 LOG_TAIL = 15
 POLL_SECONDS = 2.0
 
@@ -36,11 +40,19 @@ def complete_runs(study: Study, runs_dir: Path, num_parallel: int, num_processes
         `ValueError`: if a run was started with other settings than the study has now; before any run starts.
     """
     runs = study.runs()
-    trains_in_bf16 = False
+    unproven, trains_in_bf16 = [], False
     for variant, seed in runs:
         folder, recipe = RunFolder(runs_dir, variant, seed), study.run_recipe(variant, seed)
         folder.check_recipe(recipe)
+        if folder.is_unproven:
+            unproven.append(str(folder.path))
         trains_in_bf16 |= not folder.is_trained and recipe.get("mixed_precision") == "bf16"
+    if unproven:
+        logger.warning(
+            "Measured by an early version, which did not record with which weights: %s. These numbers are taken as "
+            "they are; move the records away to measure again.",
+            list_some(unproven),
+        )
     if trains_in_bf16:
         warn_of_emulation("bf16")
     num_failed = 0

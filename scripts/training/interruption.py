@@ -65,6 +65,14 @@ class StopRequest:
         self.requested = self.requested or number
 
 
+def leave_interrupts(worker: int) -> None:
+    """
+    For `worker_init_fn` of loaders: Ctrl-C reaches their workers, too, which would die of it, with tracebacks, before
+    the training has ended its step. They end with the training.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def exit_stopped(number: int) -> None:
     """Say which signal has ended a training, and exit as a shell reports it: 143 for SIGTERM, 130 for SIGINT."""
     name = signal.Signals(number).name

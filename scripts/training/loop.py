@@ -19,7 +19,7 @@ from ..common.data_overlap import image_fingerprints, write_training_images
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoints import check_steps_left, list_checkpoints, replace_files, save_checkpoint, writing
 from .distillation import distilled_loss
-from .interruption import StopRequest, TrainingError, check_finite, measurement_error, resume_hint
+from .interruption import StopRequest, TrainingError, check_finite, leave_interrupts, measurement_error, resume_hint
 from .optimization import make_average, make_optimizer
 from .run_record import (
     check_data,
@@ -147,6 +147,7 @@ class TrainingRun:
                 batch_size=arguments.per_device_train_batch_size,
                 sampler=sampler,
                 num_workers=arguments.dataloader_num_workers,
+                worker_init_fn=leave_interrupts,
                 generator=torch.Generator(),  # keeps the loader's own draw away from the generator that routing uses
                 persistent_workers=False,
             )

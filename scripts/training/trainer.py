@@ -26,7 +26,7 @@ from .callbacks import (
 )
 from .checkpoints import check_steps_left, find_trainer_checkpoint, list_trainer_checkpoints, writing
 from .distillation import check_distillation, distilled_loss
-from .interruption import StopRequest, measurement_error, resume_hint
+from .interruption import StopRequest, leave_interrupts, measurement_error, resume_hint
 from .optimization import make_optimizer
 from .setup import collate
 from .trainer_arguments import check_training_arguments
@@ -184,18 +184,22 @@ class Reg4PruTrainer(Trainer):
             saved = resume_hint(list_trainer_checkpoints(Path(self.args.output_dir)))
             raise measurement_error(error, self.state.global_step, saved) from error
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Of all samples."""
+        return _undisturbed(super().get_train_dataloader())
+
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
         """
         Of all tiles: `dataloader_drop_last` is for training, and metrics are those of all images. Where tiles share a
         budget, their number is that of a batch.
         """
         with self._whole_images(self.eval_dataset if eval_dataset is None else eval_dataset):
-            return super().get_eval_dataloader(eval_dataset)
+            return _undisturbed(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Of all tiles, as [`~Reg4PruTrainer.get_eval_dataloader`]."""
         with self._whole_images(test_dataset):
-            return super().get_test_dataloader(test_dataset)
+            return _undisturbed(super().get_test_dataloader(test_dataset))
 
     @contextmanager
     def _whole_images(self, tiles: Dataset | str) -> Iterator[None]:
@@ -221,6 +225,12 @@ class Reg4PruTrainer(Trainer):
         unfinished = output_dir / f"checkpoint-{step}"
         with writing(output_dir, f"The full state of step {step}", unfinished, list_trainer_checkpoints):
             super()._save_checkpoint(model, trial)
+
+
+def _undisturbed(loader: DataLoader) -> DataLoader:
+    """A loader whose workers leave Ctrl-C to the training; samples need no seed of a worker."""
+    loader.worker_init_fn = leave_interrupts
+    return loader
 
 
 def _count_steps(num_samples: int, args: TrainingArguments) -> int:

@@ -95,13 +95,13 @@ def served(checkpoint, images, tmp_path_factory) -> Iterator[Served]:
 def _wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
+        assert server.poll() is None, log.read_text(encoding="utf-8")
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return
         except OSError:
             time.sleep(0.3)
-    pytest.fail(f"the app does not answer: {log.read_text()}")
+    pytest.fail(f"the app does not answer: {log.read_text(encoding='utf-8')}")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,10 @@ import base64
 import math
 from io import BytesIO
 
+import gradio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datasets_fives.sources.synthetic import draw_image
@@ -13,6 +15,8 @@ from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru.app.comparison import Comparer
 from reg4pru.app.html_tables import measured_row, speed_table
+from reg4pru.app.mcp_tool import segmentation_tool
+from reg4pru.app.page import readable_errors
 from reg4pru.app.uploads import decode_base64, open_truth, open_upload
 from reg4pru.maintenance import gallery
 
@@ -32,6 +36,17 @@ def as_png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def test_weights_that_are_no_numbers_give_a_sentence_and_no_mask(comparer, image_and_mask):
+    image, _ = image_and_mask
+    with torch.no_grad():
+        comparer.model.layers[2].mlp.up_proj.weight[0, 0] = torch.nan
+    encoded = base64.b64encode(as_png(image)).decode()
+    with pytest.raises(gradio.Error, match=r"not finite .* in float32"):
+        segmentation_tool(comparer)(encoded)
+    with pytest.raises(gradio.Error, match=r"not finite .* in float32"), readable_errors():
+        comparer.open("eye", image)
 
 
 def test_settings_hold_for_one_call_only(comparer, image_and_mask):

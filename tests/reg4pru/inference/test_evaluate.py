@@ -22,7 +22,7 @@ from reg4pru.hub.arguments import PushArguments
 from reg4pru.hub.publishing import stage_checkpoint
 from reg4pru.inference.evaluation_data import load_images
 from reg4pru.inference.predictors import predictors
-from reg4pru.reporting.evaluation import write_results
+from reg4pru.reporting.evaluation import results_table, write_results
 
 
 def measured_at(model, processor, images, keep_rates, seed=0, **settings):
@@ -50,6 +50,22 @@ def fails(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().err
 
     return run
+
+
+def test_what_is_undefined_is_no_number_in_the_table():
+    vessels, nothing = np.eye(8), np.zeros((8, 8))
+    metrics = VesselMetrics()
+    for name, mask in (("a", vessels), ("healthy", nothing), ("b", vessels)):
+        metrics.update(name, None, mask, mask > 0)
+    table = results_table({"1.0": metrics})
+    row = next(line for line in table.split("Per image")[1].splitlines() if line.startswith("| 1.0"))
+    assert row.split("|")[4].strip() == "1.000 ± 0.000", "Dice of the two with vessels"
+    assert "At 1.0 undefined in some images, which are left out of the mean: AP 1, AUROC 1, Dice 1, IoU 1" in table
+    empty = VesselMetrics()
+    empty.update("healthy", None, nothing, nothing > 0)
+    (row,) = (line for line in results_table({"1.0": empty}).splitlines() if line.startswith("| 1.0"))
+    assert row.split("|")[4].strip() == row.split("|")[-2].strip() == "–"
+    assert "nan" not in row
 
 
 def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):

@@ -41,7 +41,7 @@ def write(tmp_path):
 def test_a_run_is_the_recipe_with_the_settings_of_study_and_variant(write):
     study = read_study(write())
     recipe = study.run_recipe("drawn", 3)
-    base = yaml.safe_load(Path(STUDIES.parent / "recipes" / "tiny_synthetic.yaml").read_text())
+    base = yaml.safe_load(Path(STUDIES.parent / "recipes" / "tiny_synthetic.yaml").read_text(encoding="utf-8"))
     config = base.pop("config_overrides") | {"token_multiple": 4, "train_pruning": "hard"}
     assert recipe.pop("config_overrides") == config
     assert recipe == base | {"max_train_steps": 5, "keep_rate_range": [0.5, 0.9], "seed": 3}

@@ -14,7 +14,7 @@ from reg4pru.study.runs import end_with_parent
 
 def _train(pid_file: Path) -> None:
     training = subprocess.Popen(["sleep", "300"])
-    pid_file.write_text(f"{training.pid}\n")
+    pid_file.write_text(f"{training.pid}\n", encoding="utf-8")
     training.wait()
 
 

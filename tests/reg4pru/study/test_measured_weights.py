@@ -38,6 +38,7 @@ def test_records_of_early_versions_are_not_said_to_be_of_these_weights(folder):
     folder.evaluation.write_text("{}")
     folder.check_weights()
     assert not folder.measured_weights.exists()
+    assert folder.is_unproven
 
 
 @pytest.mark.parametrize("distillation", [False, True])

@@ -42,7 +42,7 @@ def test_a_save_that_is_killed_leaves_the_one_before(accelerator, tmp_path, monk
     save_checkpoint(accelerator, tmp_path, {"step": 1}, total_limit=1)
 
     def killed(folder):
-        with open(f"{folder}/model.safetensors", "w") as half:
+        with open(f"{folder}/model.safetensors", "w", encoding="utf-8") as half:
             half.write("half of the weights")
         raise KeyboardInterrupt
 

@@ -4,8 +4,9 @@ import os
 import signal
 
 import pytest
+from torch.utils.data import DataLoader
 
-from reg4pru.training.interruption import StopRequest
+from reg4pru.training.interruption import StopRequest, leave_interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +38,10 @@ def test_a_launcher_may_pass_signals_on():
         for told in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), told)
         assert stop.requested == signal.SIGINT
+
+
+def test_the_workers_of_a_loader_leave_interrupts_to_the_training():
+    batches = iter(DataLoader(range(20), num_workers=1, worker_init_fn=leave_interrupts))
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGINT)
+    assert len(list(batches)) == 19

@@ -47,7 +47,7 @@ class StrictTracker(GeneralTracker):
         self._write({"step": step, **values})
 
     def _write(self, line: dict) -> None:
-        with open(os.path.join(self.folder, "events"), "a") as file:
+        with open(os.path.join(self.folder, "events"), "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 

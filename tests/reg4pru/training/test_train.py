@@ -200,7 +200,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(run, monkeypatch, more)
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000003"]
     assert not (killed / "last").exists()
     assert log(killed)[-1]["step"] == 4  # after the full state: must not stand twice
-    with open(killed / "training_log.jsonl", "a") as log_file:
+    with open(killed / "training_log.jsonl", "a", encoding="utf-8") as log_file:
         log_file.write('{"step": 5, "lo')  # a line that was being written
 
     torch.manual_seed(77)  # another process would not have this one's random state either
