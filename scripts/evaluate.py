@@ -44,6 +44,9 @@ class EvaluationArguments(EvaluationDataArguments):
     selection_pool: Literal["active", "all"] | None = field(
         default=None, metadata={"help": "What a stage chooses among; default: that of the checkpoint."}
     )
+    allocation: Literal["tile", "image"] | None = field(
+        default=None, metadata={"help": "What keep rates hold for; default: as the checkpoint says."}
+    )
     selector: Literal["random"] | None = field(
         default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
     )
@@ -84,6 +87,8 @@ def load(arguments: EvaluationArguments) -> tuple:
         arguments.working_size = processor.working_size
     if arguments.selection_pool:
         model.config.selection_pool = arguments.selection_pool
+    if arguments.allocation:
+        model.config.allocation = arguments.allocation
     if arguments.selector == "random":
         select_at_random(model)
     return model, processor

@@ -12,6 +12,7 @@ Example:
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .common.cli import CommandParser, set_up_logging
 
@@ -28,6 +29,10 @@ class ExportArguments:
     output: str = field(metadata={"help": "The ONNX file."})
     keep_rates: list[float] | None = field(
         default=None, metadata={"help": "One for all stages or one per stage; default: those of the checkpoint."}
+    )
+    allocation: Literal["tile"] | None = field(
+        default=None,
+        metadata={"help": "'tile': export a checkpoint whose tiles share the budget of their image, tile by tile."},
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the checkpoint's."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
@@ -57,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.keep_rates is not None:
             single = len(arguments.keep_rates) == 1
             model.set_keep_rates(arguments.keep_rates[0] if single else arguments.keep_rates)
+        if arguments.allocation:
+            model.config.allocation = arguments.allocation
         size = model.config.image_size if arguments.image_size is None else arguments.image_size
         image_size = (size, size) if isinstance(size, int) else tuple(size)
         check_image_size(model.config, *image_size)

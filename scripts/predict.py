@@ -21,6 +21,7 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .common.arguments import CheckpointArguments, DatasetUploadArguments
 from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
@@ -49,6 +50,9 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
             "help": "Keep rates to compare, each for all stages; the names of result images end in them. Default: the "
             "checkpoint's, and names without any."
         },
+    )
+    allocation: Literal["tile", "image"] | None = field(
+        default=None, metadata={"help": "What keep rates hold for; default: as the checkpoint says."}
     )
     stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
     threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
@@ -127,6 +131,8 @@ def load(arguments: PredictionArguments, device: str | None) -> tuple:
     model, processor = load_checkpoint(
         arguments.model_name_or_path, arguments.model_revision, device, dtype, num_labels=2
     )
+    if arguments.allocation:
+        model.config.allocation = arguments.allocation
     settings = settings_of(arguments, dtype) | {
         "weights": fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision),
         "configuration": fingerprint_configuration(model, processor),

@@ -33,7 +33,7 @@ class Prediction:
     Args:
         probability (`np.ndarray` of shape `(height, width)`, `float32`): Probability of vessel.
         stages (`np.ndarray` of shape `(height, width)`, *optional*): Stage at which the token of a pixel was pruned.
-        token_counts (`list[int]`): Tokens that each layer ran on, of one tile.
+        token_counts (`list[int]`): Tokens that each layer ran on, of one tile; their mean where tiles differ.
         num_tiles (`int`): Tiles of the image.
         seconds (`float`): Wall clock time from the image to the probability.
     """
@@ -124,7 +124,7 @@ class Comparer:
         return Prediction(
             probability=predicted.probabilities[1].numpy(),
             stages=None if predicted.stages is None else predicted.stages.numpy(),
-            token_counts=token_counts[0].tolist(),
+            token_counts=token_counts[0].view(len(self.model.layers), -1).float().mean(dim=1).round().int().tolist(),
             num_tiles=predicted.num_tiles,
             seconds=seconds,
         )

@@ -62,11 +62,17 @@ class BenchmarkArguments(AsSeenArguments):
             f"--dataset: all, or some of {', '.join(ENGINES)}."
         },
     )
+    allocation: Literal["tile"] | None = field(
+        default=None,
+        metadata={"help": "With --engines, 'tile': measure a checkpoint whose tiles share a budget tile by tile."},
+    )
     side: str = field(default="test", metadata={"help": "With --engines, the side to measure on."})
 
 
 # Flags that apply with or without --engines only.
-_WITH_ENGINES = (*(entry.name for entry in fields(DatasetArguments)), "limit", "allow_training_images", "side")
+_WITH_ENGINES = (
+    *(entry.name for entry in fields(DatasetArguments)), "limit", "allow_training_images", "allocation", "side",
+)  # fmt: skip
 _WITHOUT_ENGINES = (
     "dtype", "reactivation_layers", "compile_mode", "inference", "train", "train_batch_size", "train_rounds",
     "profile",

@@ -28,6 +28,7 @@ from ..common.provenance import provenance
 from ..common.weight_fingerprints import measured_weights
 from ..inference.evaluation_data import load_as_seen
 from ..inference.loading import check_image_size, load_checkpoint
+from ..inference.onnx_export import check_allocation
 from .arguments import BenchmarkArguments
 from .baselines import dense_model, model_config, variant, variant_config
 from .engines import EngineModel, Logits, build_engine, why_not
@@ -60,7 +61,8 @@ class EngineComparison:
         images (`Dataset`, *optional*): Images to measure quality on.
 
     Raises:
-        `ValueError`: if the model is not binary with one query, its input is not square, or no engine works here.
+        `ValueError`: if the model is not binary with one query, its tiles share a budget, its input is not square, or
+            no engine works here.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class EngineComparison:
     ):
         if not model.config.is_binary:
             raise ValueError("Engines are compared for models with one query and two classes.")
+        check_allocation(model.config)
         self.arguments, self.model = arguments, model
         (self.batch_size,) = arguments.batch_sizes
         self.weights = measured_weights(arguments.model_name_or_path, arguments.model_revision)
@@ -179,5 +182,7 @@ def prepare_comparison(arguments: BenchmarkArguments) -> EngineComparison:
         model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
         return EngineComparison(arguments, model.eval().to(device))
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, arguments.device)
+    if arguments.allocation:
+        model.config.allocation = arguments.allocation
     images = load_as_seen(arguments, processor, arguments.side)
     return EngineComparison(arguments, model, processor, images)

@@ -13,6 +13,8 @@ from modeling_reg4pru.speed_budget import fingerprint_weights
 
 # Of a configuration, what another version, or a copy on the Hub, writes otherwise and no prediction depends on.
 IRRELEVANT = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
+# Fields that came later, with the value that does what was done before: so what was predicted then can be continued.
+LATER = {"blend_share_weight": 0.0, "allocation": "tile", "tile_overlap": 0.25}
 
 
 def fingerprint_checkpoint(model_name_or_path: str, revision: str | None = None) -> str:
@@ -38,7 +40,14 @@ def measured_weights(model_name_or_path: str | None, revision: str | None = None
 def fingerprint_configuration(model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor) -> str:
     """Of what a model does with its weights, as it was loaded."""
     both = [model.config.to_diff_dict(), processor.to_dict()]
-    both = [{name: value for name, value in one.items() if name not in IRRELEVANT} for one in both]
+    both = [
+        {
+            name: value
+            for name, value in one.items()
+            if name not in IRRELEVANT and not (name in LATER and LATER[name] == value)
+        }
+        for one in both
+    ]
     return hashlib.blake2b(json.dumps(both, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

@@ -45,12 +45,13 @@ def check_measured(flag: str, path: str, content: dict, checkpoint: Path) -> Non
             f"--{flag} is {path}, measured with --selector {settings['selector']}: these numbers are those of a "
             f"control, not of the model. {again}"
         )
-    pool, own = settings.get("selection_pool"), Reg4PruConfig.from_pretrained(checkpoint).selection_pool
-    if pool not in (None, own):
-        raise ValueError(
-            f"--{flag} is {path}, measured with --selection_pool {pool}, but {checkpoint} is configured for {own!r}. "
-            f"{again}"
-        )
+    config = Reg4PruConfig.from_pretrained(checkpoint)
+    for name, own in (("selection_pool", config.selection_pool), ("allocation", config.allocation)):
+        if settings.get(name) not in (None, own):
+            raise ValueError(
+                f"--{flag} is {path}, measured with --{name} {settings[name]}, but {checkpoint} is configured for "
+                f"{own!r}. {again}"
+            )
 
 
 def stage_measured(path: Path, content: dict, folder: Path) -> None:

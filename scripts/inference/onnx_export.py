@@ -1,15 +1,18 @@
 """A pruned model as an exported program and as ONNX, compared with the model itself."""
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 from modeling_reg4pru.token_selectors import RandomSelector
+
+logger = logging.getLogger(__name__)
 
 # Of the largest logit. onnxruntime fuses and sums in another order.
 TOLERANCE = 1e-3
@@ -104,6 +107,20 @@ def compare(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], 
     return largest, max(shares)
 
 
+def check_allocation(config: Reg4PruConfig) -> None:
+    """Raises `ValueError` if tiles share a budget: graphs have fixed numbers of tokens; warns of unweighted scores."""
+    if config.allocation == "image":
+        raise ValueError(
+            "The tiles of an image share one budget (`allocation` is 'image'), but exports and engines have a fixed "
+            "number of tokens for each tile: add --allocation tile."
+        )
+    if config.blend_share_weight > 0:
+        logger.warning(
+            "Exports and engines do not know how tiles lie: `blend_share_weight` (%g) has no effect in them.",
+            config.blend_share_weight,
+        )
+
+
 def export_checked(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> float:
     """
     [`export_onnx`], and the file is there only if onnxruntime computes what the model computes.
@@ -112,8 +129,10 @@ def export_checked(model: Reg4PruForSemanticSegmentation, image_size: tuple[int,
         `float`: the largest difference of the logits.
 
     Raises:
-        `ValueError`: if it computes something else, or if tokens are selected by chance, which nothing can check.
+        `ValueError`: if it computes something else, if tokens are selected by chance, which nothing can check, or if
+            tiles share the budget of their image, which a graph of one batch of tiles does not know.
     """
+    check_allocation(model.config)
     rates = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
     if min(rates, default=1.0) < 1 and any(isinstance(selector, RandomSelector) for selector in model.selectors):
         raise ValueError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..benchmarking.timing import interleaved_seconds, peak_memory, summary
 from ..benchmarking.training_steps import make_step
@@ -155,10 +155,14 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
 
 
 def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
-    """Number of tiles of an image by variant, at the variant's working size."""
+    """Number of tiles of an image by variant, as its image processor cuts it (the saved one, if there are weights)."""
     tiles = {}
     for variant in study.variants:
-        model_arguments, data_arguments, _ = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
-        processor = make_processor(build_model(model_arguments).config, data_arguments)
+        run = RunFolder(runs_dir, variant, study.seeds[0])
+        if run.has_weights:
+            processor = Reg4PruImageProcessor.from_pretrained(run.checkpoint)
+        else:
+            model_arguments, data_arguments, _ = run.arguments()
+            processor = make_processor(build_model(model_arguments).config, data_arguments)
         tiles[variant] = len(processor.cut_image(image).patch_offsets)
     return tiles

@@ -43,7 +43,7 @@ from ..training.arguments import TRAIN_ARGUMENTS
 logger = logging.getLogger(__name__)
 
 # What an evaluation may change: the model, and the images that it is done on.
-MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer")
+MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer", "blend_share_weight", "allocation")
 DATA_FIELDS = ("dataset", "split", "working_size")
 # Flags that the study sets for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")

@@ -18,12 +18,16 @@ from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.image_tiles import resize_map
 from reg4pru import evaluate, predict, train
+from reg4pru.app.comparison import Comparer
+from reg4pru.inference.loading import load_checkpoint
 from reg4pru.training import validation
 from reg4pru.training.trainer import Reg4PruTrainer
 
-# What training saw: crops or tiles of images at 128 px, or whole images, at the model's 64 px.
+# What training saw: crops or tiles of images at 128 px, or whole images, at the model's 64 px. `budget`: the tiles of
+# an image share a budget, and their scores are weighted.
 SCALES = {
     "crops": ("--working_size", "128", "--random_crop", "true"),
+    "budget": ("--working_size", "128", "--random_crop", "true"),
     "tiles": ("--working_size", "128", "--tile_size", "64"),
     "whole": ("--working_size", "64"),
 }
@@ -79,8 +83,9 @@ def folder(tmp_path_factory) -> Path:
                  "image_size=64", "patch_size=8", "num_upscale_blocks=1", "num_blocks=2", "train_num_points=128",
                  "initializer_range=0.15", "pruning_layers=[0, 2, 3]"]  # fmt: skip
     for scale, flags in SCALES.items():
-        train.main(["--output_dir", str(folder / scale), "--config_overrides", *overrides, *data(folder), *flags,
-                    "--max_train_steps", "2", "--learning_rate", "1e-9",
+        budget = ["allocation=image", "blend_share_weight=2.0"] if scale == "budget" else []
+        train.main(["--output_dir", str(folder / scale), "--config_overrides", *overrides, *budget, *data(folder),
+                    *flags, "--max_train_steps", "2", "--learning_rate", "1e-9",
                     "--per_device_train_batch_size", "2"])  # fmt: skip
     return folder
 
@@ -154,6 +159,14 @@ def test_trainer_measures_what_predict_gives(folder, predicted, scale, monkeypat
         assert f1_score(predicted[scale][row["name"]].ravel(), own_size.ravel()) > 0.98
     scores, truth = (torch.cat([part[index].flatten() for part in seen]) for index in (0, 1))
     assert measured["eval_dice"] == pytest.approx(f1_score(truth, scores > 0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["crops", "budget"])
+def test_app_shows_what_predict_gives(folder, predicted, scale):
+    comparer = Comparer(*load_checkpoint(str(folder / scale / "last")))
+    for name in NAMES:
+        pixels = np.asarray(Image.open(folder / "data/images" / f"{name}.png"))
+        assert np.array_equal(comparer.predict(pixels, 0.7).vessels, predicted[scale][name]), name
 
 
 def test_remote_code_gives_what_the_package_gives(folder, predicted, tmp_path):

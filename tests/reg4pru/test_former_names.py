@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import evaluate, train, tune
 from reg4pru.common.data_overlap import read_training_images
 from reg4pru.common.former_names import present_name, with_present_names
+from reg4pru.common.weight_fingerprints import LATER, fingerprint_configuration
 from reg4pru.hub.arguments import PushArguments
 from reg4pru.hub.publishing import stage_checkpoint
 from reg4pru.study.definition import read_study
@@ -111,3 +113,18 @@ def test_a_study_and_its_runs_are_read(saved):
     assert read_images(folder).keys() == places
     _, data, _ = folder.arguments()
     assert (data.working_size, data.samples_per_image) == (48, 1)
+
+
+def test_fields_that_came_later_leave_the_fingerprint_as_it_was(tiny_model, monkeypatch):
+    """So that folders that were begun before are continued."""
+    model, processor = tiny_model(), Reg4PruImageProcessor(tile_overlap=0.25)
+    now = fingerprint_configuration(model, processor)
+    both = [{name: value for name, value in one.items() if name not in LATER} for one in
+            (model.config.to_diff_dict(), processor.to_dict())]  # fmt: skip
+    monkeypatch.setattr(type(model.config), "to_diff_dict", lambda config: both[0])
+    monkeypatch.setattr(Reg4PruImageProcessor, "to_dict", lambda processor: both[1])
+    assert fingerprint_configuration(model, processor) == now
+    monkeypatch.undo()
+    for fields, overlap in (({"allocation": "image"}, 0.25), ({"blend_share_weight": 2.0}, 0.25), ({}, None)):
+        processor.tile_overlap = overlap
+        assert fingerprint_configuration(tiny_model(**fields), processor) != now

@@ -65,6 +65,16 @@ def test_settings_hold_for_one_call_only(comparer, image_and_mask):
     np.testing.assert_allclose(again.probability, expected.probabilities[1].numpy(), atol=1e-5)
 
 
+def test_tiles_that_share_a_budget_are_shown_by_their_mean(comparer, image_and_mask):
+    by_tile = comparer.predict(np.asarray(image_and_mask[0]), 0.5)
+    comparer.model.config.allocation = "image"
+    by_image = comparer.predict(np.asarray(image_and_mask[0]), 0.5)
+    expected = predict_image(comparer.model, comparer.processor, image_and_mask[0], 0.5)
+    np.testing.assert_allclose(by_image.probability, expected.probabilities[1].numpy(), atol=1e-5)
+    assert sum(by_image.token_counts) == pytest.approx(expected.num_tokens / by_image.num_tiles, rel=0.02)
+    assert by_image.token_counts == pytest.approx(by_tile.token_counts, rel=0.2)
+
+
 def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, image_and_mask):
     image, mask = image_and_mask
     opened = comparer.open("eye", image)

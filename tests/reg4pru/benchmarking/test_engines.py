@@ -10,7 +10,7 @@ from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import benchmark
 from reg4pru.benchmarking import engines
 from reg4pru.benchmarking.baselines import dense_model, variant
-from reg4pru.benchmarking.engine_comparison import with_ratios
+from reg4pru.benchmarking.engine_comparison import EngineComparison, with_ratios
 from reg4pru.benchmarking.engines import Logits, build_engine, why_not
 from reg4pru.benchmarking.report import engine_table
 from reg4pru.inference.predictors import predictor
@@ -110,6 +110,26 @@ def test_from_end_to_end(tiny_model, save_checkpoint, monkeypatch, capsys, tmp_p
     with pytest.raises(SystemExit):
         benchmark.main(arguments)
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_tiles_that_share_a_budget_are_not_measured_tile_by_tile_unsaid(
+    tiny_model, save_checkpoint, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    checkpoint = save_checkpoint(tiny_model(allocation="image"))
+    monkeypatch.setattr(
+        EngineComparison, "run", lambda comparison: pytest.fail(f"measures by {comparison.model.config.allocation}")
+    )
+    flags = ["--model_name_or_path", checkpoint, "--synthetic_counts", 1, 0, 1, "--working_size", 64, "--engines",
+             "float32", "--device", "cpu", "--output_dir", tmp_path / "out"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        benchmark.main([*map(str, flags)])
+    assert "(`allocation` is 'image'), but exports and engines have a fixed number" in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="measures by tile"):
+        benchmark.main([*map(str, flags), "--allocation", "tile"])
+    with pytest.raises(SystemExit):
+        benchmark.main(["--output_dir", str(tmp_path / "out"), "--allocation", "tile"])
+    assert "--allocation is tile: it needs --engines" in capsys.readouterr().err
 
 
 def test_an_engine_stands_in_for_the_model(tiny_model, images):

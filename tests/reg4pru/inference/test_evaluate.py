@@ -174,7 +174,8 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
     seen = {}
 
     def stop(model, *_, **__):
-        seen["pool"], seen["selectors"] = model.config.selection_pool, [type(s).__name__ for s in model.selectors]
+        seen["pool"], seen["allocation"] = model.config.selection_pool, model.config.allocation
+        seen["selectors"] = [type(s).__name__ for s in model.selectors]
         raise KeyboardInterrupt
 
     monkeypatch.setattr("reg4pru.inference.binary_evaluation.predictors", stop)
@@ -182,12 +183,12 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
     arguments = (
         f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --working_size 64"
     )
-    arguments += " --synthetic_counts 1 0 1 --selection_pool all --selector random"
+    arguments += " --synthetic_counts 1 0 1 --selection_pool all --allocation image --selector random"
     monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *arguments.split()])
     with pytest.raises(KeyboardInterrupt):
         evaluate.main()
 
-    assert seen == {"pool": "all", "selectors": ["RandomSelector"] * 3}
+    assert seen == {"pool": "all", "allocation": "image", "selectors": ["RandomSelector"] * 3}
 
 
 def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_path, monkeypatch):

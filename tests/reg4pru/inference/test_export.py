@@ -101,6 +101,21 @@ def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp
     assert not path.exists()
 
 
+def test_tiles_that_share_a_budget_are_exported_as_such_on_demand_only(
+    save_checkpoint, tiny_model, tmp_path, capsys, caplog, monkeypatch
+):
+    exported = "reg4pru.inference.onnx_export.export_onnx"
+    monkeypatch.setattr(exported, lambda model, *_: pytest.fail(model.config.allocation))
+    checkpoint = save_checkpoint(tiny_model(allocation="image", blend_share_weight=2.0))
+    flags = ["--model_name_or_path", str(checkpoint), "--output", str(tmp_path / "model.onnx")]
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert "The tiles of an image share one budget" in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="tile"):
+        main([*flags, "--allocation", "tile"])
+    assert "`blend_share_weight` (2) has no effect in them" in caplog.text
+
+
 @pytest.mark.parametrize("reactivation_layer", [3, 5])
 @pytest.mark.parametrize(("pool", "drift_correction"), [("active", False), ("active", True), ("all", True)])
 @torch.no_grad()

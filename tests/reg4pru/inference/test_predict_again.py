@@ -14,6 +14,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_reg4pru.speed_budget import fingerprint_weights
+from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import predict
 from reg4pru.common.weight_fingerprints import fingerprint_tensors
 from reg4pru.inference import output_folder, prediction
@@ -281,3 +282,14 @@ def test_processes_share_the_images_out_and_one_alone_goes_on(run, refused, chec
     run(folder, "--keep_rates", 1.0, "--overwrite")
     assert not list(out.glob("predictions-*.csv"))
     assert len(table(out)) == 4
+
+
+def test_another_allocation_is_another_prediction(run, refused, checkpoint, folder, out):
+    image, model, processor = folder / "p0.png", *load_checkpoint(str(checkpoint))
+    run(image, "--allocation", "image", "--keep_rates", 0.5)
+    found = np.asarray(Image.open(out / "p0_mask_0.5.png")) == 255
+    by_tile = predict_image(model, processor, image, 0.5).probabilities[1] > 0.5
+    model.config.allocation = "image"
+    assert np.array_equal(found, predict_image(model, processor, image, 0.5).probabilities[1] > 0.5)
+    assert not np.array_equal(found, by_tile)
+    assert "other configuration" in refused(image, "--keep_rates", 0.5)
