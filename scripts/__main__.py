@@ -10,6 +10,7 @@ from .common.consoles import show_what_can_be_shown
 COMMANDS = {
     "train": ("train", "train a model from a recipe, on one or several devices"),
     "finetune": ("finetune", "fine-tune a checkpoint with the Trainer of transformers"),
+    "prune": ("prune", "prune a checkpoint that was never trained for it, on images without labels"),
     "evaluate": ("evaluate", "measure a checkpoint at several keep rates"),
     "predict": ("predict", "find the vessels in images"),
     "app": ("app.__main__", "show in a browser what pruning does to an image"),

@@ -1,0 +1,38 @@
+"""Flags of `reg4pru prune`. Imports no torch: `--help` must not wait for it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class PruneArguments:
+    """What is pruned, on which images, and where the result goes."""
+
+    _argument_group_name = "pruning"
+
+    model_name_or_path: str = field(metadata={"help": "EoMT or Reg4Pru checkpoint: a folder or a Hub id."})
+    output_dir: str = field(metadata={"help": "Folder for the pruned checkpoint, its adapter and the report."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    images: list[str] = field(
+        default_factory=list, metadata={"help": "Files, folders or patterns of images; no labels are needed."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    side: str = field(default="train", metadata={"help": "The side of the data set: train, validation or test."})
+    pruning_layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "Layers after which tokens are pruned; default: a quarter, half, three quarters."},
+    )
+    reactivation_layer: int | None = field(
+        default=None, metadata={"help": "Layer after which tokens come back; default: the last but one."}
+    )
+    keep_rates: list[float] = field(
+        default_factory=lambda: [0.7, 0.5, 0.3], metadata={"help": "Keep rates of the report; the first is saved."}
+    )
+    num_tiles: int = field(default=400, metadata={"help": "Tiles to fit on, drawn from all images."})
+    working_size: int | None = field(
+        default=None, metadata={"help": "Longer side of images in pixels; default: as the checkpoint sees them."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})

@@ -1,0 +1,195 @@
+"""Prune a checkpoint: dense states, corrections, selectors, report; killed, it goes on where it stopped."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Subset
+
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru.pruning_adapter import add_pruning, fingerprint_without_pruning, save_pruning_adapter
+
+from ..common.atomic_files import replace_text
+from ..common.data_overlap import read_training_images, write_training_images
+from ..common.devices import usable_device
+from ..common.provenance import provenance
+from ..inference.input_images import list_files, list_stored
+from .agreement import measure_agreement, verdict
+from .arguments import PruneArguments
+from .base_model import read_base, read_processor
+from .calibration import fit_correction, fit_selector
+from .images import UnlabelledImages, check_scale, divide_images
+from .report import write_report
+from .tile_states import SampledTiles, TileStates
+
+logger = logging.getLogger(__name__)
+
+# In the output folder: what an interrupted run has finished so far.
+UNFINISHED, SETTINGS = "unfinished", "settings.json"
+ADAPTER = "adapter"
+COMMON = {"routing": False, "blend_share_weight": 2.0, "allocation": "image"}
+FITTED = {"selector": "divergence", "drift_correction": True, "train_pruning": "hard", **COMMON}
+# What dropping tokens at random does to a model that nothing was fitted for.
+UNTRAINED = {"selector": "random", "drift_correction": False, "train_pruning": "none", **COMMON}
+FEWEST_TILES = 32
+
+
+def prune_checkpoint(arguments: PruneArguments) -> dict:
+    """
+    Make a checkpoint that runs at any keep rate from a dense one, on images without labels: its weights stay as they
+    are, selectors and drift corrections are fitted to what they compute.
+
+    Args:
+        arguments ([`PruneArguments`]): What is pruned, on which images, and where the result goes.
+
+    Returns:
+        `dict`: the numbers of the report, also in `prune_results.json`.
+
+    Raises:
+        `ValueError`: for a checkpoint, images or flags that do not fit, before anything is written.
+    """
+    output_dir = Path(arguments.output_dir)
+    device = usable_device(arguments.device)
+    base = read_base(arguments.model_name_or_path, arguments.model_revision).to(device)
+    if arguments.dataset:
+        inputs = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
+    else:
+        inputs = list_files(arguments.images, output_dir)
+    images = UnlabelledImages(inputs)
+    processor = read_processor(
+        arguments.model_name_or_path, base.config, images.sizes, arguments.model_revision, arguments.working_size
+    )
+    check_scale(images.sizes, processor.working_size)
+    fields = {name: vars(arguments)[name] for name in ("pruning_layers", "reactivation_layer")}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    model, results = calibrate(
+        base,
+        processor,
+        images,
+        output_dir,
+        keep_rates=arguments.keep_rates,
+        num_tiles=arguments.num_tiles,
+        seed=arguments.seed,
+        **fields,
+    )
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    trained_on = read_training_images(arguments.model_name_or_path, arguments.model_revision)
+    write_training_images(output_dir, trained_on)
+    save_pruning_adapter(model, output_dir / ADAPTER, arguments.model_name_or_path)
+    results = {
+        "provenance": provenance(device, arguments.seed),
+        "arguments": asdict(arguments),
+        "images": dict(zip(images.names, images.hashes, strict=True)),
+        **results,
+    }
+    write_report(output_dir, results)
+    shutil.rmtree(output_dir / UNFINISHED)
+    return results
+
+
+def calibrate(
+    base: Reg4PruForSemanticSegmentation,
+    processor: Reg4PruImageProcessor,
+    images: Sequence[Image.Image],
+    output_dir: Path,
+    *,
+    keep_rates: Sequence[float],
+    num_tiles: int,
+    seed: int,
+    **fields,
+) -> tuple[Reg4PruForSemanticSegmentation, dict]:
+    """
+    Fit selectors and drift corrections to a frozen model, and measure what comes out.
+
+    Args:
+        base ([`Reg4PruForSemanticSegmentation`]): The dense model.
+        processor ([`Reg4PruImageProcessor`]): Its image processor.
+        images (sequence of `PIL.Image.Image`): Without labels; a part of them is kept for the report.
+        output_dir (`Path`): Where unfinished work is kept; a figure goes here, too.
+        keep_rates (sequence of `float`): Of the report; the first becomes that of the model.
+        num_tiles (`int`): How many tiles to fit on at most.
+        seed (`int`): Of all draws.
+        fields: Of [`Reg4PruConfig`], such as `pruning_layers`.
+
+    Returns:
+        `tuple`: the pruned model, and the numbers of the report.
+
+    Raises:
+        `ValueError`: if the images have too few tiles, or a field does not fit.
+    """
+    fields = {"pruning_layers": base.config.pruning_layers or None, **fields, "keep_rates": keep_rates[0]}
+    try:
+        model = add_pruning(base, seed, **FITTED, **fields)
+    except StrictDataclassError as error:  # it wraps what is wrong with a field
+        raise ValueError(str(error.__cause__ or error)) from error
+    fitted_on, reported = (Subset(images, places) for places in divide_images(len(images), seed))
+    tiles = SampledTiles(fitted_on, processor, num_tiles, seed)
+    if len(tiles) < FEWEST_TILES:
+        raise ValueError(
+            f"{len(fitted_on)} images to fit on have {len(tiles)} tiles of {model.config.image_size} pixels, and at "
+            f"least {FEWEST_TILES} are needed: give more images."
+        )
+    work = output_dir / UNFINISHED
+    _continue_or_begin(
+        work,
+        {
+            "tiles": tiles.places,
+            "images": images.hashes,
+            "seed": seed,
+            "weights": fingerprint_without_pruning(model),
+            "fields": fields,
+            "working_size": processor.working_size,
+        },
+    )
+    states = TileStates(work / "states", model, len(tiles))
+    states.compute(tiles)
+    errors = _fit_stages(model, states, work, seed)
+    models = {"calibrated": model, "untrained": add_pruning(base, seed, **UNTRAINED, **fields)}
+    dense, agreement = measure_agreement(models, processor, reported, keep_rates, seed, output_dir / "figure.png")
+    return model, {
+        "verdict": verdict(agreement["calibrated"], agreement["untrained"]),
+        "num_tiles": len(tiles),
+        "num_images": {"fitted_on": len(fitted_on), "reported_on": len(reported)},
+        "dense": dense,
+        "agreement": agreement,
+        "errors": errors,
+    }
+
+
+def _continue_or_begin(work: Path, settings: dict) -> None:
+    """What a run with other settings has left unfinished is of no use to this one."""
+    path, text = work / SETTINGS, json.dumps(settings, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        logger.info("Continues what was interrupted in %s.", work.parent)
+        return
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    replace_text(path, text)
+
+
+def _fit_stages(model: Reg4PruForSemanticSegmentation, states: TileStates, work: Path, seed: int) -> dict[str, float]:
+    """Fit stage after stage; what was fitted before an interruption is read back."""
+    errors = {}
+    for stage in range(model.config.num_stages):
+        for kind, module, fit in (
+            ("correction", model.drift_corrections[stage], fit_correction),
+            ("selector", model.selectors[stage], fit_selector),
+        ):
+            name = f"{kind}-{stage}"
+            weights, record = work / f"{name}.safetensors", work / f"{name}.json"
+            if record.exists():
+                module.load_state_dict(load_file(weights))
+                errors[name] = json.loads(record.read_text(encoding="utf-8"))
+                continue
+            errors[name] = fit(model, states, stage, seed + stage)
+            save_file({key: tensor.cpu() for key, tensor in module.state_dict().items()}, weights)
+            replace_text(record, json.dumps(errors[name]))  # last: without it the fit is done again
+    return errors
