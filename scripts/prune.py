@@ -2,7 +2,8 @@
 Prune a segmentation ViT that was never trained for it, on images without labels.
 
 Takes an EoMT checkpoint (DINOv2 or DINOv3, any classes) or one of this project. Its weights stay as they are; a
-selector and a drift correction for each pruning stage are fitted to what they compute, in minutes. Writes a checkpoint
+selector and a drift correction for each pruning stage are fitted to what they compute, in minutes. With --level
+distill all weights then learn to predict the same with fewer tokens. Writes a checkpoint
 that runs at any keep rate, an adapter with what is new alone, and a report: how far the pruned prediction agrees with
 the unpruned one on images that nothing was fitted to, what that saves here, and where they differ. A run that was
 killed continues when it is started again.
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def check(arguments: PruneArguments) -> None:
     """Raises `ValueError` for flags that cannot work, before anything is read."""
     check_keep_rates(arguments.keep_rates)
-    check_at_least_1(arguments, "num_tiles", "working_size")
+    check_at_least_1(arguments, "num_tiles", "working_size", "max_steps")
     if bool(arguments.images) == bool(arguments.dataset):
         raise ValueError("Give --images or --dataset, one of them.")
     output_dir = Path(arguments.output_dir)

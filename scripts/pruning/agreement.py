@@ -49,6 +49,7 @@ class Agreement:
 
 
 def measure_agreement(
+    dense: Reg4PruForSemanticSegmentation,
     models: dict[str, Reg4PruForSemanticSegmentation],
     processor: Reg4PruImageProcessor,
     images: Sequence[Image.Image],
@@ -60,22 +61,22 @@ def measure_agreement(
     Predict every image densely and, in turns with it, at every keep rate with every model: one run, one machine state.
 
     Args:
-        models (`dict`): By name; without pruning they all predict the same.
+        dense ([`Reg4PruForSemanticSegmentation`]): The model before, never pruned.
+        models (`dict`): What became of it, by level.
         processor ([`Reg4PruImageProcessor`]): Of all of them.
         images (sequence of `PIL.Image.Image`): What is predicted.
         keep_rates (sequence of `float`): One number for all stages each.
         seed (`int`, *optional*, defaults to 0): Of random selection.
-        figure (`Path`, *optional*): Where to draw the first images, with the first model at its middle keep rate.
+        figure (`Path`, *optional*): Where to draw the first images, with the last model at the middle keep rate.
 
     Returns:
         `tuple`: `{"milliseconds": ...}` of the dense model per image, and by model and keep rate `mean_iou`,
         `pixel_accuracy`, `boundary_iou`, `per_class`, `milliseconds` (median per image), `times_dense` and `tokens`.
     """
-    dense = next(iter(models.values()))
     names = [dense.config.id2label[label] for label in range(dense.config.num_labels)]
     found = {name: {rate: Agreement(ClassMetrics(names)) for rate in keep_rates} for name in models}
     dense_seconds: list[float] = []
-    shown = (next(iter(models)), sorted(keep_rates)[len(keep_rates) // 2])
+    shown = (list(models)[-1], sorted(keep_rates)[len(keep_rates) // 2])
     rows = []
     predict_image(dense, processor, images[0], None)  # the first call of all takes longer
     for number, image in enumerate(tqdm(images, desc="Agreement", unit="image")):

@@ -1,6 +1,7 @@
 """Flags of `reg4pru prune`. Imports no torch: `--help` must not wait for it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(kw_only=True)
@@ -20,6 +21,14 @@ class PruneArguments:
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
     side: str = field(default="train", metadata={"help": "The side of the data set: train, validation or test."})
+    level: Literal["calibrate", "distill"] = field(
+        default="calibrate",
+        metadata={
+            "help": "'calibrate': all weights stay as they are. 'distill': they then learn to predict the same with "
+            "fewer tokens."
+        },
+    )
+    max_steps: int = field(default=300, metadata={"help": "Steps of 4 tiles of level 'distill'."})
     pruning_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Layers after which tokens are pruned; default: a quarter, half, three quarters."},

@@ -3,12 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Subset
 
@@ -24,6 +22,7 @@ from .agreement import measure_agreement, verdict
 from .arguments import PruneArguments
 from .base_model import read_base, read_processor
 from .calibration import fit_correction, fit_selector
+from .distillation import distill
 from .images import UnlabelledImages, check_scale, divide_images
 from .report import write_report
 from .tile_states import SampledTiles, TileStates
@@ -33,20 +32,24 @@ logger = logging.getLogger(__name__)
 # In the output folder: what an interrupted run has finished so far.
 UNFINISHED, SETTINGS = "unfinished", "settings.json"
 ADAPTER = "adapter"
-COMMON = {"routing": False, "blend_share_weight": 2.0, "allocation": "image"}
-FITTED = {"selector": "divergence", "drift_correction": True, "train_pruning": "hard", **COMMON}
+FITTED = {
+    "selector": "divergence", "drift_correction": True, "train_pruning": "hard", "routing": False,
+    "blend_share_weight": 2.0, "allocation": "image",
+}  # fmt: skip
 # What dropping tokens at random does to a model that nothing was fitted for.
-UNTRAINED = {"selector": "random", "drift_correction": False, "train_pruning": "none", **COMMON}
+UNTRAINED = {
+    "selector": "random", "drift_correction": False, "train_pruning": "none", "routing": False,
+    "blend_share_weight": 0.0, "allocation": "tile",
+}  # fmt: skip
 FEWEST_TILES = 32
 
 
 def prune_checkpoint(arguments: PruneArguments) -> dict:
     """
-    Make a checkpoint that runs at any keep rate from a dense one, on images without labels: its weights stay as they
-    are, selectors and drift corrections are fitted to what they compute.
+    Make a checkpoint that runs at any keep rate from a dense one, on images without labels.
 
     Args:
-        arguments ([`PruneArguments`]): What is pruned, on which images, and where the result goes.
+        arguments ([`PruneArguments`]): What is pruned, at which level, on which images, and where the result goes.
 
     Returns:
         `dict`: the numbers of the report, also in `prune_results.json`.
@@ -66,23 +69,13 @@ def prune_checkpoint(arguments: PruneArguments) -> dict:
         arguments.model_name_or_path, base.config, images.sizes, arguments.model_revision, arguments.working_size
     )
     check_scale(images.sizes, processor.working_size)
-    fields = {name: vars(arguments)[name] for name in ("pruning_layers", "reactivation_layer")}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    model, results = calibrate(
-        base,
-        processor,
-        images,
-        output_dir,
-        keep_rates=arguments.keep_rates,
-        num_tiles=arguments.num_tiles,
-        seed=arguments.seed,
-        **fields,
-    )
+    model, results = fit_and_measure(base, processor, images, arguments)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     trained_on = read_training_images(arguments.model_name_or_path, arguments.model_revision)
     write_training_images(output_dir, trained_on)
-    save_pruning_adapter(model, output_dir / ADAPTER, arguments.model_name_or_path)
+    if arguments.level == "calibrate":  # else all weights are new
+        save_pruning_adapter(model, output_dir / ADAPTER, arguments.model_name_or_path)
     results = {
         "provenance": provenance(device, arguments.seed),
         "arguments": asdict(arguments),
@@ -94,67 +87,63 @@ def prune_checkpoint(arguments: PruneArguments) -> dict:
     return results
 
 
-def calibrate(
+def fit_and_measure(
     base: Reg4PruForSemanticSegmentation,
     processor: Reg4PruImageProcessor,
-    images: Sequence[Image.Image],
-    output_dir: Path,
-    *,
-    keep_rates: Sequence[float],
-    num_tiles: int,
-    seed: int,
-    **fields,
+    images: UnlabelledImages,
+    arguments: PruneArguments,
 ) -> tuple[Reg4PruForSemanticSegmentation, dict]:
     """
-    Fit selectors and drift corrections to a frozen model, and measure what comes out.
+    The pruned model of a level, and the numbers of the report; a part of the images is kept for the latter.
 
     Args:
         base ([`Reg4PruForSemanticSegmentation`]): The dense model.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
-        images (sequence of `PIL.Image.Image`): Without labels; a part of them is kept for the report.
-        output_dir (`Path`): Where unfinished work is kept; a figure goes here, too.
-        keep_rates (sequence of `float`): Of the report; the first becomes that of the model.
-        num_tiles (`int`): How many tiles to fit on at most.
-        seed (`int`): Of all draws.
-        fields: Of [`Reg4PruConfig`], such as `pruning_layers`.
-
-    Returns:
-        `tuple`: the pruned model, and the numbers of the report.
+        images ([`UnlabelledImages`]): The images.
+        arguments ([`PruneArguments`]): Level, stages, keep rates, and where unfinished work is kept.
 
     Raises:
         `ValueError`: if the images have too few tiles, or a field does not fit.
     """
-    fields = {"pruning_layers": base.config.pruning_layers or None, **fields, "keep_rates": keep_rates[0]}
+    seed, keep_rates, output_dir = arguments.seed, arguments.keep_rates, Path(arguments.output_dir)
+    fields = {
+        "pruning_layers": arguments.pruning_layers or base.config.pruning_layers or None,
+        "reactivation_layer": arguments.reactivation_layer or base.config.reactivation_layer,
+        "keep_rates": keep_rates[0],
+    }
     try:
-        model = add_pruning(base, seed, **FITTED, **fields)
+        models = {"untrained": add_pruning(base, seed, **UNTRAINED, **fields)}
+        model = models["calibrated"] = add_pruning(base, seed, **FITTED, **fields)
     except StrictDataclassError as error:  # it wraps what is wrong with a field
         raise ValueError(str(error.__cause__ or error)) from error
     fitted_on, reported = (Subset(images, places) for places in divide_images(len(images), seed))
-    tiles = SampledTiles(fitted_on, processor, num_tiles, seed)
+    tiles = SampledTiles(fitted_on, processor, arguments.num_tiles, seed)
     if len(tiles) < FEWEST_TILES:
         raise ValueError(
             f"{len(fitted_on)} images to fit on have {len(tiles)} tiles of {model.config.image_size} pixels, and at "
             f"least {FEWEST_TILES} are needed: give more images."
         )
     work = output_dir / UNFINISHED
-    _continue_or_begin(
-        work,
-        {
-            "tiles": tiles.places,
-            "images": images.hashes,
-            "seed": seed,
-            "weights": fingerprint_without_pruning(model),
-            "fields": fields,
-            "working_size": processor.working_size,
-        },
+    settings = {
+        "tiles": tiles.places, "images": images.hashes, "seed": seed, "weights": fingerprint_without_pruning(base),
+        "fields": fields, "working_size": processor.working_size, "level": arguments.level,
+        "max_steps": arguments.max_steps,
+    }  # fmt: skip
+    _continue_or_begin(work, settings)
+    errors = {"calibrated": _calibrate(model, tiles, work / "calibrated", seed)}
+    if arguments.level == "distill":
+        calibrated, model = model, add_pruning(base, seed, **FITTED, **fields)
+        model.load_state_dict(calibrated.state_dict())
+        pixels = TileStates(work / "calibrated", model, len(tiles)).pixels
+        errors["distillation"] = distill(model, base, pixels, arguments.max_steps, seed, work / "distillation.pt")
+        errors["distilled"] = _calibrate(model, tiles, work / "distilled", seed)
+        models["distilled"] = model
+    dense, agreement = measure_agreement(
+        base, models, processor, reported, keep_rates, seed, output_dir / "figure.png"
     )
-    states = TileStates(work / "states", model, len(tiles))
-    states.compute(tiles)
-    errors = _fit_stages(model, states, work, seed)
-    models = {"calibrated": model, "untrained": add_pruning(base, seed, **UNTRAINED, **fields)}
-    dense, agreement = measure_agreement(models, processor, reported, keep_rates, seed, output_dir / "figure.png")
+    level = list(models)[-1]
     return model, {
-        "verdict": verdict(agreement["calibrated"], agreement["untrained"]),
+        "verdict": verdict(agreement[level], agreement["untrained"]),
         "num_tiles": len(tiles),
         "num_images": {"fitted_on": len(fitted_on), "reported_on": len(reported)},
         "dense": dense,
@@ -175,9 +164,10 @@ def _continue_or_begin(work: Path, settings: dict) -> None:
     replace_text(path, text)
 
 
-def _fit_stages(model: Reg4PruForSemanticSegmentation, states: TileStates, work: Path, seed: int) -> dict[str, float]:
-    """Fit stage after stage; what was fitted before an interruption is read back."""
-    errors = {}
+def _calibrate(model: Reg4PruForSemanticSegmentation, tiles: SampledTiles, work: Path, seed: int) -> dict[str, float]:
+    """Fit corrections and selectors, stage after stage; what was fitted before an interruption is read back."""
+    states, errors = TileStates(work, model, len(tiles)), {}
+    states.compute(tiles)
     for stage in range(model.config.num_stages):
         for kind, module, fit in (
             ("correction", model.drift_corrections[stage], fit_correction),

@@ -30,6 +30,7 @@ class TileStates:
 
     Attributes:
         stages (`list[np.ndarray]`): After the layer of each stage, `(num_tiles, num_patches, hidden_size)`.
+        pixels (`np.ndarray`): The tiles, `(num_tiles, 3, height, width)`.
         reactivated (`np.ndarray`): After the reactivation layer, likewise: what drift corrections guess.
         queries (`np.ndarray`): The query tokens after the last layer, `(num_tiles, num_queries, hidden_size)`.
     """
@@ -40,11 +41,17 @@ class TileStates:
         self.grid_size = tuple(side // config.patch_size for side in config.input_size)
         patches = (num_tiles, self.grid_size[0] * self.grid_size[1], config.hidden_size)
         shapes = {f"stage-{stage}": patches for stage in range(config.num_stages)}
-        shapes |= {"reactivated": patches, "queries": (num_tiles, config.num_queries, config.hidden_size)}
+        shapes |= {
+            "pixels": (num_tiles, config.num_channels, *config.input_size),
+            "reactivated": patches,
+            "queries": (num_tiles, config.num_queries, config.hidden_size),
+        }
         folder.mkdir(parents=True, exist_ok=True)
         self.files = {name: self._open(name, shape) for name, shape in shapes.items()}
         self.stages = [self.files[f"stage-{stage}"] for stage in range(config.num_stages)]
-        self.reactivated, self.queries = self.files["reactivated"], self.files["queries"]
+        self.pixels, self.reactivated, self.queries = (
+            self.files[name] for name in ("pixels", "reactivated", "queries")
+        )
 
     def compute(self, tiles: Iterable[np.ndarray]) -> None:
         """
@@ -68,6 +75,7 @@ class TileStates:
     @torch.inference_mode()
     def _run(self, first: int, batch: np.ndarray) -> None:
         config, place = self.model.config, slice(first, first + len(batch))
+        self.pixels[place] = batch
         pixel_values = torch.from_numpy(batch).to(self.model.device)
         states = self.model(pixel_values, keep_rates=None, output_hidden_states=True).hidden_states
         num_patches = self.reactivated.shape[1]

@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model, SegformerConfig, SegformerForSemanticSegmentation
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_image
-from modeling_reg4pru.pruning_adapter import load_pruning_adapter
+from modeling_reg4pru.pruning_adapter import add_pruning, load_pruning_adapter
 from reg4pru.prune import main
-from reg4pru.pruning import run
+from reg4pru.pruning import distillation, run
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_from_a_checkpoint_of_transformers_to_a_pruned_one(eomt, flags, pixel_va
     results = json.loads((out / "prune_results.json").read_text(encoding="utf-8"))
     assert results["num_images"] == {"fitted_on": 16, "reported_on": 4}
     assert results["num_tiles"] == 32
-    assert set(results["agreement"]) == {"calibrated", "untrained"}
+    assert list(results["agreement"]) == ["untrained", "calibrated"]
     processor = Reg4PruImageProcessor.from_pretrained(out)
     assert (processor.working_size, processor.size["height"]) == (96, 64)
     for row in results["agreement"]["calibrated"].values():
@@ -122,6 +122,45 @@ def test_other_settings_do_not_go_on_with_what_was_left(flags, tmp_path, monkeyp
     main(flags)
     main([*flags[:-5], "--output_dir", str(tmp_path / "whole"), *flags[-3:]])
     assert same_weights(tmp_path / "whole", tmp_path / "out")
+
+
+@torch.no_grad()
+def test_distillation_goes_on_after_a_kill_and_leaves_the_base_alone(flags, tmp_path, monkeypatch, pixel_values):
+    distill = ["--level", "distill", "--max_steps", "6"]
+    monkeypatch.setattr(distillation, "SAVE_EVERY", 2)
+    main([*flags[:-5], "--output_dir", str(tmp_path / "whole"), *flags[-3:], *distill])
+    step, steps = distillation._step, []
+
+    def stopping(*arguments):
+        steps.append(len(steps))
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(distillation, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags, *distill])
+    main([*flags, *distill])
+    assert len(steps) == 4 + 4  # from the state of step 2
+    assert same_weights(tmp_path / "whole", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "prune_results.json").read_text(encoding="utf-8"))
+    assert list(results["agreement"]) == ["untrained", "calibrated", "distilled"]
+    assert not (tmp_path / "out" / "adapter").exists()
+    model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    base = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "eomt").eval()
+    assert not torch.equal(model(pixel_values, keep_rates=None).logits, base(pixel_values, keep_rates=None).logits)
+
+
+@torch.no_grad()
+def test_distillation_brings_the_pruned_prediction_nearer_to_the_dense_one(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr(distillation, "LEARNING_RATE", 1e-3)
+    base = tiny_model(selector="learned_query", train_pruning="none")
+    model = add_pruning(base, **run.FITTED)
+    tiles = torch.randn(8, 3, 64, 64).numpy()
+    losses = [distillation._step(model, base, torch.from_numpy(tiles), 0.4).item()]
+    distillation.distill(model, base, tiles, 60, 0, tmp_path / "state.pt")
+    losses.append(distillation._step(model, base, torch.from_numpy(tiles), 0.4).item())
+    assert losses[1] < 0.8 * losses[0]
 
 
 def spoil(kind: str, tmp_path) -> None:
