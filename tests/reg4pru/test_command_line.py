@@ -85,6 +85,7 @@ NEEDED = {
     "study": ["demo", "--output_dir", "new", "--runs_dir", "runs"],
     "prepare": ["--fives_dir", "nowhere"],
     "push": ["--model_name_or_path", "nowhere", "--hub_model_id", "user/name"],
+    "prune": ["--model_name_or_path", "nowhere", "--output_dir", "new", "--images", "a.png"],
 }
 
 
