@@ -13,15 +13,12 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
 from .common.output_checks import check_writable
 from .inference.arguments import EvaluationDataArguments
-
-if TYPE_CHECKING:
-    from modeling_reg4pru import Reg4PruConfig
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +76,13 @@ def check(arguments: EvaluationArguments) -> None:
 def load(arguments: EvaluationArguments) -> tuple:
     """The model, with the selection that the flags ask for, and its image processor, which completes the flags."""
     from .inference.loading import load_checkpoint, select_at_random
+    from .inference.model_classes import check_threshold_applies, is_of_vessels
 
     model, processor = load_checkpoint(
         arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
     )
+    check_threshold_applies(arguments.threshold, model.config)
+    arguments.field_of_view = arguments.field_of_view and is_of_vessels(model.config)
     if arguments.at_working_size:
         arguments.working_size = processor.working_size
     if arguments.selection_pool:
@@ -92,18 +92,6 @@ def load(arguments: EvaluationArguments) -> tuple:
     if arguments.selector == "random":
         select_at_random(model)
     return model, processor
-
-
-def check_kind(arguments: EvaluationArguments, config: "Reg4PruConfig") -> None:
-    """Raises `ValueError` for flags that a model of these classes does not have; only vessels have a field of view."""
-    from .inference.model_classes import is_of_vessels, model_classes
-
-    if config.num_labels > 2 and arguments.threshold != 0.5:
-        raise ValueError(
-            f"--threshold is {arguments.threshold}, but the model tells {config.num_labels} classes apart "
-            f"({', '.join(model_classes(config))}): a pixel is of the most probable one."
-        )
-    arguments.field_of_view = arguments.field_of_view and is_of_vessels(config)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +110,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check(arguments)
         model, processor = load(arguments)
-        check_kind(arguments, model.config)
         weights = fingerprint_checkpoint(arguments.model_name_or_path, arguments.model_revision)
         images = load_images(arguments, arguments.side)
         check_same_classes(model.config, images, arguments.dataset)

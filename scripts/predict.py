@@ -1,11 +1,13 @@
 """
-Find the vessels in images.
+Segment images.
 
 Writes for every image, at its own size, <name>_mask.png (0 and 255), <name>_probability.png (16 bits: 65535 is
-probability 1) and <name>_overlay.png (the vessels drawn over the image, inside the field of view only), and a row of
-predictions.csv. Mask and probability are as the model predicts them, outside the field of view, too. With
---keep_rates every name ends in the rate. Images whose row is in the table already are left out, so a run that was
-stopped continues where it was; one that cannot be read or predicted is reported at the end, and the exit status is 1.
+probability 1) and <name>_overlay.png (what was found drawn over the image), and a row of predictions.csv. Of vessels
+the overlay shows the field of view only; mask and probability are as the model predicts them, outside of it, too. Of
+more than two classes <name>_mask.png is a label map (a palette, whose indices are the classes), the overlay has a
+legend below it, there is no probability, and the table counts the pixels of every class. With --keep_rates every name
+ends in the rate. Images whose row is in the table already are left out, so a run that was stopped continues where it
+was; one that cannot be read or predicted is reported at the end, and the exit status is 1.
 A folder holds the predictions of one model made one way, as predictions.json says, and others are refused.
 An image that has been replaced by another is predicted anew, and a second run waits until the first has ended. Where
 files of several folders have one name, the names of their results begin with those of the folders.
@@ -21,11 +23,14 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .common.arguments import CheckpointArguments, DatasetUploadArguments
 from .common.cli import CommandParser, check_at_least_1, check_threshold, set_up_logging
 from .common.keep_rates import check_keep_rates
+
+if TYPE_CHECKING:
+    from modeling_reg4pru import Reg4PruConfig
 
 logger = logging.getLogger(__name__)
 DATASET_FOLDER = "dataset"
@@ -55,7 +60,9 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
         default=None, metadata={"help": "What keep rates hold for; default: as the checkpoint says."}
     )
     stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
-    threshold: float = field(default=0.5, metadata={"help": "A pixel is vessel if its probability is above it."})
+    threshold: float = field(
+        default=0.5, metadata={"help": "Of two classes: a pixel is foreground if its probability is above it."}
+    )
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
     fast: bool = field(
         default=False, metadata={"help": "Compute in bfloat16 where this machine can; it says so where it cannot."}
@@ -124,13 +131,13 @@ def load(arguments: PredictionArguments, device: str | None) -> tuple:
     from .common.devices import fast_dtype
     from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
     from .inference.loading import load_checkpoint
+    from .inference.model_classes import check_threshold_applies
 
     dtype = fast_dtype(device) if arguments.fast else arguments.dtype
     if arguments.fast and dtype == "float32":
         logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
-    model, processor = load_checkpoint(
-        arguments.model_name_or_path, arguments.model_revision, device, dtype, num_labels=2
-    )
+    model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
+    check_threshold_applies(arguments.threshold, model.config)
     if arguments.allocation:
         model.config.allocation = arguments.allocation
     settings = settings_of(arguments, dtype) | {
@@ -138,6 +145,13 @@ def load(arguments: PredictionArguments, device: str | None) -> tuple:
         "configuration": fingerprint_configuration(model, processor),
     }
     return model, processor, settings, fingerprint_tensors(model)
+
+
+def made_kinds(arguments: PredictionArguments, config: "Reg4PruConfig") -> tuple[str, ...]:
+    """The kinds of result images that a model of these classes makes."""
+    from .inference.prediction_results import results_of
+
+    return results_of(config, arguments.threshold).kinds + (("stages",) if arguments.stage_map else ())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -169,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         if not arguments.overwrite:
             results.refuse_foreign_results(tasks, kinds)
         model, processor, settings, former_weights = load(arguments, device)
+        made = made_kinds(arguments, model.config)
         results.refuse_other_settings(tasks, settings, arguments.overwrite, former_weights)
         check_writable(output_dir, "--output_dir")
     except ValueError as error:
@@ -187,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(str(error))
         state.wait_for_everyone()  # nobody changes the folder while somebody still checks it
         if state.is_main_process:
-            results.prepare(tasks, settings, kinds, arguments.overwrite)
+            results.prepare(tasks, settings, made, arguments.overwrite)
         state.wait_for_everyone()
         chosen = {name: vars(arguments)[name] for name in ("threshold", "stage_map", "batch_size", "seed")}
         there = len(results.done(tasks))

@@ -10,22 +10,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..inference.input_images import InputImage
 from ..inference.output_folder import ResultFolder, result_of
+from ..inference.result_table import PIXELS
 from .transfer import has_tag
 
 ROWS_PER_SHARD = 500
 TAG = "reg4pru-predictions"
-FEATURES = Features(
-    {
-        "name": Value("string"),
-        "keep_rate": Value("string"),
-        "mask": Image(),
-        "probability": Image(),
-        "vessel_fraction": Value("float64"),
-        "skeleton_length": Value("int64"),
-        "skeleton_density": Value("float64"),
-        "num_tokens": Value("int64"),
-    }
-)
+_NUMBERS = {"vessel_fraction": "float64", "skeleton_length": "int64", "skeleton_density": "float64"}
 CARD = """# Vessel masks
 
 Predictions of `{model}` by reg4pru (arXiv 2602.02163): {count} rows, one per image and keep rate.
@@ -35,6 +25,18 @@ Predictions of `{model}` by reg4pru (arXiv 2602.02163): {count} rows, one per im
 - `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
 
 Research software, not a medical device. The images are not part of this data set and have a licence of their own.
+"""
+CLASS_CARD = """# Predicted {title}
+
+Predictions of `{model}` by reg4pru (arXiv 2602.02163): {count} rows, one per image and keep rate.
+
+- `mask`: {mask}
+- `pixels_<class>`: how many pixels of the image have that class.
+- `num_tokens`: tokens that the layers ran on, summed over layers and tiles.
+
+Classes: {classes}.
+
+Research software. The images are not part of this data set and have a licence of their own.
 """
 
 
@@ -78,25 +80,49 @@ def write_dataset(folder: Path, results: Path, images: list[InputImage], model: 
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
-    dataset = Dataset.from_list([_row(row, results, image) for image, row in rows], features=FEATURES)
+    names = [name.removeprefix(PIXELS) for name in rows[0][1] if name.startswith(PIXELS)] if rows else []
+    features = _features(names)
+    dataset = Dataset.from_list([_row(row, results, image, features) for image, row in rows], features=features)
     write_shards(dataset, unfinished / "data", "train", ROWS_PER_SHARD)
-    card = DatasetCardData(task_categories=["image-segmentation"], tags=["retina", "vessels", TAG])
+    tags = ["semantic-segmentation", TAG] if names else ["retina", "vessels", TAG]
+    card = DatasetCardData(task_categories=["image-segmentation"], tags=tags)
     MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
         card
     )
-    text = CARD.format(model=Path(model).resolve().name if Path(model).exists() else model, count=len(rows))
+    text = _card_text(Path(model).resolve().name if Path(model).exists() else model, len(rows), names)
     DatasetCard(f"---\n{card.to_yaml()}\n---\n\n{text}").save(unfinished / "README.md")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
-def _row(row: dict[str, str], results: Path, image: InputImage) -> dict:
-    files = {kind: str(results / result_of(row, kind)) for kind in ("mask", "probability")}
-    numbers = {name: row[name] for name in FEATURES if name in row and name not in ("keep_rate", "mask")}
-    numbers = {
-        name: int(value) if FEATURES[name].dtype == "int64" else float(value) for name, value in numbers.items()
-    }
-    return {"name": image.public_name, "keep_rate": row["keep_rate"], **files, **numbers}
+def _features(names: list[str]) -> Features:
+    """Columns of predictions of classes, or of vessels where they have no names; two classes have a probability."""
+    columns = {"name": Value("string"), "keep_rate": Value("string"), "mask": Image()}
+    if len(names) <= 2:
+        columns["probability"] = Image()
+    numbers = {f"{PIXELS}{name}": "int64" for name in names} or _NUMBERS
+    return Features(columns | {name: Value(kind) for name, kind in {**numbers, "num_tokens": "int64"}.items()})
+
+
+def _card_text(model: str, count: int, names: list[str]) -> str:
+    if not names:
+        return CARD.format(model=model, count=count)
+    mask = "a label map with a palette, whose indices are the classes below, at the size of the image."
+    if len(names) == 2:
+        mask = f"0 or 255 ({names[1]}), at the size of the image. `probability`: 16 bits, 65535 is probability 1."
+    listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+    title = "masks" if len(names) == 2 else "label maps"
+    return CLASS_CARD.format(model=model, count=count, mask=mask, classes=listed, title=title)
+
+
+def _row(row: dict[str, str], results: Path, image: InputImage, features: Features) -> dict:
+    content = {"name": image.public_name, "keep_rate": row["keep_rate"]}
+    for name, feature in features.items():
+        if isinstance(feature, Image):
+            content[name] = str(results / result_of(row, name))
+        elif name not in content:
+            content[name] = int(row[name]) if feature.dtype == "int64" else float(row[name])
+    return content
 
 
 # Few images of 2048 x 2048 (5 MB each), as streaming downloads a whole group to read its first row.

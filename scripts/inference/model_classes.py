@@ -41,5 +41,14 @@ def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> Non
         )
 
 
+def check_threshold_applies(threshold: float, config: Reg4PruConfig) -> None:
+    """Raises `ValueError` for a threshold other than one half where there are more than two classes."""
+    if config.num_labels > 2 and threshold != 0.5:
+        raise ValueError(
+            f"--threshold is {threshold}, but the model tells {config.num_labels} classes apart "
+            f"({', '.join(model_classes(config))}): a pixel is of the most probable one."
+        )
+
+
 def _has_names(config: Reg4PruConfig) -> bool:
     return any(config.id2label[index] != f"LABEL_{index}" for index in range(config.num_labels))

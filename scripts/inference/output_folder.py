@@ -141,11 +141,12 @@ class ResultFolder:
         with (self.folder / f".{self.table.stem}.begun").open("a", encoding="utf-8", newline="") as file:
             file.write(f"{task.key[1]}\t{_one_line(task.image.place)}\n")
 
-    def save(self, name: str, pixels: np.ndarray) -> None:
+    def save(self, name: str, image: np.ndarray | Image.Image) -> None:
         """Write a result image beside its place, and move it there."""
         unfinished = self.folder / f".{os.getpid()}.unfinished"
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
         try:
-            Image.fromarray(pixels).save(unfinished, format="PNG")
+            image.save(unfinished, format="PNG")
             unfinished.replace(self.folder / name)
         finally:
             unfinished.unlink(missing_ok=True)

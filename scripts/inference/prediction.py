@@ -1,4 +1,4 @@
-"""Predict images at several keep rates: their masks, probabilities and overlays, and the rows of the table."""
+"""Predict images at several keep rates: their result images, and the rows of the table."""
 
 import logging
 import time
@@ -7,17 +7,18 @@ from itertools import groupby
 
 import numpy as np
 from accelerate import PartialState
-from skimage.morphology import skeletonize
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.images import fingerprint, read_image
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
+from modeling_reg4pru.tiled_inference import predict_image
 
-from ..reporting.panels import blank_outside, mask_image, overlay_panel, probability_image, stage_panel
+from ..reporting.panels import blank_outside, stage_panel
+from .model_classes import is_of_vessels
 from .output_folder import ResultFolder, Task
+from .prediction_results import results_of
 from .predictors import fixed_draws
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def predict_files(
         tasks (iterable of [`Task`]): Images and keep rates. What all rates of an image share, reading it, its field of
             view, its working size, is done once if they follow one another.
         results ([`ResultFolder`]): Where result images and rows go.
-        threshold (`float`, *optional*, defaults to 0.5): A pixel is vessel if its probability is above it.
+        threshold (`float`, *optional*, defaults to 0.5): Of two classes: a pixel is foreground if its probability is
+            above it.
         stage_map (`bool`, *optional*, defaults to `False`): Whether to show where tokens were pruned, too.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         seed (`int`, *optional*, defaults to 0): Of random selection.
@@ -81,13 +83,14 @@ def predict_files(
     Yields:
         `str`: what could not be predicted, and why.
     """
+    kind = results_of(model.config, threshold)
     for image, group in groupby(tasks, key=lambda task: task.image):
         start = time.perf_counter()
         try:
             content = image.read()
             opened = read_image(content)
             pixels, tiles = np.asarray(opened), processor.cut_image(opened)
-            inside = field_of_view(pixels)
+            inside = field_of_view(pixels) if is_of_vessels(model.config) else np.ones(pixels.shape[:2], dtype=bool)
         except Exception as error:  # whatever is wrong with one image, it costs no other
             yield f"{image.name}: {_reason(error)}"
             continue
@@ -101,17 +104,18 @@ def predict_files(
                         model, processor, tiles, rate, batch_size=batch_size, output_stages=stage_map
                     )
                 results.begin(task)
-                for kind, made in result_images(
-                    pixels, inside, prediction, threshold, model.config.num_stages
-                ).items():
-                    results.save(task.result(kind), made)
+                for name, made in kind.images(pixels, inside, prediction).items():
+                    results.save(task.result(name), made)
+                if prediction.stages is not None:
+                    stages = stage_panel(pixels, prediction.stages.numpy(), model.config.num_stages)
+                    results.save(task.result("stages"), blank_outside(stages, inside))
                 file, keep_rate = task.key
                 results.add_row(
                     {
                         "file": file,
                         "keep_rate": keep_rate,
                         "mask": task.result("mask"),
-                        **measures(prediction.probabilities[1].numpy() > threshold, inside),
+                        **kind.measures(prediction, inside),
                         "num_tokens": prediction.num_tokens,
                         "seconds": f"{shared + time.perf_counter() - start:.3f}",
                         "fingerprint": digest,
@@ -126,46 +130,3 @@ def _reason(error: Exception) -> str:
     """What to say of an error, with its kind where it is none of ours."""
     logger.debug("", exc_info=error)
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def result_images(
-    pixels: np.ndarray, inside: np.ndarray, prediction: ImagePrediction, threshold: float, num_stages: int
-) -> dict[str, np.ndarray]:
-    """
-    The result images of a prediction by kind: mask, probability, overlay, and stages if they were asked for.
-
-    Args:
-        pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.
-        inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view.
-        prediction ([`~modeling_reg4pru.tiled_inference.ImagePrediction`]): What the model made of it.
-        threshold (`float`): A pixel is vessel if its probability is above it.
-        num_stages (`int`): Pruning stages of the model.
-    """
-    probability = prediction.probabilities[1].numpy()
-    vessels = probability > threshold
-    made = {
-        "mask": mask_image(vessels),
-        "probability": probability_image(probability),
-        "overlay": blank_outside(overlay_panel(pixels, vessels), inside),
-    }
-    if prediction.stages is not None:
-        made["stages"] = blank_outside(stage_panel(pixels, prediction.stages.numpy(), num_stages), inside)
-    return made
-
-
-def measures(vessels: np.ndarray, inside: np.ndarray) -> dict[str, str]:
-    """
-    Share of the field of view that is vessel, length of the vessel skeleton in pixels, and that length by the area of
-    the field of view (1 / pixel).
-
-    Args:
-        vessels (`np.ndarray` of shape `(height, width)`, `bool`): The mask.
-        inside (`np.ndarray` of shape `(height, width)`, `bool`): The field of view.
-    """
-    found = vessels & inside
-    area, length = np.count_nonzero(inside), np.count_nonzero(skeletonize(found))
-    return {
-        "vessel_fraction": f"{np.count_nonzero(found) / area:.6f}",
-        "skeleton_length": str(length),
-        "skeleton_density": f"{length / area:.6f}",
-    }
