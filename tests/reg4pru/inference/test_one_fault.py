@@ -5,9 +5,10 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from modeling_reg4pru.tiled_inference import predict_image
+from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 from reg4pru import predict
 from reg4pru.inference import output_folder, prediction
 
@@ -53,3 +54,21 @@ def test_whatever_is_wrong_with_one_image(tiny_model, save_checkpoint, tmp_path,
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         assert [row["mask"] for row in csv.DictReader(file)] == ["a_mask.png", "z_mask.png"]
     assert not list(out.glob("disk_*")), "no part of what was not predicted"
+
+
+def test_one_image_of_a_thousand(tiny_model, save_checkpoint, tmp_path, monkeypatch, capsys):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for place in range(1000):
+        Image.new("RGB", (8, 8), (place % 256, place // 256, 90)).save(folder / f"{place:03d}.png")
+    (folder / "500.png").write_bytes((folder / "500.png").read_bytes()[:40])
+    nothing = ImagePrediction(torch.zeros(2, 8, 8), stages=None, num_tiles=1, num_tokens=9)
+    monkeypatch.setattr(prediction, "predict_image", lambda *_, **__: nothing)
+    flags = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder, "--output_dir", out]
+    assert predict.main([*map(str, flags)]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Not predicted")]
+    assert len(said) == 1
+    assert "500.png" in said[0]
+    assert len(list(out.glob("*_mask.png"))) == 999
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert len({row["file"] for row in csv.DictReader(file)}) == 999
