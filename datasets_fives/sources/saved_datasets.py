@@ -2,7 +2,8 @@
 
 import glob
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from datasets import (
     List,
     Value,
     concatenate_datasets,
+    config,
     load_dataset,
     load_from_disk,
 )
@@ -205,12 +207,14 @@ def open_splits(
     elif (folder / "state.json").is_file():
         splits = DatasetDict({"train": load_from_disk(folder)})
     elif files := parquet_files(folder):
-        splits = load_dataset("parquet", data_files=files, **kwargs)
+        with _cache_named(source, cache_dir):
+            splits = load_dataset("parquet", data_files=files, **kwargs)
     elif folder.exists() or not _HUB_ID.fullmatch(str(source)):
         raise ValueError(f"{str(source)!r} is not a known data set. Known are {known}.")
     else:
         try:
-            splits = load_dataset(str(source), revision=revision, **kwargs)
+            with _cache_named(source, cache_dir):
+                splits = load_dataset(str(source), revision=revision, **kwargs)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
                 f"{str(source)!r} is not a folder and was not found on the Hub ({error}). Known are {known}."
@@ -219,6 +223,21 @@ def open_splits(
     if unknown:
         raise ValueError(f"{source} has the splits {', '.join(splits)}; known are {', '.join(SPLITS)}.")
     return splits
+
+
+@contextmanager
+def _cache_named(source: str | Path, cache_dir: str | Path | None) -> Iterator[None]:
+    """Where `datasets` prepares its rows: a cache that cannot be written to is named, with what to set."""
+    try:
+        yield
+    except (ConnectionError, FileNotFoundError):  # of the source
+        raise
+    except OSError as error:
+        cache = cache_dir or config.HF_DATASETS_CACHE
+        raise ValueError(
+            f"{source} cannot be prepared in {cache} ({error}): set cache_dir, HF_HOME or HF_DATASETS_CACHE to a "
+            "folder that can be written to."
+        ) from error
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:

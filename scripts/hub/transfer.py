@@ -178,6 +178,11 @@ def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> st
         raise ValueError(
             f"{model_name_or_path!r} is no local folder and no accessible model on the Hub: {_first_line(error)}"
         ) from None
+    except PermissionError as error:
+        raise TransferError(
+            f"The download of {model_name_or_path} failed: {_first_line(error)}\n"
+            f"Set HF_HOME, which is {constants.HF_HOME}, to a folder that can be written to."
+        ) from None
     except (HTTPError, OSError) as error:
         raise TransferError(
             f"The download of {model_name_or_path} failed: {_first_line(error)}\n"

@@ -162,6 +162,13 @@ def test_a_cache_that_cannot_be_written_is_named_before_anything_is_read(archive
         load(archive, tmp_path / "file")
 
 
+def test_a_cache_of_parquet_that_cannot_be_written_is_named(sources, tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (parquet,) = (source for name, source in sources.items() if "parquet" in name.lower())
+    with pytest.raises(ValueError, match=r"cannot be prepared in .*file/cache .*set cache_dir, HF_HOME"):
+        load_vessels(parquet, split="resplit", cache_dir=tmp_path / "file" / "cache")
+
+
 def test_no_kind_of_source_is_read_twice(sources, tmp_path, monkeypatch):
     def rows(source):
         return load_vessels(source, split="resplit", working_size=24, cache_dir=tmp_path / "cache")["train"].to_dict()
