@@ -13,7 +13,7 @@ def read_classes_flag(classes: list[str] | None) -> list[str] | str | None:
 
 
 def load_sides(
-    arguments: DatasetArguments, seed: int, streaming: bool = False
+    arguments: DatasetArguments, seed: int, streaming: bool = False, validation_fraction: float = 0.1
 ) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """
     Images by side (`train`, `validation`, `test`), with their fingerprints.
@@ -22,6 +22,8 @@ def load_sides(
         arguments (`DatasetArguments`): Source, split, sizes.
         seed (`int`): Of the split, and of synthetic images.
         streaming (`bool`, *optional*, defaults to `False`): Whether to read the images while they download.
+        validation_fraction (`float`, *optional*, defaults to 0.1): Fraction of the training images that validate where
+            no published part of the data set does.
 
     Raises:
         `ValueError`: if there is no such source or split.
@@ -33,6 +35,7 @@ def load_sides(
         reduce_labels=arguments.reduce_labels or None,
         split=arguments.split,
         seed=seed,
+        validation_fraction=validation_fraction,
         working_size=arguments.working_size,
         condition_pattern=arguments.condition_pattern,
         group_pattern=arguments.group_pattern,

@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetInfo, Features, SplitDict, SplitInfo, Value
-from datasets.info import DatasetInfosDict
-from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, DatasetCardData
+from datasets import Dataset, Features, Value
+from huggingface_hub import DatasetCard
 from PIL import Image
 
 from datasets_fives import FEATURES
@@ -22,18 +18,13 @@ from datasets_fives.loading import checked_rows
 from datasets_fives.sources.fives_archive import list_archive
 from datasets_fives.splits import group_duplicates
 
-from ..common.former_names import with_present_names
 from ..reporting.tables import markdown_table
+from .dataset_folder import TAG, card_header, write_folder
 from .prediction_dataset import write_shards
-
-logger = logging.getLogger(__name__)
-
-TAG = "reg4pru-images"
 
 CARD_TEMPLATE = Path(__file__).resolve().parent / "dataset_card_template.md"
 # Vessels cover about a tenth of an image; in the masks of nearly unreadable images far less than this.
 SPARSE_BELOW = 0.01
-PREPARED = ".prepared.json"  # describes the source files; not uploaded
 VERSION = 2  # of that description
 _FACTS = {"image_hash": Value("string"), "mask_hash": Value("string"), "vessel_fraction": Value("float64"),
           "mask_mode": Value("string"), "antialiased": Value("bool")}  # fmt: skip
@@ -53,31 +44,18 @@ def prepare(fives_dir: Path, output_dir: Path, repo_id: str, images_per_shard: i
         `ValueError`: If the archive is damaged, or the output folder contains something else. Then nothing is written.
     """
     images = list_archive(fives_dir.resolve()).records
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        known = output_dir / PREPARED
-        noted = with_present_names(json.loads(known.read_text(encoding="utf-8"))) if known.is_file() else {}
-        if noted and noted == _made_from(images, repo_id, images_per_shard, noted.get("version", VERSION)):
-            logger.info("%s was prepared from the same files and is used as it is.", output_dir)
-            return
-        raise ValueError(f"{output_dir} is not empty, and was not prepared from these files: choose another folder.")
+    parts = {side: [image for image in images if image.split == side] for side in ("train", "test")}
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and renamed, so that a killed run leaves nothing that looks finished.
-    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as scratch:
-        made = Path(scratch) / "made"
-        (made / "data").mkdir(parents=True)
-        parts = {side: [image for image in images if image.split == side] for side in ("train", "test")}
+    def write(data: Path, cache: Path) -> DatasetCard:
         facts = {
-            side: _write_side(members, side, made / "data", Path(scratch) / "cache", images_per_shard)
+            side: _write_side(members, side, data, cache, images_per_shard)
             for side, members in parts.items()
             if members
         }
-        _card(facts, made / "data", repo_id).save(made / "README.md")
-        made_from = _made_from(images, repo_id, images_per_shard, VERSION)
-        (made / PREPARED).write_text(json.dumps(made_from), encoding="utf-8")
-        if output_dir.exists():
-            output_dir.rmdir()
-        made.rename(output_dir)
+        return _card(facts, data, repo_id)
+
+    made_from = [_made_from(images, repo_id, images_per_shard, version) for version in range(VERSION, 0, -1)]
+    write_folder(output_dir, made_from, write)
 
 
 def _made_from(images: Sequence[Record], repo_id: str, images_per_shard: int, version: int) -> dict:
@@ -126,30 +104,20 @@ def _card(facts: dict[str, list[dict]], data: Path, repo_id: str) -> DatasetCard
         for number, count in sorted(Counter(groups).items())
         if count > 1
     ]
-    sizes = {side: sum(path.stat().st_size for path in data.glob(f"{side}-*.parquet")) for side in facts}
-    infos = SplitDict()
-    for side, rows in facts.items():
-        infos.add(SplitInfo(name=side, num_bytes=sizes[side], num_examples=len(rows)))
-    info = DatasetInfo(
-        features=FEATURES, splits=infos, download_size=sum(sizes.values()), dataset_size=sum(sizes.values())
-    )
-    card_data = DatasetCardData(
+    header = card_header(
+        data,
+        {side: len(rows) for side, rows in facts.items()},
+        FEATURES,
         license="cc-by-4.0",
         pretty_name="FIVES",
-        task_categories=["image-segmentation"],
-        task_ids=["semantic-segmentation"],
         tags=["medical", "retina", "fundus", "vessels", TAG],
-        size_categories=["n<1K" if len(everything) < 1000 else "1K<n<10K"],
     )
-    DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
-    files = [{"split": side, "path": f"data/{side}-*"} for side in facts]
-    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(card_data)
     return DatasetCard.from_template(
-        card_data,
+        header,
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
         num_images=len(everything),
-        megabytes=sum(sizes.values()) / 1e6,
+        megabytes=header.dataset_info["download_size"] / 1e6,
         splits_table=_splits_table(facts),
         first_split=next(iter(facts)),
         split_sentence=_split_sentence(facts),

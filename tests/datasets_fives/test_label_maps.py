@@ -145,7 +145,8 @@ def test_label_maps_are_scaled_by_nearest_pixels():
         np.testing.assert_array_equal(scaled, np.kron(LABELS, np.ones((side, side), np.uint8)))
 
 
-def test_a_map_of_one_value_says_nothing_about_duplicates():
+def test_a_map_of_one_class_says_nothing_about_duplicates():
     assert fingerprint_mask(np.full((4, 4), 3, np.uint8), 5) == ""
+    assert fingerprint_mask(np.array([[3, 255]], np.uint8), 5) == ""  # such as the border of a map
     one, other = LABELS, np.where(LABELS == 3, np.uint8(4), LABELS)
     assert fingerprint_mask(one, 5) == fingerprint_mask(one.copy(), 5) != fingerprint_mask(other, 5)

@@ -14,7 +14,12 @@ from datasets_fives import class_names, load_segmentation, load_vessels
 from datasets_fives.training_samples import SeededSamples, cut_into_tiles
 from datasets_fives.transforms import EvalTransform, TrainTransform
 
-from .conftest import CLASSES, COLORS
+from ..street_scenes import CLASSES, COLORS, write_street
+
+
+@pytest.fixture
+def street(tmp_path):
+    return lambda kind="grey", folder="street": write_street(tmp_path / folder, kind)
 
 
 @pytest.fixture
