@@ -7,12 +7,15 @@ from datasets_fives.loading import source_kind
 from datasets_fives.sources.fives_archive import is_archive_name
 
 from ..common.recipes import RECIPE
+from ..inference.model_classes import VESSEL_CLASSES
 from ..reporting.speed import front_table
 from ..reporting.speed import measured_sentence as tuned_sentence
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
 
 CONFIG_RECIPE = ("train_pruning", "selector", "selection_pool", "routing", "routing_keep_rate", "routing_window",
                  "pruning_layers", "keep_rates", "reactivation_layer", "drift_correction")  # fmt: skip
+# The record of the best validation of a training → what its metric is called.
+BEST = {"best_validation_ap": "AP", "best_validation_mean_iou": "mean IoU"}
 CC_BY = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
 
 
@@ -33,13 +36,16 @@ def measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) ->
     settings, provenance = metrics["settings"], metrics["provenance"]
     count = next(iter(metrics["results"].values()))["num_images"]
     where = "inside the field of view" if settings["field_of_view"] else "on whole frames"
+    where += f", threshold {settings['threshold']:g}"
+    if is_of_classes(metrics["results"]):
+        where = "on whole images"
     data = _linked(dataset_id) if dataset_id else data_name(settings["dataset"], None, fives)
     split = "" if settings["split"] == "official" else f" (split: {Path(settings['split']).name})"
     trained_on = len(metrics.get("trained_on", []))
     warning = f" **{trained_on} of them were trained on.**" if trained_on else ""
     return (
-        f"Measured on {count} images, the {settings['side']} side of {data}{split}, {where}, threshold "
-        f"{settings['threshold']:g}, on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
+        f"Measured on {count} images, the {settings['side']} side of {data}{split}, {where}, "
+        f"on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
         f"{provenance['device']}.{warning}{source_sentence(metrics, 'metrics.json')}"
     )
 
@@ -164,8 +170,9 @@ def training_sentence(results: dict | None, start: str | None, base_model: str |
     if results is None:
         return "How it was trained was not recorded."
     begun = f"from {_linked(base_model, '')}" if base_model else "from a local checkpoint" if start else "from scratch"
-    provenance, best = results["provenance"], results["best_validation_ap"]
-    validated = f" Best validation AP {best:.3f}, at step {results['best_step']}." if best is not None else ""
+    provenance = results["provenance"]
+    best, metric = next(((value, BEST[name]) for name, value in results.items() if name in BEST), (None, None))
+    validated = f" Best validation {metric} {best:.3f}, at step {results['best_step']}." if best is not None else ""
     return (
         f"{results['total_steps']:,} steps {begun}, on {provenance['device']}, with torch "
         f"{provenance['versions']['torch']} and transformers {provenance['versions']['transformers']}.{validated}"
@@ -205,10 +212,20 @@ def stages_sentence(config: dict) -> str:
     )
 
 
-def classes(config: dict) -> str:
-    """The classes that are not background, in the plural."""
-    names = [name for label, name in config.get("id2label", {}).items() if int(label) > 0]
-    return " and ".join(f"{name}s" for name in names) or "vessels"
+def class_names(config: dict) -> list[str]:
+    """Names of the classes, by index; background and vessel where a configuration names none."""
+    names = [name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+    return VESSEL_CLASSES if names in ([], ["LABEL_0", "LABEL_1"]) else names
+
+
+def is_of_classes(results: dict) -> bool:
+    """Whether results by keep rate are those of more than two classes."""
+    return any("per_class" in result for result in results.values())
+
+
+def what_it_does(names: list[str]) -> str:
+    """The first sentence, of a model of two classes."""
+    return f"Segments {names[1]}s in images"
 
 
 def input_size(config: dict) -> str:

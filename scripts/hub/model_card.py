@@ -8,7 +8,9 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from safetensors import safe_open
 
-from . import card_text
+from ..inference.model_classes import VESSEL_CLASSES
+from ..reporting.class_evaluation import HEADINGS
+from . import card_text, class_card_text
 
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 RESULT_METRICS = {"average_precision": "AP", "dice": "Dice", "iou": "IoU", "cldice": "clDice"}
@@ -58,6 +60,7 @@ def render_card(
     base_model: str | None = None,
     license: str | None = None,
     figure: str | None = None,
+    class_figure: str | None = None,
 ) -> ModelCard:
     """
     Render the card of a checkpoint, with metadata for the Hub.
@@ -75,6 +78,7 @@ def render_card(
         license (`str`, *optional*): Licence of the weights; default: Apache-2.0 if trained from scratch, else that of
             the base model if it is in [`BASE_LICENCES`], else `"other"`.
         figure (`str`, *optional*): Path of the figure in the repository.
+        class_figure (`str`, *optional*): Path of that of the classes.
     """
     arguments = {**(train_results or {}).get("arguments", {}), **(train_results or {}).get("used", {})}
     fives = card_text.fives_sources(train_results, metrics)
@@ -87,6 +91,11 @@ def render_card(
     license = license or (base_licence or "other" if start or base_model else "apache-2.0")
     name = repo_id.split("/")[-1]
     results = (metrics or {}).get("results", {})
+    names = card_text.class_names(config)
+    if len(names) == 2:
+        what_it_does, table = card_text.what_it_does(names), card_text.results_table(results, RESULT_METRICS)
+    else:
+        what_it_does, table = class_card_text.what_it_does(names), class_card_text.results_table(results)
     card_data = ModelCardData(
         license=license,
         library_name="transformers",
@@ -94,7 +103,7 @@ def render_card(
         tags=["reg4pru", "token-pruning", "semantic-segmentation", "eomt", "vision-transformer", "custom_code"],
         datasets=[dataset_id] if dataset_id else None,
         base_model=base_model,
-        metrics=list(RESULT_METRICS) if results else None,
+        metrics=list(RESULT_METRICS if len(names) == 2 else HEADINGS) if results else None,
         model_name=name if results else None,
         eval_results=_eval_results(results, metrics, measured_on, fives) or None,
     )
@@ -105,13 +114,16 @@ def render_card(
         name=name,
         config=config,
         image_size=card_text.input_size(config),
-        classes=card_text.classes(config),
+        what_it_does=what_it_does,
+        classes=names,
+        of_vessels=names == VESSEL_CLASSES,
         parameters=card_text.number_of_parameters(num_parameters),
         stages_sentence=card_text.stages_sentence(config),
         dataset_id=dataset_id,
-        results_table=card_text.results_table(results, RESULT_METRICS),
+        results_table=table,
         measured_sentence=card_text.measured_sentence(metrics, measured_on, fives) if results else "",
         figure=figure,
+        class_figure=class_figure,
         **card_text.speed(benchmark),
         **card_text.tuned(tuned),
         data_sentence=card_text.data_sentence(train_results, dataset_id, fives),
@@ -122,19 +134,28 @@ def render_card(
     )
 
 
-def eval_results_yaml(metrics: dict, dataset_id: str) -> str:
-    """The content of `.eval_results/<name>.yaml`, the Hub's newer place for results: pooled Dice by keep rate."""
+def eval_results_yaml(metrics: dict, dataset_id: str, of_vessels: bool = True) -> str:
+    """
+    The content of `.eval_results/<name>.yaml`, the Hub's newer place for results: Dice pooled over pixels by keep
+    rate, or mean IoU of more than two classes.
+    """
     settings, provenance = metrics["settings"], metrics["provenance"]
+    of_classes = card_text.is_of_classes(metrics["results"])
+    what = "Mean IoU over all pixels" if of_classes else "Dice pooled over pixels"
+    values = {
+        rate: result["mean_iou"] if of_classes else result["pooled"]["dice"]
+        for rate, result in metrics["results"].items()
+    }
     entries = [
         EvalResultEntry(
             dataset_id=dataset_id,
-            task_id="vessel_segmentation",
-            value=round(result["pooled"]["dice"], 4),
+            task_id="vessel_segmentation" if of_vessels else "semantic_segmentation",
+            value=round(value, 4),
             dataset_revision=settings["dataset_revision"],
             date=provenance["date"],
-            notes=f"Dice pooled over pixels, keep rate {rate} per stage, {settings['side']} split",
+            notes=f"{what}, keep rate {rate} per stage, {settings['side']} split",
         )
-        for rate, result in metrics["results"].items()
+        for rate, value in values.items()
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
@@ -143,6 +164,7 @@ def _eval_results(results: dict, metrics: dict | None, dataset_id: str | None, f
     if not results:
         return []
     name = card_text.data_name(metrics["settings"]["dataset"], dataset_id, fives)
+    of_classes = card_text.is_of_classes(results)
     return [
         EvalResult(
             task_type="image-segmentation",
@@ -152,9 +174,10 @@ def _eval_results(results: dict, metrics: dict | None, dataset_id: str | None, f
             dataset_revision=metrics["settings"]["dataset_revision"],
             metric_type=metric,
             metric_name=f"{label}, keep rate {rate} per stage",
-            metric_value=round(result["pooled"][metric], 4),
+            metric_value=round(values[metric], 4),
         )
         for rate, result in results.items()
-        for metric, label in RESULT_METRICS.items()
-        if result["pooled"][metric] is not None
+        for values in [result if of_classes else result["pooled"]]
+        for metric, label in (HEADINGS if of_classes else RESULT_METRICS).items()
+        if values[metric] is not None
     ]

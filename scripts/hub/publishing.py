@@ -11,7 +11,9 @@ from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, finge
 
 from ..common.data_overlap import read_training_images, refuse_trained, write_training_images
 from ..common.former_names import with_present_names
+from ..inference.model_classes import VESSEL_CLASSES
 from .arguments import PushArguments
+from .card_text import class_names
 from .measured import check_measured, stage_measured
 from .model_card import eval_results_yaml, measured_id, read_checkpoint, render_card
 from .space import write_space
@@ -151,17 +153,23 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         dataset_id=arguments.hub_dataset_id,
         base_model=arguments.base_model,
         license=arguments.license,
-        figure="results/figure.png" if (folder / "results" / "figure.png").exists() else None,
+        figure=_figure(folder, "figure.png"),
+        class_figure=_figure(folder, "classes.png"),
     )
     card.save(folder / "README.md")
 
 
+def _figure(folder: Path, name: str) -> str | None:
+    return f"results/{name}" if (folder / "results" / name).exists() else None
+
+
 def _stage_metrics(path: Path, metrics: dict, dataset_id: str | None, folder: Path) -> None:
     stage_measured(path, metrics, folder)
-    copy_files([path.parent / "per_image.csv", path.parent / "figure.png"], folder / "results")
+    copy_files([path.parent / name for name in ("per_image.csv", "figure.png", "classes.png")], folder / "results")
     if dataset_id:
         (folder / ".eval_results").mkdir()
-        text = eval_results_yaml(metrics, dataset_id)
+        config, _ = read_checkpoint(folder)
+        text = eval_results_yaml(metrics, dataset_id, class_names(config) == VESSEL_CLASSES)
         (folder / ".eval_results" / f"{dataset_id.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
 
 
