@@ -7,7 +7,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 RECIPE = ("learning_rate", "weight_decay", "layer_decay", "selector_learning_rate", "head_warmup_steps",
           "backbone_warmup_steps", "poly_power", "per_device_train_batch_size", "gradient_accumulation_steps",
           "max_grad_norm", "ema_decay", "mixed_precision", "keep_rate_warmup", "keep_rate_range", "dense_fraction",
-          "distillation", "random_crop", "tile_size", "working_size", "seed")  # fmt: skip
+          "distillation", "random_crop", "augment_flips", "augment_turns", "augment_colours", "augment_scales",
+          "tile_size", "working_size", "seed")  # fmt: skip
 
 
 def find_yaml(name: str | Path, kind: str) -> Path:

@@ -22,6 +22,10 @@ class ModelArguments:
         default_factory=list,
         metadata={"help": "Fields of Reg4PruConfig, as field=value; added to those of the recipe."},
     )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Start from a checkpoint of other classes: what depends on their number is made anew."},
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
 
 
@@ -38,6 +42,15 @@ class DataArguments(DatasetArguments):
         default=False, metadata={"help": "Train on random crops as large as the model's input, not on whole images."}
     )
     samples_per_image: int = field(default=1, metadata={"help": "How often an epoch visits each image."})
+    augment_flips: bool = field(default=True, metadata={"help": "Mirror half of the samples, left and right."})
+    augment_turns: bool = field(
+        default=True, metadata={"help": "Turn samples by quarters; off for images that have an up and down."}
+    )
+    augment_colours: bool = field(default=True, metadata={"help": "Vary the colours of the samples."})
+    augment_scales: list[float] = field(
+        default_factory=lambda: [0.85, 1.0],
+        metadata={"help": "Least and largest side that a sample shows, in parts of a crop; above 1 it shows more."},
+    )
     streaming: bool = field(
         default=False, metadata={"help": "Read the training images while they download; Hub or Parquet."}
     )
@@ -148,6 +161,10 @@ class StartArguments:
     config_overrides: list[str] = field(
         default_factory=list, metadata={"help": "Fields of Reg4PruConfig, as field=value."}
     )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Start from a checkpoint of other classes: what depends on their number is made anew."},
+    )
     overwrite_repo: bool = field(
         default=False, metadata={"help": "Replace what the Hub repository holds, even if it is something else."}
     )
@@ -200,6 +217,9 @@ def check_values(settings: dict) -> None:
         )
     if not 0 < settings["layer_decay"] <= 1:
         raise ValueError(f"--layer_decay is {settings['layer_decay']}: it must lie in (0, 1]")
+    scales = settings["augment_scales"]
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+        raise ValueError(f"--augment_scales is {scales}: it must be two numbers, 0 < least <= largest")
     keep_range = settings["keep_rate_range"]
     if keep_range is not None and not (len(keep_range) == 2 and 0 < keep_range[0] <= keep_range[1] <= 1):
         raise ValueError(f"--keep_rate_range is {keep_range}: it must be two rates, 0 < low <= high <= 1")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
 
+from datasets_fives import class_names
 from modeling_reg4pru import Reg4PruImageProcessor
 
 from ..common.atomic_files import replace_text
@@ -30,9 +31,10 @@ from .run_record import (
     used_settings,
     write_record,
 )
-from .setup import build_model, check_processes, load_data, make_processor
+from .setup import build_model, check_processes, load_data, make_augmentation, make_processor, read_overrides
 from .trainer import Reg4PruTrainer
 from .trainer_arguments import check_training_arguments
+from .validation import metric_names
 
 logger = logging.getLogger(__name__)
 
@@ -120,14 +122,20 @@ def finetune(
     """
     if training.bf16 and training.process_index == 0:
         warn_of_emulation("bf16", str(training.device))
+    model_arguments = ModelArguments(
+        model_name_or_path=folder,
+        config_overrides=start.config_overrides,
+        ignore_mismatched_sizes=start.ignore_mismatched_sizes,
+    )
+    read_overrides(model_arguments)  # what is wrong there is said before images are read
+    images = load_data(data, training.seed)
     set_seed(training.seed)
-    model = build_model(ModelArguments(model_name_or_path=folder, config_overrides=start.config_overrides))
+    model = build_model(model_arguments, class_names(images["train"]))
     # At the scale of this training.
     start_processor = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)
     if recipe.distillation:
         check_distillation(model.config)
     processor = make_processor(model.config, data, start_processor)
-    images = load_data(data, training.seed)
 
     training.distributed_state.wait_for_everyone()  # every process has checked the folder as it was
     with lock_folder(Path(training.output_dir), training.process_index == 0):
@@ -146,6 +154,7 @@ def finetune(
             recipe=recipe,
             random_crop=data.random_crop,
             samples_per_image=data.samples_per_image,
+            augmentation=make_augmentation(data),
             trained_on=trained_on,
         )
         record["used"] = used_settings(record["arguments"], trainer.total_steps)
@@ -157,7 +166,7 @@ def finetune(
 
 
 def _run(
-    trainer: Reg4PruTrainer, record: dict, names: list[str], trained_on: set[str] | None, resume_from: str | None
+    trainer: Reg4PruTrainer, record: dict, image_names: list[str], trained_on: set[str] | None, resume_from: str | None
 ) -> int:
     """Train, save and validate; returns the signal that ended it before its last step, or 0."""
     output_dir = Path(trainer.args.output_dir)
@@ -187,20 +196,22 @@ def _run(
             f"{type(error).__name__}: {error}. Measure them with `reg4pru evaluate`."
         ) from error
     # All validations of the run, those before it was resumed, too; the last is that of the averaged weights.
-    validations = [entry for entry in trainer.state.log_history if not math.isnan(entry.get("eval_ap", math.nan))]
-    best = max(validations, key=lambda entry: entry["eval_ap"], default={"eval_ap": None, "step": None})
+    names = metric_names(trainer.model.config.num_labels)
+    metric = f"eval_{names[0]}"
+    validations = [entry for entry in trainer.state.log_history if not math.isnan(entry.get(metric, math.nan))]
+    best = max(validations, key=lambda entry: entry[metric], default={metric: None, "step": None})
     if not trainer.is_world_process_zero():
         return 0
     results = {
         **record,
         "total_steps": trainer.state.max_steps,
-        "train_names": sorted(names),
-        "best_validation_ap": best["eval_ap"],
+        "train_names": sorted(image_names),
+        f"best_validation_{names[0]}": best[metric],
         "best_step": best["step"],
         # Undefined without a vessel.
         "validation": None
-        if math.isnan(measured.get("eval_ap", math.nan))
-        else {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")},
+        if math.isnan(measured.get(metric, math.nan))
+        else {name: measured[f"eval_{name}"] for name in names},
     }
     with writing(output_dir, "train_results.json", states=list_trainer_checkpoints):
         replace_text(output_dir / "train_results.json", json.dumps(results, indent=2) + "\n")

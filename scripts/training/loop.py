@@ -31,9 +31,9 @@ from .run_record import (
     write_record,
 )
 from .schedule import begin_step
-from .setup import collate, make_processor
+from .setup import collate, make_augmentation, make_processor, names_of
 from .tracking import start_tracker
-from .validation import ImageMetrics, ImageTiles, vessel_probability
+from .validation import ImageMetrics, ImageTiles, metric_names, tile_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ class TrainingRun:
         self.processor = make_processor(model.config, data_arguments)
         self._count_steps()
         # `sums` are the losses since the last line of the log.
-        self.progress = {"step": 0, "best_ap": -1.0, "best_step": 0, "sums": {}}
+        self.metric = metric_names(model.config.num_labels)[0]
+        self.progress = {"step": 0, f"best_{self.metric}": -1.0, "best_step": 0, "sums": {}}
         self.unchecked: dict[int, torch.Tensor] = {}  # losses by step, of which it is not known yet if they are finite
         self.settings = settings_of(accelerator.num_processes, model_arguments, data_arguments, arguments)
         self.record = describe_run(self.settings, data, accelerator.device, arguments.seed)
@@ -131,7 +132,13 @@ class TrainingRun:
         arguments, data_arguments, data = self.arguments, self.data_arguments, self.data
         normalisation = {"image_mean": self.processor.image_mean, "image_std": self.processor.image_std}
         crop = size if data_arguments.random_crop else None
-        transform = TrainTransform(size, crop_size=crop, **normalisation)
+        transform = TrainTransform(
+            size,
+            crop_size=crop,
+            num_labels=self.bare_model.config.num_labels,
+            augmentation=make_augmentation(data_arguments),
+            **normalisation,
+        )
         start = self.progress["step"] * self.per_step
         stream = {"total": self.total_steps * self.per_step, "start": start, "seed": arguments.seed}
         if data_arguments.streaming:
@@ -241,7 +248,7 @@ class TrainingRun:
             # A part that only some steps have (a policy after a dense start) is averaged over all of them.
             steps = arguments.logging_steps * arguments.gradient_accumulation_steps
             means = {name: (total / steps).item() for name, total in sums.items()}
-            best = {"ap": f"{progress['best_ap']:.3f}"} if progress["best_step"] else {}
+            best = {self.metric: f"{progress[f'best_{self.metric}']:.3f}"} if progress["best_step"] else {}
             bar.set_postfix(loss=f"{means['loss']:.3f}", **best)
             self._log({**means, "learning_rate": max(self.scheduler.get_last_lr())}, step)
             sums = {}
@@ -291,26 +298,26 @@ class TrainingRun:
             raise measurement_error(error, self.progress["step"], saved) from error
 
     def _keep_best(self, step: int) -> None:
-        ap = self.validate()["ap"]
-        if math.isnan(ap):  # undefined: no state is better than another
+        value, best = self.validate()[self.metric], f"best_{self.metric}"
+        if math.isnan(value):  # undefined: no state is better than another
             return
-        self._log({"validation_ap": ap}, step)
-        if ap > self.progress["best_ap"]:
-            self.progress.update(best_ap=ap, best_step=step)
+        self._log({f"validation_{self.metric}": value}, step)
+        if value > self.progress[best]:
+            self.progress.update({best: value, "best_step": step})
             self._save_weights(self.evaluated, "best")
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """[`ImageMetrics`] of the validation side, at the keep rates of the configuration."""
         model, accelerator = self.evaluated, self.accelerator
-        metrics = ImageMetrics(model.config.semantic_loss_ignore_index)
+        metrics = ImageMetrics(names_of(model.config), model.config.semantic_loss_ignore_index)
         was_training = model.training
         model.eval()
         quiet = not accelerator.is_local_main_process
         for batch in tqdm(self.validation_loader, desc="validation", leave=False, disable=quiet):
             outputs = model(batch["pixel_values"], patch_offsets=batch["patch_offsets"])
-            probability = vessel_probability(outputs.logits, batch["labels"])
-            tiles = probability, batch["labels"], batch["patch_offsets"]
+            predictions = tile_predictions(outputs.logits, batch["labels"])
+            tiles = predictions, batch["labels"], batch["patch_offsets"]
             metrics.update(*accelerator.gather_for_metrics(tiles))
         model.train(was_training)
         return metrics.compute()
@@ -343,7 +350,7 @@ class TrainingRun:
             **self.record,
             "total_steps": self.total_steps,
             "train_names": None if self.data_arguments.streaming else sorted(self.data["train"]["name"]),
-            "best_validation_ap": self.progress["best_ap"] if validated else None,
+            f"best_validation_{self.metric}": self.progress[f"best_{self.metric}"] if validated else None,
             "best_step": self.progress["best_step"] if validated else None,
         }
         with writing(self.output_dir, "train_results.json"):

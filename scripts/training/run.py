@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 
+from datasets_fives import class_names
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.cli import set_up_logging
@@ -18,7 +19,7 @@ from .interruption import end_training
 from .loop import TrainingRun
 from .output_folder import check_overwriting, holds_files, is_inside, lock_folder, remove_run
 from .run_record import check_state, settings_of
-from .setup import build_model, check_processes, load_data
+from .setup import build_model, check_processes, load_data, read_overrides
 
 
 def check_start(
@@ -80,11 +81,12 @@ def train(
     state = _processes()
     if state.is_main_process:
         warn_of_emulation(arguments.mixed_precision, str(state.device))
+    read_overrides(model_arguments)  # what is wrong there is said before images are read
+    data = load_data(data_arguments, arguments.seed)
     set_seed(arguments.seed)
-    model = build_model(model_arguments)
+    model = build_model(model_arguments, class_names(data["train"]))
     if arguments.distillation:
         check_distillation(model.config)
-    data = load_data(data_arguments, arguments.seed)
     state.wait_for_everyone()  # every process has checked the folder as it was
     with lock_folder(Path(arguments.output_dir), state.is_main_process):
         flags = model_arguments, data_arguments, arguments

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 
 import datasets
 import numpy as np
@@ -12,8 +13,10 @@ from accelerate.utils import parse_flag_from_env
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
+from datasets_fives import class_names
 from datasets_fives.masks import check_foreground
 from datasets_fives.training_samples import cut_into_tiles, hold_in_memory
+from datasets_fives.transforms import Augmentation
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..common.dataset_loading import load_sides
@@ -21,6 +24,11 @@ from .arguments import DataArguments, ModelArguments
 from .command_line import config_fields
 
 logger = logging.getLogger(__name__)
+
+# The classes of masks that name none.
+BINARY = ("background", "vessel")
+# Queries of a new model of more than two classes, as EoMT's semantic models have, unless the flags say how many.
+NUM_QUERIES = 100
 
 
 def check_processes(num_processes: int) -> None:
@@ -54,7 +62,7 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
     sides = load_sides(arguments, seed, streaming=arguments.streaming)
     if "train" not in sides:
         raise ValueError(f"The data set {arguments.dataset} has no training images under split {arguments.split!r}.")
-    if not arguments.streaming:  # of a stream nothing is known ahead
+    if not arguments.streaming and len(class_names(sides["train"])) == 2:  # of a stream nothing is known ahead
         check_foreground((np.asarray(mask) for mask in sides["train"]["mask"]), f"{arguments.dataset}, side train")
     if arguments.streaming:
         sides = {side: hold_in_memory(rows) if side == "validation" else rows for side, rows in sides.items()}
@@ -63,13 +71,12 @@ def load_data(arguments: DataArguments, seed: int) -> dict[str, datasets.Dataset
     return dict(sides)
 
 
-def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
+def read_overrides(arguments: ModelArguments) -> dict:
     """
-    A model from a checkpoint, on a backbone, or from scratch.
+    Fields of the configuration that the flags set, by name.
 
     Raises:
-        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, a checkpoint or backbone
-            that there is not, and a model of other than two classes.
+        `ValueError`: for fields that [`Reg4PruConfig`] does not have.
     """
     overrides = config_fields(arguments.config_overrides)
     if "dtype" in overrides:
@@ -81,20 +88,47 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"config_overrides has {unknown}, which are no fields of Reg4PruConfig.")
+    return overrides
+
+
+def build_model(arguments: ModelArguments, names: Sequence[str] | None = None) -> Reg4PruForSemanticSegmentation:
+    """
+    A model from a checkpoint, on a backbone, or from scratch, of the classes of a data set: one query for two classes,
+    else 100, as many as EoMT's semantic models have, unless the checkpoint or the flags say otherwise.
+
+    Args:
+        arguments (`ModelArguments`): Where it comes from, and fields of its configuration.
+        names (`Sequence[str]`, *optional*): Names of the classes; by default those of the checkpoint or of the flags,
+            else background and vessel.
+
+    Raises:
+        `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, a checkpoint or backbone
+            that there is not, and another number of classes than the data have, unless `ignore_mismatched_sizes`
+            makes the class head of a checkpoint anew.
+    """
+    overrides = read_overrides(arguments)
+    if names is not None and overrides.get("num_labels") == len(names):
+        del overrides["num_labels"]  # says nothing new, and the names would be lost
+    start, backbone = arguments.model_name_or_path, arguments.backbone_name_or_path
     try:
-        model = _build(arguments.model_name_or_path, arguments.backbone_name_or_path, overrides)
+        if start:
+            model = _start_from(start, names, overrides, arguments.ignore_mismatched_sizes)
+        else:
+            if not {"num_labels", "id2label"} & set(overrides):
+                overrides = {**_class_fields(names or BINARY), **overrides}
+            if backbone:
+                model = Reg4PruForSemanticSegmentation.from_backbone(backbone, **overrides)
+            else:
+                model = Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
     except StrictDataclassError as error:  # it wraps what is wrong with a field
         raise ValueError(f"config_overrides: {error.__cause__ or error}") from error
     except (OSError, SafetensorError, HFValidationError) as error:
-        flag = "model_name_or_path" if arguments.model_name_or_path else "backbone_name_or_path"
+        flag = "model_name_or_path" if start else "backbone_name_or_path"
         raise ValueError(
             f"--{flag} is {getattr(arguments, flag)}, from which no model could be loaded: {error}"
         ) from error
-    if model.config.num_labels != 2:
-        raise ValueError(
-            f"The model has {model.config.num_labels} classes (num_labels, id2label): it must have two, background "
-            "and vessel, as the masks have. More classes are trained with transformers' Trainer on label maps."
-        )
+    if names is not None:
+        check_num_labels(model.config, names)
     if arguments.gradient_checkpointing:
         with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
             warnings.simplefilter("ignore", FutureWarning)
@@ -102,17 +136,70 @@ def build_model(arguments: ModelArguments) -> Reg4PruForSemanticSegmentation:
     return model
 
 
-def _build(start: str, backbone: str, overrides: dict) -> Reg4PruForSemanticSegmentation:
-    if start:
-        saved_as = Reg4PruConfig.get_config_dict(start)[0].get("dtype")
-        if saved_as not in (None, "float32"):
-            # At usual learning rates most steps are too small for bfloat16 and float16 to change a weight.
-            logger.warning("%s is saved in %s; its weights are trained, and saved, in float32.", start, saved_as)
-        return Reg4PruForSemanticSegmentation.from_pretrained(start, dtype=torch.float32, **overrides)
-    overrides.setdefault("id2label", {0: "background", 1: "vessel"})
-    if backbone:
-        return Reg4PruForSemanticSegmentation.from_backbone(backbone, **overrides)
-    return Reg4PruForSemanticSegmentation(Reg4PruConfig(**overrides))
+def check_num_labels(config: Reg4PruConfig, names: Sequence[str]) -> None:
+    """
+    Args:
+        config ([`Reg4PruConfig`]): Of a model.
+        names (`Sequence[str]`): Classes of a data set.
+
+    Raises:
+        `ValueError`: if the model has another number of classes; with both lists.
+    """
+    if config.num_labels != len(names):
+        raise ValueError(
+            f"The model has {config.num_labels} classes ({', '.join(names_of(config))}), the data set {len(names)} "
+            f"({', '.join(names)}). Leave num_labels and id2label out, which follow from the data; to start from a "
+            "checkpoint of other classes pass --ignore_mismatched_sizes, which makes its class head anew."
+        )
+
+
+def names_of(config: Reg4PruConfig) -> list[str]:
+    """Names of the classes of a model, by index."""
+    return [config.id2label[label] for label in range(config.num_labels)]
+
+
+def _class_fields(names: Sequence[str]) -> dict:
+    """Fields of the configuration that follow from the classes."""
+    return {"id2label": dict(enumerate(names)), "num_queries": 1 if len(names) == 2 else NUM_QUERIES}
+
+
+def _start_from(
+    start: str, names: Sequence[str] | None, overrides: dict, ignore_mismatched_sizes: bool
+) -> Reg4PruForSemanticSegmentation:
+    """The model of a checkpoint, with the names of the data's classes; see [`build_model`]."""
+    saved_as = Reg4PruConfig.get_config_dict(start)[0].get("dtype")
+    if saved_as not in (None, "float32"):
+        # At usual learning rates most steps are too small for bfloat16 and float16 to change a weight.
+        logger.warning("%s is saved in %s; its weights are trained, and saved, in float32.", start, saved_as)
+    fields = {} if names is None else _fields_for(start, names, ignore_mismatched_sizes)
+    return Reg4PruForSemanticSegmentation.from_pretrained(
+        start, dtype=torch.float32, ignore_mismatched_sizes=ignore_mismatched_sizes, **{**fields, **overrides}
+    )
+
+
+def _fields_for(start: str, names: Sequence[str], ignore_mismatched_sizes: bool) -> dict:
+    """What changes in the configuration of a checkpoint that goes on with these classes."""
+    saved = Reg4PruConfig.from_pretrained(start)
+    if saved.num_labels == len(names):
+        if tuple(names) == BINARY or names_of(saved) == list(names):  # masks without names say nothing of theirs
+            return {}
+        logger.warning("The classes of %s, %s, are now %s.", start, ", ".join(names_of(saved)), ", ".join(names))
+        return {"id2label": dict(enumerate(names))}
+    if not ignore_mismatched_sizes:
+        check_num_labels(saved, names)
+    logger.warning(
+        "%s has %d classes, the data set %d: what depends on their number begins anew.",
+        *(start, saved.num_labels, len(names)),
+    )
+    fields = _class_fields(names)
+    if 2 not in (saved.num_labels, len(names)):  # where two classes have a single query, queries differ in number, too
+        del fields["num_queries"]
+    return fields
+
+
+def make_augmentation(data: DataArguments) -> Augmentation:
+    """How training samples vary, as the flags say."""
+    return Augmentation(data.augment_flips, data.augment_turns, data.augment_colours, tuple(data.augment_scales))
 
 
 def make_processor(

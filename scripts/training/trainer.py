@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
 
+from datasets_fives import class_names
 from datasets_fives.training_samples import SeededSamples
-from datasets_fives.transforms import TrainTransform
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from datasets_fives.transforms import Augmentation, TrainTransform
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from .arguments import FinetuneArguments
 from .callbacks import (
@@ -28,9 +29,9 @@ from .checkpoints import check_steps_left, find_trainer_checkpoint, list_trainer
 from .distillation import check_distillation, distilled_loss
 from .interruption import StopRequest, leave_interrupts, measurement_error, resume_hint
 from .optimization import make_optimizer
-from .setup import collate
-from .trainer_arguments import check_training_arguments
-from .validation import LABEL_NAMES, ImageTiles, StreamingMetrics, vessel_probability
+from .setup import check_num_labels, collate, names_of
+from .trainer_arguments import check_selection, check_training_arguments
+from .validation import LABEL_NAMES, ImageTiles, StreamingMetrics, tile_predictions
 
 
 class Reg4PruTrainer(Trainer):
@@ -45,15 +46,19 @@ class Reg4PruTrainer(Trainer):
         model ([`Reg4PruForSemanticSegmentation`]): What is trained.
         args ([`~transformers.TrainingArguments`]): Some fields are changed in place to what these samples need.
         processing_class ([`Reg4PruImageProcessor`]): Of the model; saved with it.
-        train_dataset (`datasets.Dataset`): Images and masks, as [`~datasets_fives.load_vessels`] gives them, at the
-            working size of the image processor.
+        train_dataset (`datasets.Dataset`): Images and masks, as [`~datasets_fives.load_segmentation`] gives them, at
+            the working size of the image processor.
         eval_dataset (`datasets.Dataset`, *optional*): The same, to validate on.
         recipe (`FinetuneArguments`, *optional*): Pruning schedule, optimiser, distillation; defaults to its defaults.
         random_crop (`bool`, *optional*, defaults to `True`): Whether to train on crops as large as the model's input,
             instead of images that are resized to it.
         samples_per_image (`int`, *optional*, defaults to 1): How often an epoch visits each image.
+        augmentation (`Augmentation`, *optional*): How images vary; defaults to its defaults.
         trained_on (`set[str]`, *optional*): Fingerprints of all images that the weights will have learned from; saved
             with every full state.
+
+    Raises:
+        `ValueError`: if the classes of model and data set differ in number, or for arguments that change nothing.
 
     Example:
 
@@ -77,9 +82,12 @@ class Reg4PruTrainer(Trainer):
         recipe: FinetuneArguments | None = None,
         random_crop: bool = True,
         samples_per_image: int = 1,
+        augmentation: Augmentation | None = None,
         trained_on: set[str] | None = None,
     ):
         check_training_arguments(args, hub=False)
+        check_num_labels(model.config, class_names(train_dataset))
+        check_selection(args, model.config.num_labels)
         self.recipe, self.stop = recipe or FinetuneArguments(), StopRequest()
         if self.recipe.distillation:
             check_distillation(model.config)
@@ -88,20 +96,10 @@ class Reg4PruTrainer(Trainer):
         args.train_sampling_strategy = "sequential"  # an EpochDataset is in order already
         # A full state goes only when the next one is sealed, which Trainer does not know of.
         total_limit, args.save_total_limit = args.save_total_limit, None
-        size = model.config.image_size
-        colours = {"image_mean": processing_class.image_mean, "image_std": processing_class.image_std}
-        transform = TrainTransform(size, crop_size=size if random_crop else None, **colours)
+        transform = _make_transform(model.config, processing_class, random_crop, augmentation)
         samples = EpochDataset(SeededSamples(train_dataset, transform, args.seed), samples_per_image)
         self.total_steps = _count_steps(len(samples), args)
         self.average = WeightAverageCallback(self.recipe.ema_decay) if self.recipe.ema_decay else None
-        callbacks = [
-            PruningScheduleCallback(self.recipe),
-            SetEpochCallback(samples),
-            FiniteLossCallback(samples),
-            StopOnSignalCallback(self.stop),
-            *([self.average] if self.average else []),
-            SealCheckpointsCallback(total_limit, trained_on),
-        ]
         super().__init__(
             model,
             args,
@@ -111,8 +109,8 @@ class Reg4PruTrainer(Trainer):
             if eval_dataset is None
             else ImageTiles(eval_dataset, processing_class, model.config.allocation),
             processing_class=processing_class,
-            compute_metrics=StreamingMetrics(model.config.semantic_loss_ignore_index),
-            preprocess_logits_for_metrics=vessel_probability,
+            compute_metrics=StreamingMetrics(names_of(model.config), model.config.semantic_loss_ignore_index),
+            preprocess_logits_for_metrics=tile_predictions,
             optimizers=make_optimizer(
                 model,
                 self.recipe,
@@ -122,7 +120,14 @@ class Reg4PruTrainer(Trainer):
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,
             ),
-            callbacks=callbacks,
+            callbacks=[
+                PruningScheduleCallback(self.recipe),
+                SetEpochCallback(samples),
+                FiniteLossCallback(samples),
+                StopOnSignalCallback(self.stop),
+                *([self.average] if self.average else []),
+                SealCheckpointsCallback(total_limit, trained_on),
+            ],
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
@@ -231,6 +236,19 @@ def _undisturbed(loader: DataLoader) -> DataLoader:
     """A loader whose workers leave Ctrl-C to the training; samples need no seed of a worker."""
     loader.worker_init_fn = leave_interrupts
     return loader
+
+
+def _make_transform(
+    config: Reg4PruConfig, processor: Reg4PruImageProcessor, random_crop: bool, augmentation: Augmentation | None
+) -> TrainTransform:
+    return TrainTransform(
+        config.image_size,
+        crop_size=config.image_size if random_crop else None,
+        num_labels=config.num_labels,
+        augmentation=augmentation,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
+    )
 
 
 def _count_steps(num_samples: int, args: TrainingArguments) -> int:

@@ -10,7 +10,7 @@ from enum import Enum
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from .validation import LABEL_NAMES
+from .validation import LABEL_NAMES, metric_names
 
 OBEYED = {
     "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "weight_decay",
@@ -49,7 +49,7 @@ REFUSED = {
     "neftune_noise_alpha": "an image has no word embeddings to add noise to",
     "auto_find_batch_size": "schedules and the order of samples hold for one --per_device_train_batch_size",
     "include_num_input_tokens_seen": "an image has no input tokens to count",
-    "prediction_loss_only": "validation measures ap, dice and iou of whole images; --eval_strategy no leaves it out",
+    "prediction_loss_only": "validation measures whole images; --eval_strategy no leaves it out",
     "eval_use_gather_object": "tiles are gathered as tensors",
     "include_for_metrics": "the metrics are those of whole images, from predictions and labels",
     "save_only_model": "a state without its optimiser could not be gone on from; --save_strategy no saves none",
@@ -118,6 +118,23 @@ def check_training_arguments(
             raise ValueError(f"--hub_token {reason}")
         shown = value.value if isinstance(value, Enum) else value
         raise ValueError(f"--{field.name} is {shown}: leave it out; {reason}")
+
+
+def check_selection(training: TrainingArguments, num_labels: int) -> None:
+    """
+    Args:
+        training (`TrainingArguments`): Of a fine-tuning.
+        num_labels (`int`): Number of classes.
+
+    Raises:
+        `ValueError`: if the best state is to be chosen by a metric that is not measured of so many classes: `Trainer`
+            would say so after the first validation.
+    """
+    metric, measured = training.metric_for_best_model, ("loss", *metric_names(num_labels))
+    if training.load_best_model_at_end and metric is not None and metric.removeprefix("eval_") not in measured:
+        raise ValueError(
+            f"--metric_for_best_model is {metric}: of {num_labels} classes {', '.join(measured)} are measured."
+        )
 
 
 def _differs(value: object, field: Field) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, BinaryJaccardIndex
 from transformers import EvalPrediction
 
-from datasets_fives.masks import check_labels
+from datasets_fives import class_names
+from datasets_fives.masks import check_classes, check_labels
+from datasets_fives.metrics import ClassMetrics
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.image_budget import budget_groups
 from modeling_reg4pru.image_tiles import TileBlender, TiledImage, cut_tile
@@ -21,6 +24,14 @@ logger = logging.getLogger(__name__)
 
 # `label_names` of `TrainingArguments`: what `Trainer` hands on to the two functions below beside the logits.
 LABEL_NAMES = ["labels", "patch_offsets"]
+# What is measured of two classes, and of more; the first decides which state of a training is the best.
+BINARY_METRICS = ("ap", "dice", "iou")
+CLASS_METRICS = ("mean_iou", "pixel_accuracy", "boundary_iou")
+
+
+def metric_names(num_labels: int) -> tuple[str, ...]:
+    """What is measured of so many classes; the first metric chooses the best state of a training."""
+    return BINARY_METRICS if num_labels == 2 else CLASS_METRICS
 
 
 class ImageTiles(torch.utils.data.Dataset):
@@ -28,7 +39,7 @@ class ImageTiles(torch.utils.data.Dataset):
     The tiles of images as the image processor cuts them everywhere else, one image after another.
 
     Args:
-        rows (`Dataset`): Images as [`~datasets_fives.load_vessels`] gives them.
+        rows (`Dataset`): Images as [`~datasets_fives.load_segmentation`] gives them.
         processor ([`Reg4PruImageProcessor`]): Of the model.
         allocation (`str`, *optional*, defaults to `"tile"`): That of the model. With `"image"` batches must be of
             `batch_size`: then each holds the tiles that share a budget, and where these are fewer, tiles that show
@@ -39,7 +50,7 @@ class ImageTiles(torch.utils.data.Dataset):
         batch_size (`int` or `None`): Tiles that batches must have; `None`: any number.
 
     Raises:
-        `ValueError`: for masks that are no vessel masks of {0, 1, 255}.
+        `ValueError`: for masks that hold anything but the classes of the rows and 255.
 
     Returns:
         `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image,
@@ -57,8 +68,12 @@ class ImageTiles(torch.utils.data.Dataset):
             self.places += [(row, tile) for tile in range(len(one))]
             if self.batch_size is not None:
                 self.places += [None] * (-len(one) % self.batch_size)
+        self.num_labels = len(class_names(rows))
         for row, mask in enumerate(rows["mask"]):
-            check_labels(np.asarray(mask), f"The mask of validation image {row}")
+            if self.num_labels == 2:
+                check_labels(np.asarray(mask), f"The mask of validation image {row}")
+            else:
+                check_classes(np.asarray(mask), self.num_labels, f"The label map of validation image {row}")
         self._opened: tuple[int, TiledImage, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -90,19 +105,26 @@ class ImageTiles(torch.utils.data.Dataset):
         if self._opened is None or self._opened[0] != image:
             row = self.rows[image]
             tiles = self.processor.cut_image(row["image"])
-            labels = resize_label_map(np.asarray(row["mask"]), *tiles.patch_offsets[0, 4:6].tolist(), num_labels=2)
+            size = tiles.patch_offsets[0, 4:6].tolist()
+            labels = resize_label_map(np.asarray(row["mask"]), *size, num_labels=self.num_labels)
             self._opened = image, tiles, labels
         return self._opened[1:]
 
 
-def vessel_probability(logits: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+def tile_predictions(logits: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """
-    One probability a pixel, at the size of the labels; `preprocess_logits_for_metrics` of `Trainer`.
+    What [`ImageMetrics`] takes of the logits of tiles; `preprocess_logits_for_metrics` of `Trainer`.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch, 2, map_height, map_width)`): Of the model.
+        logits (`torch.Tensor` of shape `(batch, num_labels, map_height, map_width)`): Of the model.
         labels (`torch.Tensor` of shape `(batch, height, width)`, or a tuple that begins with it): Label maps.
+
+    Returns:
+        `torch.Tensor`: of two classes the probability of the second, at the size of the labels, `(batch, height,
+        width)`; of more the logits themselves, which are smaller.
     """
+    if logits.shape[1] > 2:
+        return logits.float()
     size = (labels if isinstance(labels, torch.Tensor) else labels[0]).shape[-2:]
     return F.interpolate(logits.float(), size=size, mode="bilinear").softmax(1)[:, 1]
 
@@ -130,66 +152,84 @@ class PixelMetrics(MetricCollection):
 
 class ImageMetrics:
     """
-    [`PixelMetrics`] of images at their working size, whose tiles come in batches, in the order of
-    [`ImageTiles`], and are blended as they are in every prediction.
+    Metrics of images at their working size, whose tiles come in batches, in the order of [`ImageTiles`], and are
+    blended as they are in every prediction: [`PixelMetrics`] of two classes,
+    [`~datasets_fives.metrics.ClassMetrics`] of more.
 
     Args:
+        names (`Sequence[str]`, *optional*, defaults to `("background", "vessel")`): The classes.
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that do not count.
     """
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX):
-        self.metrics, self.ignore_index = PixelMetrics(ignore_index), ignore_index
+    def __init__(self, names: Sequence[str] = ("background", "vessel"), ignore_index: int = IGNORE_INDEX):
+        self.names, self.ignore_index = list(names), ignore_index
+        self.is_binary = len(self.names) == 2
+        self.metrics = PixelMetrics(ignore_index) if self.is_binary else ClassMetrics(self.names, ignore_index)
         self._blender: TileBlender | None = None
 
-    def update(self, probability: torch.Tensor, labels: torch.Tensor, patch_offsets: torch.Tensor) -> None:
+    def update(self, predictions: torch.Tensor, labels: torch.Tensor, patch_offsets: torch.Tensor) -> None:
         """
         Add a batch of tiles.
 
         Args:
-            probability (`torch.Tensor` of shape `(batch, tile, tile)`): Vessel probability.
+            predictions (`torch.Tensor`): From [`tile_predictions`].
             labels (`torch.Tensor` of shape `(batch, tile, tile)`): Label maps.
             patch_offsets (`torch.Tensor` of shape `(batch, 9)`): Where the tiles lie.
         """
-        self.metrics.to(probability.device)
-        for tile, label_map, row in zip(probability, labels.cpu(), patch_offsets.cpu(), strict=True):
+        if self.is_binary:
+            self.metrics.to(predictions.device)
+        for tile, label_map, row in zip(predictions, labels.cpu(), patch_offsets.cpu(), strict=True):
             if not row[1:3].any():  # the first tile of an image lies at (0, 0)
                 self._end_image()
                 self._blender = TileBlender(row[None])
                 self._labels = torch.full(self._blender.frame_size, self.ignore_index)
             frame, inside = self._blender.place(row)
-            self._blender.add(row, tile[None])
+            self._blender.add(row, self._scores(tile, label_map.shape))
             self._labels[frame] = label_map[inside]
 
     def compute(self) -> dict[str, float]:
-        """`ap`, `dice` and `iou` of all that was added, NaN where it has no vessels; then it starts again."""
+        """The metrics ([`metric_names`]) of all that was added, NaN where undefined; then it starts again."""
         self._end_image()
-        dice = self.metrics["dice"]
-        if dice.tp + dice.fn:
+        if not self.is_binary:
+            measured = self.metrics.compute()
+            results = {name: measured[name] for name in CLASS_METRICS}
+        elif self.metrics["dice"].tp + self.metrics["dice"].fn:
             results = {name: value.item() for name, value in self.metrics.compute().items()}
         else:
-            logger.warning("The validation images have no vessels: ap, dice and iou are undefined.")
+            foreground = "vessels" if self.names[1] == "vessel" else self.names[1]
+            logger.warning("The validation images have no %s: ap, dice and iou are undefined.", foreground)
             results = dict.fromkeys(self.metrics, math.nan)
         self.metrics.reset()
         return results
 
+    def _scores(self, tile: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Class scores of every pixel, `(channels, *size)`; of two classes the one channel of the second."""
+        if self.is_binary:
+            return tile[None]
+        return F.interpolate(tile[None], size=size, mode="bilinear")[0].exp()
+
     def _end_image(self) -> None:
-        if self._blender is not None:
-            blended = self._blender.result(self._blender.frame_size)[0]
+        if self._blender is None:
+            return
+        blended = self._blender.result(self._blender.frame_size)
+        self._blender = None
+        if self.is_binary:
             device = self.metrics["ap"].device
-            self.metrics.update(blended.to(device), self._labels.to(device))
-            self._blender = None
+            self.metrics.update(blended[0].to(device), self._labels.to(device))
+        else:
+            self.metrics.update(blended.argmax(0), self._labels)
 
 
 class StreamingMetrics:
     """
     `compute_metrics` of `Trainer` with `batch_eval_metrics=True` and `label_names=LABEL_NAMES`:
-    [`ImageMetrics`] of [`ImageTiles`].
+    [`ImageMetrics`] of [`ImageTiles`]; arguments as there.
     """
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX):
-        self.metrics = ImageMetrics(ignore_index)
+    def __init__(self, names: Sequence[str] = ("background", "vessel"), ignore_index: int = IGNORE_INDEX):
+        self.metrics = ImageMetrics(names, ignore_index)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        probability, (labels, patch_offsets) = prediction
-        self.metrics.update(probability, labels, patch_offsets)
+        predictions, (labels, patch_offsets) = prediction
+        self.metrics.update(predictions, labels, patch_offsets)
         return self.metrics.compute() if compute_result else {}

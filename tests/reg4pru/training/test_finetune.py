@@ -14,7 +14,7 @@ from reg4pru import finetune as finetune_trainer
 from reg4pru import train
 from reg4pru.training.arguments import PruningScheduleArguments
 from reg4pru.training.callbacks import PruningScheduleCallback
-from reg4pru.training.validation import ImageMetrics, ImageTiles, vessel_probability
+from reg4pru.training.validation import ImageMetrics, ImageTiles, tile_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_ends_in_the_weights_of_train(checkpoint, tmp_path, more):
     metrics = ImageMetrics()
     for tile in ImageTiles(rows, processor):
         with torch.no_grad():
-            probability = vessel_probability(model(tile["pixel_values"][None]).logits, tile["labels"][None])
+            probability = tile_predictions(model(tile["pixel_values"][None]).logits, tile["labels"][None])
         metrics.update(probability, tile["labels"][None], tile["patch_offsets"][None])
     reported = json.loads((tmp_path / "trainer" / "train_results.json").read_text())["validation"]
     assert reported == pytest.approx(metrics.compute(), abs=1e-6)

@@ -325,7 +325,11 @@ def test_training_starts_from_a_checkpoint_or_a_backbone(run, tmp_path):
     [
         ([], {"keep_rats": 0.5}, ["config_overrides has ['keep_rats']"]),
         ([], {"keep_rates": 7}, ["config_overrides", "`keep_rates` contains 7", "must lie in (0, 1]"]),
-        ([], {**CONFIG, "num_labels": 5, "num_queries": 10}, ["The model has 5 classes", "must have two"]),
+        (
+            [],
+            {**CONFIG, "num_labels": 5, "num_queries": 10},
+            ["The model has 5 classes", "the data set 2 (background, vessel)"],
+        ),
         ([], {**CONFIG, "dtype": "bfloat16"}, ["config_overrides has dtype=bfloat16", "trained in float32"]),
         ([], {"hidden_size": "big"}, ["config_overrides", "'hidden_size' expected int", "'big'"]),
         (["--model_name_or_path", "no/where/at/all"], CONFIG, ["--model_name_or_path is no/where/at/all"]),

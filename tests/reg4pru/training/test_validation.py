@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torchmetrics.classification import BinaryAveragePrecision
 from transformers import EvalPrediction, TrainingArguments
 
+from datasets_fives import class_names
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru.training.loop import TrainingRun
@@ -22,7 +23,7 @@ from reg4pru.training.validation import (
     ImageTiles,
     PixelMetrics,
     StreamingMetrics,
-    vessel_probability,
+    tile_predictions,
 )
 
 
@@ -35,7 +36,7 @@ def test_metrics_equal_those_of_all_pixels_and_keep_none():
         labels = (torch.rand(2, 16, 16, generator=generator) < 0.3).long()
         logits = torch.randn(2, 2, 4, 4, generator=generator)
         labels[:, 0] = 255
-        probability = vessel_probability(logits, (labels, offsets))
+        probability = tile_predictions(logits, (labels, offsets))
         assert probability.shape == labels.shape
         result = metrics(EvalPrediction(probability, (labels, offsets)), compute_result=step == 2)
         batches.append((probability[labels != 255], labels[labels != 255]))
@@ -59,7 +60,7 @@ def test_tiles_of_any_batches_become_the_prediction_of_the_image(tiny_model, ima
     for begin in range(0, len(tiles), batch_size):
         batch = torch.utils.data.default_collate([tiles[i] for i in range(begin, min(begin + batch_size, len(tiles)))])
         with torch.no_grad():
-            probability = vessel_probability(model(batch["pixel_values"]).logits, batch["labels"])
+            probability = tile_predictions(model(batch["pixel_values"]).logits, batch["labels"])
         metrics.update(probability, batch["labels"], batch["patch_offsets"])
     metrics._end_image()
     assert len(seen) == len(images)
@@ -112,6 +113,60 @@ def test_a_budget_is_that_of_the_image_in_both_trainers(
         predicted = predict_image(model, processor, row["image"]).probabilities[1]
         torch.testing.assert_close(probability, predicted, atol=1e-5, rtol=0)
         assert torch.equal(labels.byte(), torch.from_numpy(np.array(row["mask"])))
+
+
+@pytest.fixture
+def streets():
+    """Two images of five classes and ignored pixels, twice as high as the tiny model's input and not quite as wide."""
+    generator = np.random.default_rng(0)
+    rows = {"image": [], "mask": [], "name": ["a", "b"]}
+    for _ in range(2):
+        labels = np.kron(generator.integers(0, 6, (16, 12)), np.ones((8, 8))).astype(np.uint8)
+        rows["image"].append(Image.fromarray(labels * 40).convert("RGB"))
+        rows["mask"].append(Image.fromarray(np.where(labels == 5, 255, labels).astype(np.uint8)))
+    rows["classes"] = [list(range(5))] * 2
+    names = datasets.List(datasets.ClassLabel(names=["sky", "road", "tree", "car", "fence"]))
+    features = {
+        "image": datasets.Image(),
+        "mask": datasets.Image(),
+        "name": datasets.Value("string"),
+        "classes": names,
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_label_maps_are_measured_as_they_are_predicted(tiny_model, streets, batch_size):
+    """Mean IoU of all classes, by transformers' formula, of the blended scores of every class."""
+    model = tiny_model(num_labels=5, num_queries=10, masked_attention=False)
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=128, num_labels=5)
+    tiles, metrics = ImageTiles(streets, processor), StreamingMetrics(class_names(streets))
+    assert len(tiles) == 2 * 6
+    for begin in range(0, len(tiles), batch_size):
+        batch = torch.utils.data.default_collate([tiles[i] for i in range(begin, min(begin + batch_size, len(tiles)))])
+        with torch.no_grad():
+            predictions = tile_predictions(model(batch["pixel_values"]).logits, batch["labels"])
+        assert predictions.numel() < batch["labels"].numel() * 5, "gathered before they are enlarged"
+        last = begin + batch_size >= len(tiles)
+        of_batch = EvalPrediction(predictions, (batch["labels"], batch["patch_offsets"]))
+        result = metrics(of_batch, compute_result=last)
+    assert result.keys() == {"mean_iou", "pixel_accuracy", "boundary_iou"}
+    predicted = [predict_image(model, processor, image).probabilities.argmax(0).numpy() for image in streets["image"]]
+    labels = [np.asarray(mask) for mask in streets["mask"]]
+    predicted, labels = (np.concatenate([one.ravel() for one in maps]) for maps in (predicted, labels))
+    counted = labels != 255
+    iou = jaccard_score(labels[counted], predicted[counted], average="macro", labels=range(5), zero_division=0)
+    assert result["mean_iou"] == pytest.approx(iou, abs=0.01), "scores between two pixels are interpolated otherwise"
+    assert result["pixel_accuracy"] == pytest.approx((labels == predicted)[counted].mean(), abs=0.01)
+
+
+def test_label_maps_keep_their_classes_at_another_scale(streets):
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=64, num_labels=5)
+    assert set(ImageTiles(streets, processor)[0]["labels"].unique().tolist()) == {0, 1, 2, 3, 4, 255}
+    masks = [np.asarray(mask).copy() for mask in streets["mask"]]
+    masks[1][0] = 7
+    with pytest.raises(ValueError, match="The label map of validation image 1 has the values 7: the 5 classes are"):
+        ImageTiles(with_masks(streets, masks), processor)
 
 
 def test_what_lies_beyond_a_image_does_not_count(images):
