@@ -91,11 +91,6 @@ def render_card(
     license = license or (base_licence or "other" if start or base_model else "apache-2.0")
     name = repo_id.split("/")[-1]
     results = (metrics or {}).get("results", {})
-    names = card_text.class_names(config)
-    if len(names) == 2:
-        what_it_does, table = card_text.what_it_does(names), card_text.results_table(results, RESULT_METRICS)
-    else:
-        what_it_does, table = class_card_text.what_it_does(names), class_card_text.results_table(results)
     card_data = ModelCardData(
         license=license,
         library_name="transformers",
@@ -103,7 +98,7 @@ def render_card(
         tags=["reg4pru", "token-pruning", "semantic-segmentation", "eomt", "vision-transformer", "custom_code"],
         datasets=[dataset_id] if dataset_id else None,
         base_model=base_model,
-        metrics=list(RESULT_METRICS if len(names) == 2 else HEADINGS) if results else None,
+        metrics=list(HEADINGS if card_text.is_of_classes(results) else RESULT_METRICS) if results else None,
         model_name=name if results else None,
         eval_results=_eval_results(results, metrics, measured_on, fives) or None,
     )
@@ -114,13 +109,10 @@ def render_card(
         name=name,
         config=config,
         image_size=card_text.input_size(config),
-        what_it_does=what_it_does,
-        classes=names,
-        of_vessels=names == VESSEL_CLASSES,
         parameters=card_text.number_of_parameters(num_parameters),
         stages_sentence=card_text.stages_sentence(config),
         dataset_id=dataset_id,
-        results_table=table,
+        **_text_of_classes(config, results),
         measured_sentence=card_text.measured_sentence(metrics, measured_on, fives) if results else "",
         figure=figure,
         class_figure=class_figure,
@@ -132,6 +124,17 @@ def render_card(
         licence_sentence=card_text.licence_sentence(license, base_model, base_licence, bool(fives)),
         cites_fives=bool(fives),
     )
+
+
+def _text_of_classes(config: dict, results: dict) -> dict[str, str | list[str] | bool]:
+    """What depends on whether the model has two classes, vessels or others, or more."""
+    names = card_text.class_names(config)
+    if len(names) == 2:
+        text, table = card_text.what_it_does(names), card_text.results_table(results, RESULT_METRICS)
+    else:
+        text, table = class_card_text.what_it_does(names), class_card_text.results_table(results)
+    of_vessels = names == VESSEL_CLASSES
+    return {"classes": names, "of_vessels": of_vessels, "what_it_does": text, "results_table": table}
 
 
 def eval_results_yaml(metrics: dict, dataset_id: str, of_vessels: bool = True) -> str:
