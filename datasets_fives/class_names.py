@@ -61,25 +61,60 @@ def read_class_file(path: str | Path) -> list[str] | dict:
     return content
 
 
-def find_classes(
-    source: str | Path | Mapping, stated: Mapping, revision: str | None = None
-) -> Sequence[str] | Mapping | str | Path:
+def find_labels(
+    source: str | Path | Mapping,
+    stated: Mapping,
+    classes: Sequence[str] | Mapping | str | Path | None,
+    ignore_value: int | Sequence[int] | None,
+    reduce_labels: bool | None,
+    vessel_labels: Sequence[int] | None = None,
+    revision: str | None = None,
+) -> LabelFormat | None:
     """
-    What a data set itself says of its classes.
+    What the label maps of a data set mean: what is asked for, else what the data set says.
 
     Args:
-        source (`str`, `Path` or `Mapping`): A folder, a file or mapping of folders, or a Hub id.
+        source (`str`, `Path` or `Mapping`): See [`~datasets_fives.load_segmentation`].
         stated (`Mapping`): What its columns, or the mapping, say; see [`~datasets_fives.features.Listing`].
-        revision (`str`, *optional*): Branch, tag or commit of a repository of the Hub.
+        classes (`Sequence[str]`, `Mapping`, `str` or `Path`, *optional*): See
+            [`~datasets_fives.load_segmentation`], as the arguments below.
+        ignore_value (`int` or `Sequence[int]`, *optional*): Likewise.
+        reduce_labels (`bool`, *optional*): Likewise.
+        vessel_labels (`Sequence[int]`, *optional*): Likewise; names that the data set has are those of labels which
+            these make one of, so they are not looked for.
+        revision (`str`, *optional*): Likewise.
 
     Returns:
-        `Sequence[str]`, `Mapping`, `str` or `Path`: The names, a file of them (the one of [`CLASS_FILES`] that there
-        is), or `()` if there are none.
+        [`LabelFormat`], or `None` if no class has a name: these are vessel masks.
 
     Raises:
-        ValueError: If there are several files, which need not agree.
+        ValueError: If these contradict each other or are no names, values and colours, or if several files name
+            classes, which need not agree.
     """
-    if stated.get("classes") is not None or isinstance(source, Mapping):
+    if classes is None:
+        classes = _find_classes(source, stated, revision) if vessel_labels is None else ()
+    ignore_value = stated.get("ignore_value") if ignore_value is None else ignore_value
+    reduce_labels = bool(stated.get("reduce_labels") if reduce_labels is None else reduce_labels)
+    if classes == ():
+        if ignore_value is not None or reduce_labels:
+            raise ValueError(
+                f"ignore_value and reduce_labels are of label maps, but {source} names no classes: give classes, or "
+                f"a file {', '.join(CLASS_FILES)} beside the images."
+            )
+        return None
+    if isinstance(classes, (str, Path)):
+        classes = read_class_file(classes)
+    labels = read_label_format(classes, ignore_value, reduce_labels)
+    if vessel_labels is not None and not labels.is_plain_binary:
+        raise ValueError(f"vessel_labels make one class of several, but there are {len(labels.names)} classes.")
+    return labels
+
+
+def _find_classes(
+    source: str | Path | Mapping, stated: Mapping, revision: str | None
+) -> Sequence[str] | Mapping | str | Path:
+    """The names that a data set itself has, a file of them, or `()`."""
+    if stated.get("classes") is not None or isinstance(source, Mapping) or source == "synthetic":
         return stated.get("classes", ())
     if Path(source).exists():
         found = [path for name in CLASS_FILES if (path := Path(source) / name).is_file()]
@@ -88,36 +123,6 @@ def find_classes(
     if len(found) > 1:
         raise ValueError(f"{source} has {' and '.join(path.name for path in found)}: which names the classes?")
     return found[0] if found else ()
-
-
-def read_labels(
-    classes: Sequence[str] | Mapping | str | Path,
-    ignore_value: int | Sequence[int] | None,
-    reduce_labels: bool | None,
-    stated: Mapping,
-    vessel_labels: Sequence[int] | None = None,
-) -> LabelFormat:
-    """
-    What the label maps of a data set mean: what is asked for, else what the data set says.
-
-    Args:
-        classes (`Sequence[str]`, `Mapping`, `str` or `Path`): See [`~datasets_fives.load_segmentation`].
-        ignore_value (`int` or `Sequence[int]`, *optional*): Likewise.
-        reduce_labels (`bool`, *optional*): Likewise.
-        stated (`Mapping`): See [`~datasets_fives.features.Listing`].
-        vessel_labels (`Sequence[int]`, *optional*): Only with two classes.
-
-    Raises:
-        ValueError: If these contradict each other, or are no names, values and colours.
-    """
-    if isinstance(classes, (str, Path)):
-        classes = read_class_file(classes)
-    ignore_value = stated.get("ignore_value") if ignore_value is None else ignore_value
-    reduce_labels = bool(stated.get("reduce_labels") if reduce_labels is None else reduce_labels)
-    labels = read_label_format(classes, ignore_value, reduce_labels)
-    if vessel_labels is not None and not labels.is_plain_binary:
-        raise ValueError(f"vessel_labels make one class of several, but there are {len(labels.names)} classes.")
-    return labels
 
 
 def _download(repo_id: str, name: str, revision: str | None) -> Path | None:

@@ -15,6 +15,8 @@ from .masks import IGNORED
 MOST_CLASSES = IGNORED
 _NO_CLASS = 256
 _HIGHEST_VALUE = 65535
+# A label map with more values that no class has is none.
+_MOST_VALUES = 64
 
 Color = tuple[int, int, int]
 
@@ -174,6 +176,8 @@ def read_label_map(image: Image.Image, labels: LabelFormat) -> np.ndarray:
     found = _table(labels)[stored]
     if np.any(found == _NO_CLASS):
         values, counts = np.unique(stored[found == _NO_CLASS], return_counts=True)
+        if len(values) > _MOST_VALUES:
+            raise ValueError(f"label map has {len(values)} values without a class: is it smoothed, or a JPEG?")
         named = [_color_name(value) if labels.has_colors else str(value) for value in values.tolist()]
         raise ValuesWithoutClass(dict(zip(named, counts.tolist(), strict=True)))
     return found.astype(np.uint8)

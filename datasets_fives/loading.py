@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value, config
 from datasets.exceptions import DatasetGenerationError
 
-from .class_names import check_occurrence, find_classes, read_labels
+from .class_names import check_occurrence, find_labels
 from .features import CONDITIONS, FEATURES, FINGERPRINTS, QUALITY, Record, list_some, problems_error
 from .images import (
     SUFFIXES,
@@ -145,10 +145,9 @@ def load_segmentation(
             values without a class, no mask shows a vessel, or the split cannot be made.
     """
     request = read_split_request(split, seed, validation_fraction, group_pattern)
-    if working_size is not None and working_size < 16:
-        raise ValueError(f"working_size must be at least 16, got {working_size}.")
-    check_vessel_labels(vessel_labels)
-    compile_pattern(condition_pattern)
+    if classes == () and (ignore_value is not None or reduce_labels):
+        raise ValueError("ignore_value and reduce_labels are of label maps, which need names of classes.")
+    _check_arguments(working_size, vessel_labels, condition_pattern)
     # As part of cache keys: equal requests in equal form.
     options = {"working_size": working_size, "vessel_labels": vessel_labels and tuple(vessel_labels)}
     kind = source_kind(source)
@@ -164,12 +163,12 @@ def load_segmentation(
         listing = list_saved(source, condition_pattern, revision, streaming, cache_dir)
     records, contents = listing.records, listing.contents
     request = request._replace(group_pattern=group_pattern or listing.stated.get("group_pattern"))
-    if classes is None:
-        classes = () if kind in ("synthetic", "archive") else find_classes(source, listing.stated, revision)
-    labels = read_labels(classes, ignore_value, reduce_labels, listing.stated, vessel_labels) if classes else None
-    options |= {"labels": labels} if labels else {}
+    if classes != ():
+        labels = find_labels(source, listing.stated, classes, ignore_value, reduce_labels, vessel_labels, revision)
+        options |= {"labels": labels} if labels else {}
     conditions = listing.conditions or _condition_names(records)
     check_unique([record.name for record in records])
+    labels = options.get("labels")
     features = _features(records, conditions, labels)
     # A split that cannot be made is refused before gigabytes are decoded; duplicates are known only afterwards.
     splits = split_records(records, range(len(records)), conditions, request)
@@ -185,6 +184,13 @@ def load_segmentation(
         rows = rows.remove_columns(list(FINGERPRINTS))
     result = DatasetDict({name: rows.select(indices) for name, indices in splits.items()})
     return stream_rows(result) if streaming else result
+
+
+def _check_arguments(working_size: int | None, vessel_labels: Sequence[int] | None, condition_pattern: str | None):
+    if working_size is not None and working_size < 16:
+        raise ValueError(f"working_size must be at least 16, got {working_size}.")
+    check_vessel_labels(vessel_labels)
+    compile_pattern(condition_pattern)
 
 
 def _check_content(rows: Dataset, labels: LabelFormat | None, where: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from datasets_fives import load_vessels
+from datasets_fives import load_segmentation
 from datasets_fives.metrics import METRICS, measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
@@ -71,7 +71,7 @@ def _images(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmenta
     if "dataset" not in settings:
         return load_data(replace(data_arguments, working_size=size), arguments.seed)["test"]
     split = settings.get("split", "official")
-    sides = load_vessels(settings["dataset"], split=split, working_size=size)
+    sides = load_segmentation(settings["dataset"], split=split, working_size=size)
     if "test" not in sides:
         raise ValueError(f"The data set {settings['dataset']} has no test images under split {split!r}.")
     return sides["test"]

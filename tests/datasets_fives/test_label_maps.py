@@ -129,6 +129,7 @@ def test_contradictions_are_refused(kwargs, message):
         (Image.fromarray(np.array([[[128, 0, 0]]], np.uint8)), r"RGB has colours: .*classes=\{name: \[red"),
         (Image.fromarray(np.array([[[1, 1, 1, 0]]], np.uint8)), "transparent"),
         (Image.new("CMYK", (2, 2)), "mode CMYK has colours"),
+        (Image.fromarray(np.arange(200, dtype=np.uint8)[None]), "195 values without a class: is it smoothed, or a"),
     ],
 )
 def test_what_is_no_label_map_is_refused(image, message):

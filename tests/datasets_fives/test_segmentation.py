@@ -156,6 +156,23 @@ def test_two_classes_are_read_like_vessels(archive, tmp_path, load):
         assert cracks[split].remove_columns("classes").to_dict() == rows.to_dict()
     with pytest.raises(ValueError, match="vessel_labels make one class of several, but there are 5 classes"):
         load(archive, classes=CLASSES, vessel_labels=[1])
+    for kwargs in ({"ignore_value": 11}, {"reduce_labels": True}):
+        with pytest.raises(ValueError, match=r"of label maps, but .*fives names no classes: give classes"):
+            load(archive, **kwargs)
+        with pytest.raises(ValueError, match="label maps, which need names of classes"):
+            load_vessels(archive, **kwargs)
+
+
+def test_arteries_and_veins_are_made_one_class_whatever_names_they_have(tmp_path, load):
+    root = write_street(tmp_path / "street")
+    (root / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    kwargs = {"vessel_labels": [3, 4], "cache_dir": tmp_path / "cache"}
+    wanted = load_vessels(root, **kwargs)
+    for source, more in ((root, {}), (root, {"classes": ["ground", "thing"]})):
+        found = load(source, vessel_labels=[3, 4], **more)
+        for one, other in zip(found["train"], wanted["train"], strict=True):
+            assert one["mask"].tobytes() == other["mask"].tobytes()
+    assert class_names(found["train"]) == ["ground", "thing"]
 
 
 def test_values_without_a_class_are_listed(street, load):
