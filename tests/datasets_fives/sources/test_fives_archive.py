@@ -32,7 +32,8 @@ def test_records_are_sorted_by_split_and_number(archive):
     assert (record.split, record.condition, record.quality, record.field_of_view) == ("train", "G", None, None)
     files = [Path(record.image), Path(record.mask)]
     assert files == [archive / "train" / kind / "10_G.png" for kind in ("Original", "Ground truth")]
-    assert record.stamp == tuple(value for file in files for value in (file.stat().st_size, file.stat().st_mtime_ns))
+    stats = [file.stat() for file in files]
+    assert record.stamp == tuple(value for at in stats for value in (at.st_size, at.st_mtime_ns, at.st_ctime_ns))
 
 
 def test_all_problems_of_an_archive_are_in_one_error(archive, tmp_path):
