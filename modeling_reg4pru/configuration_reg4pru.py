@@ -17,6 +17,8 @@ TRAIN_PRUNINGS = ("none", "soft", "hard")
 SELECTION_POOLS = ("active", "all")
 ALLOCATIONS = ("tile", "image")
 POSITIONS = ("rotary", "learned")
+# What class 0 is called where it is no class of its own.
+BACKGROUND_NAMES = ("background", "unlabeled", "unlabelled", "void")
 # What a configuration may hold beside its fields: what `PreTrainedConfig` and the Auto classes keep there.
 OTHER_FIELDS = {
     "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels",
@@ -79,8 +81,9 @@ class Reg4PruConfig(EomtDinov3Config):
         selector (`str`, *optional*, defaults to `"mlp"`):
             Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"foreground_mlp"` (the same
             layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too), `"divergence"`
-            (the same layers, fitted to what dropping a token would change, by `reg4pru prune`) or `"random"` (a
-            control).
+            (the same layers, which learn what dropping a token would change, without labels: by in-place distillation
+            with drift corrections, or fitted to a finished model by `reg4pru prune`) or `"random"` (a control). Those
+            that learn where the foreground is are trained only where class 0 is background.
         train_pruning (`str`, *optional*, defaults to `"soft"`):
             How tokens are pruned in training: `"none"`, `"soft"` (a policy hides them from the others' attention) or
             `"hard"` (they are physically removed).
@@ -112,7 +115,7 @@ class Reg4PruConfig(EomtDinov3Config):
         budget_loss_weight (`float`, *optional*, defaults to 4.0):
             Weight of the budget loss of the `"mlp"` selector.
         selector_loss_weight (`float`, *optional*, defaults to 4.0):
-            Weight of the foreground loss of the selectors that learn where the foreground is.
+            Weight of the foreground loss, or of the divergence loss, of the selectors that learn by one.
         selector_temperature (`float`, *optional*, defaults to 1.0):
             Temperature of the Gumbel softmax, above 0.
         token_multiple (`int`, *optional*, defaults to 8):
@@ -255,7 +258,12 @@ class Reg4PruConfig(EomtDinov3Config):
     def selectors_learn(self) -> bool:
         """Whether training, as it is configured, gives the selectors a gradient."""
         learns_from = SELECTOR_CLASSES[self.selector].learns_from
-        return learns_from == "foreground" or (learns_from == "policy" and self.train_pruning != "none")
+        return learns_from == "foreground" or (learns_from is not None and self.train_pruning != "none")
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is background: of two classes it always is, of more its name says so."""
+        return self.num_labels == 2 or self.id2label[0].lower() in BACKGROUND_NAMES
 
     @property
     def is_binary(self) -> bool:

@@ -3,6 +3,7 @@
 import torch
 
 from .configuration_reg4pru import Reg4PruConfig
+from .token_selectors import SELECTOR_CLASSES
 
 
 def check_inputs(
@@ -80,12 +81,18 @@ def check_selectors(config: Reg4PruConfig, selectors_learn: bool) -> None:
         selectors_learn (`bool`): Whether the selectors were made to learn.
 
     Raises:
-        `ValueError`: if the configuration wants the opposite, or a selector that no training reaches.
+        `ValueError`: if the configuration wants the opposite, or a selector that could not learn.
     """
-    if config.selector == "divergence" and config.train_pruning != "none":
+    if config.selector == "divergence" and config.train_pruning != "none" and not config.drift_correction:
         raise ValueError(
-            "`selector='divergence'` is fitted to a finished model by `reg4pru prune`; training does not reach it. Set"
-            " another one, or `train_pruning='none'`."
+            "`selector='divergence'` learns how wrong the guess of a drift correction is: set `drift_correction=True`,"
+            " another selector, or `train_pruning='none'`."
+        )
+    if SELECTOR_CLASSES[config.selector].learns_from == "foreground" and not config.has_background:
+        raise ValueError(
+            f"`selector={config.selector!r}` learns where the foreground is, but class 0 is {config.id2label[0]!r}, "
+            "which it would learn to drop: set `selector='divergence'`, which needs no background, or call class 0 "
+            "'background' in `id2label` if that is what it is."
         )
     if config.selectors_learn != selectors_learn:
         raise ValueError(

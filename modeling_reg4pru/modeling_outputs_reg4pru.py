@@ -34,6 +34,9 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         reactivated (`tuple(torch.Tensor)`, *optional*): What pruned tokens come back with, in the grid `(batch,
             num_patches, hidden_size)`, and where these tokens are, `(batch, num_patches)`; only in training with
             drift corrections, which learn from it by distillation.
+        selector_scores (`tuple`, *optional*): Of every stage the scores of its pool, `(batch, pool_size)`, and the ids
+            of these tokens, `None` for all; only in training with selectors that learn from divergence, by
+            distillation.
     """
 
     loss_parts: dict[str, torch.Tensor] | None = None
@@ -45,3 +48,4 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
     class_queries_logits: torch.Tensor | None = None
     patch_offsets: torch.Tensor | None = None
     reactivated: tuple[torch.Tensor, torch.Tensor] | None = None
+    selector_scores: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None

@@ -50,6 +50,8 @@ class TokenPruning:
         early_predictions (`list[tuple]`): Mask and class logits before each layer with queries, in training with
             masked attention.
         budget_losses, foreground_losses (`list[torch.Tensor]`): One entry a stage that learns.
+        selector_scores (`list[tuple]`): In training, of each stage whose selector learns from divergence, its scores
+            `(batch, pool_size)` and the ids of these tokens in the grid, `None` for all.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class TokenPruning:
         self._grid_policy: torch.Tensor | None = None  # of all patch tokens, (batch, num_patches)
         self._kept_ids: torch.Tensor | None = None  # what the stage of the present layer lets go on
         self.early_predictions, self.budget_losses, self.foreground_losses = [], [], []
+        self.selector_scores = []
         self.output_keep_masks, self.output_token_ids = output_keep_masks, output_token_ids
         self.token_counts, self.token_ids, self.keep_masks = [], [], []
         self.reactivated: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -171,6 +174,7 @@ class TokenPruning:
             "token_ids": tuple(self.token_ids) or None,
             "keep_masks": torch.stack(self.keep_masks, dim=1) if self.keep_masks else None,
             "reactivated": self.reactivated,
+            "selector_scores": tuple(self.selector_scores) or None,
         }
 
     def _selector_of(self, index: int) -> TokenSelector | None:
@@ -215,7 +219,8 @@ class TokenPruning:
         removes = self.pruning == "hard" and self._num_kept(stage) < pool_size
         draws_policy = self.training and selector.learns_from == "policy" and self.pruning != "none"
         learns_foreground = self.foreground is not None and selector.learns_from == "foreground"
-        if not (removes or draws_policy or learns_foreground):
+        learns_divergence = self.training and self.pruning == "hard" and selector.learns_from == "divergence"
+        if not (removes or draws_policy or learns_foreground or learns_divergence):
             return None
         states = patches
         if pool_ids is not bank.active_ids:
@@ -229,6 +234,8 @@ class TokenPruning:
             if learns_foreground:
                 foreground = gather_tokens(self.foreground[..., None], pool_ids).squeeze(-1)
                 self.foreground_losses.append(foreground_loss(scores.float(), foreground))
+            if learns_divergence:
+                self.selector_scores.append((scores, pool_ids))
             return self._keep_best(scores, stage, pool_ids) if removes else None
 
         probability = selector.sample(states).to(states.device)

@@ -89,7 +89,7 @@ class TokenSelector(nn.Module):
         learns_from (`str` or `None`): `"policy"`: keep decisions, drawn by `sample`, which the task loss and the
             budget loss reach; `"foreground"`: where the labels are not background, by [`foreground_loss`];
             `"divergence"`: what dropping a token would change, by
-            [`~modeling_reg4pru.divergence.log_divergence`]; `None`: nothing.
+            [`~modeling_reg4pru.divergence.divergence_loss`], from a dense pass; `None`: nothing.
         scores_output (`bool`): Whether it scores what the layer of its stage returns, not what the layer is given. A
             policy gates attention in that layer, so what learns through one cannot.
     """
@@ -276,7 +276,8 @@ def foreground_loss(scores: torch.Tensor, foreground: torch.Tensor) -> torch.Ten
 
 def patch_foreground(labels: torch.Tensor, patch_size: int, ignore_index: int) -> torch.Tensor:
     """
-    Labels max-pooled to the patches: 1 where a patch holds any pixel that is neither background (0) nor ignored.
+    Labels max-pooled to the patches: 1 where a patch holds any pixel that is neither background (0) nor ignored. It
+    is for data whose class 0 is background ([`Reg4PruConfig.has_background`]).
 
     Args:
         labels (`torch.Tensor` of shape `(batch, height, width)`): Class of every pixel.

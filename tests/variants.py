@@ -34,6 +34,7 @@ VARIANTS = {
     "random": {"selector": "random", "train_pruning": "hard", "routing": False},
     "corrected": {"train_pruning": "hard", "routing": False, "drift_correction": True},
     "corrected_routing": {"train_pruning": "hard", "routing": True, "drift_correction": True},
+    "divergence": {"selector": "divergence", "train_pruning": "hard", "routing": False, "drift_correction": True},
     # Of the recipes on pretrained backbones, which distil, too.
     "default": {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False, "drift_correction": True},
 }

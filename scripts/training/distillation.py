@@ -4,16 +4,34 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 
 from modeling_reg4pru import Reg4PruConfig
 from modeling_reg4pru.distributed import mean_over_processes
+from modeling_reg4pru.divergence import divergence_loss
+from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 # Of the pruned pass: what selectors learn from there.
 OWN_LOSSES = ("loss_budget", "loss_selector")
 
 
-def check_distillation(config: Reg4PruConfig) -> None:
-    """Raises `ValueError` if training does not prune: a dense pass would then learn from itself."""
+def check_distillation(config: Reg4PruConfig, distillation: bool) -> None:
+    """
+    Args:
+        config ([`Reg4PruConfig`]): Of the model that is trained.
+        distillation (`bool`): Whether it is distilled.
+
+    Raises:
+        `ValueError`: if it is, and training does not prune, so that a dense pass would learn from itself; or if it is
+            not, and selectors learn from a dense pass.
+    """
+    if not distillation:
+        if config.selectors_learn and SELECTOR_CLASSES[config.selector].learns_from == "divergence":
+            raise ValueError(
+                f"`selector={config.selector!r}` without `distillation`: it learns from the dense pass of in-place "
+                "distillation. Add --distillation, or set another selector."
+            )
+        return
     if config.train_pruning == "none" and not config.routing:
         raise ValueError(
             "`distillation` with `train_pruning='none'` and `routing=False`: no pass differs from the dense one. "
@@ -34,7 +52,8 @@ def distilled_loss(
 
     The dense pass learns from the labels. Its prediction, detached, is what the pruned pass learns at every pixel, as
     the widest network of a slimmable one teaches the others (Yu and Huang, arXiv 1903.05134, Sec. 3.3); only selectors
-    still learn from labels there. Where the configuration routes, the pruned pass does.
+    still learn from labels there, or from the divergence of the two passes. Where the configuration routes, the pruned
+    pass does.
 
     Args:
         model (`torch.nn.Module`): In training mode; may be wrapped for several processes.
@@ -51,8 +70,16 @@ def distilled_loss(
     """
     with dense_pass or nullcontext():
         dense = model(**batch, keep_rates=None, output_hidden_states=config.drift_correction)
-    pruned = model(**batch, keep_rates=keep_rates)
-    own = {name: part for name, part in pruned.loss_parts.items() if name in OWN_LOSSES}
+    learns_from = SELECTOR_CLASSES[config.selector].learns_from
+    # Where no selector learns from labels there, to match the masks with them would be for nothing.
+    pruned_batch = batch if learns_from in ("policy", "foreground") else {"pixel_values": batch["pixel_values"]}
+    pruned = model(**pruned_batch, keep_rates=keep_rates)
+    own = {name: part for name, part in (pruned.loss_parts or {}).items() if name in OWN_LOSSES}
+    if pruned.selector_scores is not None:
+        grid_size = tuple(side // config.patch_size for side in batch["pixel_values"].shape[-2:])
+        bare = extract_model_from_parallel(model)
+        loss = divergence_loss(bare, pruned.selector_scores, dense.hidden_states, grid_size)
+        own["loss_selector"] = config.selector_loss_weight * loss
     if pruned.reactivated is not None:
         own["loss_drift"] = drift_loss(*pruned.reactivated, dense.hidden_states[config.reactivation_layer + 1])
     weight = config.mask_weight

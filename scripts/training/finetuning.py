@@ -133,8 +133,7 @@ def finetune(
     model = build_model(model_arguments, class_names(images["train"]))
     # At the scale of this training.
     start_processor = Reg4PruImageProcessor.from_pretrained(folder, working_size=None)
-    if recipe.distillation:
-        check_distillation(model.config)
+    check_distillation(model.config, recipe.distillation)
     processor = make_processor(model.config, data, start_processor)
 
     training.distributed_state.wait_for_everyone()  # every process has checked the folder as it was

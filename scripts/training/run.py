@@ -85,8 +85,7 @@ def train(
     data = load_data(data_arguments, arguments.seed)
     set_seed(arguments.seed)
     model = build_model(model_arguments, class_names(data["train"]))
-    if arguments.distillation:
-        check_distillation(model.config)
+    check_distillation(model.config, arguments.distillation)
     state.wait_for_everyone()  # every process has checked the folder as it was
     with lock_folder(Path(arguments.output_dir), state.is_main_process):
         flags = model_arguments, data_arguments, arguments

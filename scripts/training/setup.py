@@ -18,6 +18,7 @@ from datasets_fives.masks import check_foreground
 from datasets_fives.training_samples import cut_into_tiles, hold_in_memory
 from datasets_fives.transforms import Augmentation
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru.input_checks import check_selectors
 
 from ..common.dataset_loading import load_sides
 from .arguments import DataArguments, ModelArguments
@@ -103,8 +104,8 @@ def build_model(arguments: ModelArguments, names: Sequence[str] | None = None) -
 
     Raises:
         `ValueError`: for fields that [`Reg4PruConfig`] does not have, values that do not fit, a checkpoint or backbone
-            that there is not, and another number of classes than the data have, unless `ignore_mismatched_sizes`
-            makes the class head of a checkpoint anew.
+            that there is not, another number of classes than the data have, unless `ignore_mismatched_sizes` makes
+            the class head of a checkpoint anew, and a selector that could not learn.
     """
     overrides = read_overrides(arguments)
     if names is not None and overrides.get("num_labels") == len(names):
@@ -129,6 +130,7 @@ def build_model(arguments: ModelArguments, names: Sequence[str] | None = None) -
         ) from error
     if names is not None:
         check_num_labels(model.config, names)
+    check_selectors(model.config, model.selectors_learn)
     if arguments.gradient_checkpointing:
         with warnings.catch_warnings():  # transformers 5.23 warns of the only name that 5.17 has
             warnings.simplefilter("ignore", FutureWarning)

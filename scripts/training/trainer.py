@@ -89,8 +89,7 @@ class Reg4PruTrainer(Trainer):
         check_num_labels(model.config, class_names(train_dataset))
         check_selection(args, model.config.num_labels)
         self.recipe, self.stop = recipe or FinetuneArguments(), StopRequest()
-        if self.recipe.distillation:
-            check_distillation(model.config)
+        check_distillation(model.config, self.recipe.distillation)
         args.remove_unused_columns = False  # the columns are what the transform reads
         args.batch_eval_metrics, args.label_names = True, LABEL_NAMES
         args.train_sampling_strategy = "sequential"  # an EpochDataset is in order already

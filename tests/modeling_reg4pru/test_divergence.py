@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from modeling_reg4pru.divergence import SMALLEST, log_divergence
+from modeling_reg4pru.divergence import SMALLEST, divergence_loss, log_divergence
 from modeling_reg4pru.segmentation_head import semantic_logits
+
+from ..variants import give_corrections_weights
 
 
 @pytest.mark.parametrize("classes", [{}, {"num_labels": 4, "num_queries": 6}], ids=["binary", "four classes"])
@@ -33,7 +35,69 @@ def test_a_token_that_comes_back_as_it_should_be_diverges_by_nothing(tiny_model)
     torch.testing.assert_close(found, torch.full((1, 64), SMALLEST).log())
 
 
-def test_training_refuses_a_selector_that_it_does_not_reach(tiny_model, pixel_values, labels):
-    model = tiny_model(selector="divergence", train_pruning="hard").train()
-    with pytest.raises(ValueError, match="reg4pru prune"):
+CLASSES = {"binary": {}, "four_classes": {"num_labels": 4, "num_queries": 6}}
+LEARNS = {"selector": "divergence", "train_pruning": "hard", "drift_correction": True, "routing": False}
+
+
+@pytest.fixture(params=CLASSES)
+def model(tiny_model, request):
+    model = tiny_model(**LEARNS, **CLASSES[request.param], pos_embed_rescale=None, masked_attention=False).train()
+    give_corrections_weights(model)
+    return model
+
+
+@pytest.mark.parametrize("pool", ["active", "all"])
+def test_the_loss_is_the_squared_error_of_the_log_divergence(model, pixel_values, pool):
+    """By the dense states at every layer, stage by stage, and at the tokens of the stage's pool alone."""
+    model.config.selection_pool = pool
+    hidden = model(pixel_values, keep_rates=None, output_hidden_states=True).hidden_states
+    pruned = model(pixel_values, keep_rates=0.5, output_token_ids=True)
+    found = divergence_loss(model, pruned.selector_scores, hidden, (8, 8))
+
+    errors = []
+    for stage, layer in enumerate(model.config.pruning_layers):  # 0, 2, 3; reactivation after layer 4
+        states, queries = hidden[layer + 1][:, -64:], hidden[6][:, : model.config.num_queries]
+        guessed = states + model.drift_corrections[stage](states)
+        wanted = log_divergence(model, guessed, hidden[5][:, -64:], queries, (8, 8))
+        scores, ids = pruned.selector_scores[stage]
+        if pool == "all" or stage == 0:
+            assert ids is None
+            at = wanted
+        else:
+            assert torch.equal(ids.sort().values, pruned.token_ids[layer].sort().values)
+            at = torch.stack([wanted[image, ids[image]] for image in range(3)])
+        errors.append(((scores - at) ** 2).mean() / wanted.var(correction=0))
+    assert found.item() == pytest.approx(sum(errors).item() / 3, rel=1e-5)
+
+    found.backward()
+    for name, weights in model.named_parameters():
+        assert (weights.grad is not None) == name.startswith("selectors."), name
+
+
+def test_selectors_learn_what_diverges(model, pixel_values):
+    optimizer = torch.optim.Adam(model.selectors.parameters(), lr=2e-2)
+    with torch.no_grad():
+        hidden = model(pixel_values, keep_rates=None, output_hidden_states=True).hidden_states
+    losses = []
+    for _ in range(60):
+        loss = divergence_loss(model, model(pixel_values, keep_rates=0.5).selector_scores, hidden, (8, 8))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 < losses[0]
+
+
+def test_nobody_is_told_of_scores_that_do_not_learn(tiny_model, pixel_values):
+    model = tiny_model(**LEARNS)
+    assert model(pixel_values, keep_rates=0.5).selector_scores is None
+    assert model.train()(pixel_values, keep_rates=None).selector_scores is None
+    other = tiny_model(**{**LEARNS, "selector": "foreground_mlp"}).train()
+    assert other(pixel_values, keep_rates=0.5).selector_scores is None
+
+
+def test_without_a_correction_there_is_no_guess_to_learn_from(tiny_model, pixel_values, labels):
+    model = tiny_model(**{**LEARNS, "drift_correction": False}).train()
+    with pytest.raises(ValueError, match=r"`selector='divergence'` learns how wrong the guess.*drift_correction=True"):
         model(pixel_values, labels=labels)
+    assert model.eval()(pixel_values, labels=labels).loss.isfinite()

@@ -57,6 +57,22 @@ def test_train_pruning_cannot_be_changed_after_loading(tiny_model, pixel_values,
         model.eval()(pixel_values)
 
 
+STREETS = {"id2label": {0: "sky", 1: "road", 2: "car"}, "num_queries": 6, "train_pruning": "hard"}
+
+
+@pytest.mark.parametrize("selector", ["learned_query", "foreground_mlp"])
+def test_class_0_is_not_dropped_where_it_is_no_background(tiny_model, pixel_values, labels, selector):
+    model = tiny_model(**STREETS, selector=selector).train()
+    with pytest.raises(ValueError, match=rf"`selector='{selector}'`.*class 0 is 'sky'.*`selector='divergence'`"):
+        model(pixel_values, labels=labels)
+    model.eval()(pixel_values, labels=labels)
+    for name in ("background", "Unlabelled"):
+        model = tiny_model(**{**STREETS, "id2label": {0: name, 1: "road", 2: "car"}}, selector=selector).train()
+        assert model(pixel_values, labels=labels).loss_parts["loss_selector"] > 0
+    for other in ("mlp", "random"):
+        assert tiny_model(**STREETS, selector=other).train()(pixel_values, labels=labels).loss.isfinite()
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # torch reads every attribute
 def test_tracing_is_refused_in_words(tiny_model, pixel_values):
     with pytest.raises(ValueError, match=r"`torch\.jit\.trace` cannot hold"):

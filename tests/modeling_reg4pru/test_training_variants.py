@@ -71,8 +71,9 @@ def test_every_parameter_learns(tiny_model, pixel_values, labels, variant):
     training_step(model, pixel_values, labels)
     still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     selectors = {name for name, _ in model.selectors.named_parameters(prefix="selectors")}
-    if variant.get("selector", "mlp") == "mlp" and variant["train_pruning"] == "none":
-        assert still == selectors  # nothing tells them what to learn
+    selector = variant.get("selector", "mlp")
+    if selector == "divergence" or (selector == "mlp" and variant["train_pruning"] == "none"):
+        assert still == selectors  # nothing tells them what to learn; divergence does by distillation only
     else:
         assert still == set()
 

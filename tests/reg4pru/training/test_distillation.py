@@ -9,7 +9,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru import train
 from reg4pru.training.distillation import distilled_loss, prediction_divergence
 
-from ...variants import VARIANTS
+from ...variants import VARIANTS, give_corrections_weights
 
 VARIANT = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
        "pos_embed_rescale": None}  # fmt: skip
@@ -48,6 +48,32 @@ def test_the_dense_pass_learns_from_labels_and_the_pruned_pass_from_the_dense_on
     # At keep rate 1 both passes are one.
     _, parts = distilled_loss(model, model.config, batch, (1.0,) * 3)
     assert parts["loss_distillation"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [{}, {"num_labels": 4, "num_queries": 6}], ids=["binary", "four_classes"])
+def test_divergence_teaches_selectors_without_labels(tiny_model, batch, classes):
+    model = tiny_model(**{**CORRECTED, "selector": "divergence"}, **classes).train()
+    give_corrections_weights(model)
+    given = []
+    model.criterion.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
+    _, parts = distilled_loss(model, model.config, batch, (0.5,) * 3)
+    assert len(given) == 1, "the labels are for the dense pass"
+    assert parts.keys() - {"loss_cross_entropy"} == {
+        "loss_mask",
+        "loss_dice",
+        "loss_drift",
+        "loss_selector",
+        "loss_distillation",
+    }
+    selectors = list(model.selectors.parameters())
+    gradients = torch.autograd.grad(parts["loss_selector"], selectors)
+    assert all(gradient.any() for gradient in gradients)
+    others = torch.autograd.grad(parts["loss_distillation"], selectors, allow_unused=True)
+    assert others == (None,) * len(selectors)
+    weight = model.config.selector_loss_weight
+    model.config.selector_loss_weight = 0.0
+    _, without = distilled_loss(model, model.config, batch, (0.5,) * 3)
+    assert weight > 0 == without["loss_selector"].item()
 
 
 def test_steps_close_the_gap_between_pruned_and_dense(tiny_model, batch):
@@ -94,6 +120,15 @@ def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, var
             assert together[name] is None, name
         else:
             torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_divergence_needs_a_dense_pass(tmp_path, capsys):
+    overrides = ["--config_overrides", "selector=divergence", "train_pruning=hard", "drift_correction=true",
+                 "image_size=64", "num_hidden_layers=4", "routing=false"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        train.main(["--output_dir", str(tmp_path / "run"), *overrides])
+    assert "`selector='divergence'` without `distillation`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_that_never_prunes_has_nothing_to_distil(tmp_path, capsys):
