@@ -160,5 +160,5 @@ def list_stored(source: str, revision: str | None, side: str) -> list[InputImage
         image = InputImage(record.name, record.name, stem, lambda index=index: content(index), record.name)
         other = images.setdefault(stem, image)
         if other is not image:
-            raise ValueError(f"{other.name} and {record.name} of {source} would write to the same files.")
+            raise ValueError(f"{other.name} and {record.name} of {source} would write to the same files: rename one.")
     return list(images.values())
