@@ -195,3 +195,58 @@ def test_names_that_repeat_are_listed():
     check_unique(["a", "b"])
     with pytest.raises(ValueError, match="Names must be unique, but these are not: a, b"):
         check_unique(["b", "a", "b", "a", "c"])
+
+
+FILM = r"^(\w+)_\d+$"
+
+
+def make_frames(**frames) -> list[Record]:
+    """So many frames of each film, all of train."""
+    return [Record(f"train/{film}_{n}", "train", "unknown") for film, count in frames.items() for n in range(count)]
+
+
+def films_of(records, splits) -> dict[str, set[str]]:
+    return {split: {records[i].name[6:].partition("_")[0] for i in members} for split, members in splits.items()}
+
+
+@pytest.mark.parametrize("split", ["official", "resplit"])
+def test_drawn_splits_do_not_take_films_apart(split):
+    records = make_frames(**{f"f{n}": 10 for n in range(10)})
+    groups = list(range(100))
+    groups[25] = groups[71] = 5  # the same image in three films
+    splits = split_records(records, groups, ["unknown"], SplitRequest(split, 0, 0.2, FILM))
+    found = films_of(records, splits)
+    assert sum(len(films) for films in found.values()) == 10
+    assert all(len(splits[side]) == 10 * len(films) for side, films in found.items())
+    (together,) = [films for films in found.values() if "f0" in films]
+    assert {"f2", "f7"} <= together
+    assert len(splits["validation"]) in ((10, 20) if split == "official" else (10,))
+
+
+def test_a_film_that_is_longer_than_a_split_is_drawn_nevertheless(caplog):
+    records = make_frames(a=60, b=25, c=15)
+    splits = split_records(records, range(100), ["unknown"], SplitRequest("official", 0, 0.1, FILM))
+    assert films_of(records, splits) == {"train": {"a", "b"}, "validation": {"c"}}
+    assert f"Every group of {FILM!r} has more than the 10 images wanted; drawn are 15." in caplog.text
+    with pytest.raises(ValueError, match="puts all 5 images into one group"):
+        split_records(make_frames(a=5), range(5), ["unknown"], SplitRequest("official", 0, 0.2, FILM))
+
+
+def test_published_splits_and_those_by_name_may_share_films():
+    records = make_frames(a=4, b=4)
+    records += [Record(f"test/a_{n}", "test", "unknown") for n in range(4, 6)]
+    splits = split_records(records, range(10), ["unknown"], SplitRequest("official", 0, 0, FILM))
+    assert splits == {"train": list(range(8)), "test": [8, 9]}
+    named = {"train": ["train/a_0"], "test": ["train/a_1"]}
+    assert split_records(records, range(10), ["unknown"], SplitRequest(named, 0, 0, FILM)) == {
+        "train": [0],
+        "test": [1],
+    }
+
+
+def test_wrong_patterns_of_groups_are_refused():
+    for pattern, message in (("(", "group_pattern is not a regular"), ("a", "one group in parentheses, the group")):
+        with pytest.raises(ValueError, match=message):
+            read_split_request("official", 0, 0.1, pattern)
+    with pytest.raises(ValueError, match=r"group_pattern '\^\(x\)' does not match 2 of 2 names, first train/a_0"):
+        split_records(make_frames(a=2), range(2), ["unknown"], SplitRequest("resplit", 0, 0, "^(x)"))
