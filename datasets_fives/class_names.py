@@ -102,9 +102,11 @@ def find_labels(
                 f"a file {', '.join(CLASS_FILES)} beside the images."
             )
         return None
-    if isinstance(classes, (str, Path)):
-        classes = read_class_file(classes)
-    labels = read_label_format(classes, ignore_value, reduce_labels)
+    names = read_class_file(classes) if isinstance(classes, (str, Path)) else classes
+    try:
+        labels = read_label_format(names, ignore_value, reduce_labels)
+    except ValueError as error:
+        raise ValueError(f"Classes of {source if names is classes else classes}: {error}") from error
     if vessel_labels is not None and not labels.is_plain_binary:
         raise ValueError(f"vessel_labels make one class of several, but there are {len(labels.names)} classes.")
     return labels

@@ -28,14 +28,15 @@ class LabelFormat(NamedTuple):
     Args:
         names (`tuple[str, ...]`): Names of the classes, by index.
         values (`tuple[int, ...]` or `tuple[tuple[int, int, int], ...]`): Value, or colour, that stands for each.
-        ignored (`int` or `tuple[int, int, int]`, *optional*): The one that stands for pixels that do not count.
+        ignored (`tuple[int, ...]` or `tuple[tuple[int, int, int], ...]`): Those that stand for pixels that do not
+            count.
         reduce_labels (`bool`, *optional*, defaults to `False`): Whether the maps count the classes from 1, and 0 is
             ignored, as under transformers' `do_reduce_labels`; `values` are those after one is subtracted.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...] | tuple[Color, ...]
-    ignored: int | Color | None = IGNORED
+    ignored: tuple[int, ...] | tuple[Color, ...] = (IGNORED,)
     reduce_labels: bool = False
 
     @property
@@ -46,7 +47,7 @@ class LabelFormat(NamedTuple):
     @property
     def is_plain_binary(self) -> bool:
         """Whether these are masks of 0 and 1, or of black and white, see [`~datasets_fives.masks.interpret_mask`]."""
-        return self.values == (0, 1) and self.ignored == IGNORED and not self.reduce_labels
+        return self.values == (0, 1) and self.ignored == (IGNORED,) and not self.reduce_labels
 
 
 class ValuesWithoutClass(ValueError):
@@ -88,8 +89,9 @@ def read_label_format(
         classes (`Sequence[str]` or `Mapping`): Names of the classes, whose places are their values; or names by
             value, `{0: "sky", 1: "road"}`; values by name, `{"sky": 0}`; or colours by name,
             `{"road": [128, 64, 128]}`. The classes of a mapping of values are in the order of these.
-        ignore_value (`int` or `Sequence[int]`, *optional*): Value, or colour, of pixels that do not count; of
-            colours, a number stands for a grey. By default 255, unless that is of a class.
+        ignore_value (`int` or `Sequence[int]`, *optional*): Value of pixels that do not count, or several; where
+            colours stand for the classes, their colour, or several in a row, and one number for a grey. By default
+            255, unless that is of a class.
         reduce_labels (`bool`, *optional*, defaults to `False`): See [`LabelFormat`].
 
     Raises:
@@ -105,15 +107,18 @@ def read_label_format(
         if repeated := sorted({str(one) for one in found if found.count(one) > 1}):
             raise ValueError(f"Each class has a {kind} of its own, but these repeat: {', '.join(repeated)}.")
     if not 2 <= len(names) <= MOST_CLASSES:
-        raise ValueError(f"There must be 2 to {MOST_CLASSES} classes, got {len(names)}.")
+        raise ValueError(
+            f"There must be 2 to {MOST_CLASSES} classes, of which a background is one, got {len(names)}: "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
+        )
     has_colors = isinstance(values[0], tuple)
     if has_colors and reduce_labels:
         raise ValueError("reduce_labels subtracts one from values, but colours stand for these classes.")
     ignored = _read_ignored(IGNORED if ignore_value is None else ignore_value, has_colors)
-    if ignored in values:
-        if ignore_value is not None:
-            raise ValueError(f"{ignore_value} is ignored, but also stands for {names[values.index(ignored)]!r}.")
-        ignored = None
+    both = [value for value in ignored if value in values]
+    if both and ignore_value is not None:
+        raise ValueError(f"{both[0]} is ignored, but also stands for {names[values.index(both[0])]!r}.")
+    ignored = tuple(value for value in ignored if value not in both)
     return LabelFormat(tuple(names), tuple(values), ignored, reduce_labels)
 
 
@@ -136,13 +141,14 @@ def _read_mapping(classes: Mapping) -> tuple[list[str], list]:
     return [name for _, name in by_value], [value for value, _ in by_value]
 
 
-def _read_ignored(ignore_value: int | Sequence[int], has_colors: bool) -> int | Color:
-    parts = [ignore_value] if isinstance(ignore_value, int) else list(ignore_value)
+def _read_ignored(ignore_value: int | Sequence[int], has_colors: bool) -> tuple[int, ...] | tuple[Color, ...]:
+    numbers = [ignore_value] if isinstance(ignore_value, int) else list(ignore_value)
     if has_colors:
-        return _check_color(parts * 3 if len(parts) == 1 else parts)
-    if len(parts) != 1 or not isinstance(parts[0], int) or not 0 <= parts[0] <= _HIGHEST_VALUE:
-        raise ValueError(f"ignore_value must be a whole number from 0 to {_HIGHEST_VALUE}, got {ignore_value!r}.")
-    return parts[0]
+        numbers = numbers * 3 if len(numbers) == 1 else numbers
+        return tuple(_check_color(numbers[start : start + 3]) for start in range(0, len(numbers), 3))
+    if not all(isinstance(number, int) and 0 <= number <= _HIGHEST_VALUE for number in numbers):
+        raise ValueError(f"ignore_value must be whole numbers from 0 to {_HIGHEST_VALUE}, got {ignore_value!r}.")
+    return tuple(numbers)
 
 
 def _check_color(color: Sequence[int]) -> Color:
@@ -190,8 +196,7 @@ def _table(labels: LabelFormat) -> np.ndarray:
     numbers = [_pack(value) if labels.has_colors else value + labels.reduce_labels for value in labels.values]
     if labels.reduce_labels:
         table[0] = IGNORED
-    if labels.ignored is not None:
-        table[_pack(labels.ignored) if labels.has_colors else labels.ignored] = IGNORED
+    table[[_pack(value) if labels.has_colors else value for value in labels.ignored]] = IGNORED
     # Last: the values of the file are those of the classes, plus one, and the last may be 255.
     table[numbers] = range(len(labels.names))
     return table

@@ -97,7 +97,8 @@ def load_segmentation(
             folder or repository; `()` for vessel masks whatever lies there. Two classes are read like vessel masks,
             the second is the foreground.
         ignore_value (`int` or `Sequence[int]`, *optional*):
-            Value (or colour) of pixels that do not count. By default 255 (white), unless that is of a class.
+            Value (or colour) of pixels that do not count, or several. By default 255 (white), unless that is of a
+            class.
         reduce_labels (`bool`, *optional*):
             Whether label maps count the classes from 1, and 0 is ignored, as under transformers' `do_reduce_labels`.
             By default what the YAML file says, else not.

@@ -42,7 +42,7 @@ class DatasetArguments:
         metadata={"help": "Names of the classes of label maps, or a file of them; default: as the data set says."},
     )
     ignore_value: list[int] | None = field(
-        default=None, metadata={"help": "Value of pixels that do not count, or red green blue; default: 255."}
+        default=None, metadata={"help": "Values of pixels that do not count, or red green blue; default: 255."}
     )
     reduce_labels: bool = field(
         default=False, metadata={"help": "Label maps count the classes from 1, and 0 is ignored."}

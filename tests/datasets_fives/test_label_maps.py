@@ -53,6 +53,8 @@ def test_colours_are_looked_up():
     pixels = np.array([*COLORS, [0, 0, 0]], np.uint8).reshape(2, 3, 3)
     for image in (Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBA")):
         np.testing.assert_array_equal(read_label_map(image, labels), LABELS)
+    two = read_label_format({"a": COLORS[0], "b": COLORS[1]}, ignore_value=[*COLORS[2], 0, 0, 0])
+    np.testing.assert_array_equal(read_label_map(Image.fromarray(pixels[:, [0, 2]][:1]), two), [[0, 255]])
     white = read_label_format(dict(zip(NAMES, COLORS, strict=True)))  # 255 of each colour
     np.testing.assert_array_equal(read_label_map(palette_image(LABELS), white), LABELS)
     with pytest.raises(ValuesWithoutClass, match=r"\[0, 0, 0\] \(1 pixels\)"):
@@ -89,8 +91,11 @@ def test_classes_may_be_any_values(classes, values):
 
 def test_255_may_be_a_class():
     labels = read_label_format({"background": 0, "crack": 255})
-    assert labels.ignored is None
+    assert labels.ignored == ()
     np.testing.assert_array_equal(read_label_map(Image.fromarray(np.array([[0, 255]], np.uint8)), labels), [[0, 1]])
+    one_or_two = read_label_format({"background": 0, "crack": 255}, ignore_value=[7, 9])
+    stored = np.array([[0, 255, 7, 9]], np.uint8)
+    np.testing.assert_array_equal(read_label_map(Image.fromarray(stored), one_or_two), [[0, 1, 255, 255]])
     with pytest.raises(ValueError, match="255 is ignored, but also stands for 'crack'"):
         read_label_format({"background": 0, "crack": 255}, ignore_value=255)
 
@@ -98,8 +103,8 @@ def test_255_may_be_a_class():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"classes": ["sky"]}, "2 to 255 classes, got 1"),
-        ({"classes": [str(n) for n in range(256)]}, "2 to 255 classes, got 256"),
+        ({"classes": ["sky"]}, "2 to 255 classes, of which a background is one, got 1: sky"),
+        ({"classes": [str(n) for n in range(256)]}, "2 to 255 classes.*got 256: 0, 1, 2, ..."),
         ({"classes": ["sky", "sky"]}, "a name of its own, but these repeat: sky"),
         ({"classes": ["sky", ""]}, "must be names"),
         ({"classes": ["sky", 3]}, "must be names"),
@@ -109,7 +114,8 @@ def test_255_may_be_a_class():
         ({"classes": {"a": [1, 2], "b": [1, 2, 3]}}, r"got \[1, 2\]"),
         ({"classes": {"a": [1, 2, 256], "b": [1, 2, 3]}}, r"got \[1, 2, 256\]"),
         ({"classes": {"a": [1, 2, 3], "b": [3, 2, 1]}, "reduce_labels": True}, "colours stand for these"),
-        ({"classes": NAMES, "ignore_value": [1, 2, 3]}, "ignore_value must be a whole number"),
+        ({"classes": NAMES, "ignore_value": [9, 1.5]}, "ignore_value must be whole numbers"),
+        ({"classes": {"a": [1, 2, 3], "b": [3, 2, 1]}, "ignore_value": [1, 2, 4, 8]}, r"got \[8\]"),
         ({"classes": NAMES, "ignore_value": 70000}, "from 0 to 65535, got 70000"),
         ({"classes": NAMES, "ignore_value": 4}, "4 is ignored, but also stands for 'car'"),
     ],
