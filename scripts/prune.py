@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(PruneArguments, __doc__)
     (arguments,) = parser.read_flags(argv)
     set_up_logging()
-    from .pruning.report import report_text
     from .pruning.run import prune_checkpoint
+    from .reporting.agreement import report_text
 
     try:
         check(arguments)

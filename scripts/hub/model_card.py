@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from safetensors import safe_open
 
 from ..inference.model_classes import VESSEL_CLASSES
+from ..reporting.agreement import report_text
 from ..reporting.class_evaluation import HEADINGS
 from . import card_text, class_card_text
 
@@ -56,6 +57,7 @@ def render_card(
     metrics: dict | None = None,
     benchmark: dict | None = None,
     tuned: dict | None = None,
+    pruned: dict | None = None,
     dataset_id: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
@@ -73,6 +75,7 @@ def render_card(
         metrics (`dict`, *optional*): `metrics.json` of `reg4pru evaluate`.
         benchmark (`dict`, *optional*): `benchmark.json` of `reg4pru benchmark`.
         tuned (`dict`, *optional*): `speed.json` of `reg4pru tune`.
+        pruned (`dict`, *optional*): `prune_results.json` of `reg4pru prune`.
         dataset_id (`str`, *optional*): Hub id of the data; default: what the training read, if it is on the Hub.
         base_model (`str`, *optional*): Hub id of the checkpoint that training started from; default: as recorded.
         license (`str`, *optional*): Licence of the weights; default: Apache-2.0 if trained from scratch, else that of
@@ -84,10 +87,11 @@ def render_card(
     fives = card_text.fives_sources(train_results, metrics)
     measured_on = measured_id(metrics, dataset_id) if metrics else None
     dataset_id = dataset_id or hub_id(arguments.get("dataset"))
-    start = arguments.get("model_name_or_path") or arguments.get("backbone_name_or_path")
+    start = _start(arguments, pruned)
     base_model = base_model or hub_id(start)
-    base_licences = [licence for name, licence in BASE_LICENCES.items() if (base_model or "").startswith(name)]
-    base_licence = base_licences[0] if base_licences else None
+    base_licence = next(
+        (licence for name, licence in BASE_LICENCES.items() if (base_model or "").startswith(name)), None
+    )
     license = license or (base_licence or "other" if start or base_model else "apache-2.0")
     name = repo_id.split("/")[-1]
     results = (metrics or {}).get("results", {})
@@ -120,10 +124,17 @@ def render_card(
         **card_text.tuned(tuned),
         data_sentence=card_text.data_sentence(train_results, dataset_id, fives),
         training_sentence=card_text.training_sentence(train_results, start, base_model),
+        pruning_report=report_text(pruned) if pruned else "",
         recipe_table=card_text.recipe_table(config, arguments),
         licence_sentence=card_text.licence_sentence(license, base_model, base_licence, bool(fives)),
         cites_fives=bool(fives),
     )
+
+
+def _start(arguments: dict, pruned: dict | None) -> str | None:
+    """What a training, or what `reg4pru prune` began with."""
+    recorded = arguments or (pruned or {}).get("arguments", {})
+    return recorded.get("model_name_or_path") or recorded.get("backbone_name_or_path")
 
 
 def _text_of_classes(config: dict, results: dict) -> dict[str, str | list[str] | bool]:

@@ -12,6 +12,7 @@ from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, finge
 from ..common.data_overlap import read_training_images, refuse_trained, write_training_images
 from ..common.former_names import with_present_names
 from ..inference.model_classes import VESSEL_CLASSES
+from ..reporting.agreement import PRUNE_RESULTS
 from .arguments import PushArguments
 from .card_text import class_names
 from .measured import check_measured, stage_measured
@@ -115,6 +116,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
     if tuned is not None:
         check_tuned_weights(checkpoint, tuned)
+    pruned = _read_pruned(checkpoint / PRUNE_RESULTS)
     for flag, content in (("metrics", metrics), ("benchmark", benchmark)):
         if content is not None:
             check_measured(flag, getattr(arguments, flag), content, checkpoint)
@@ -139,6 +141,9 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     if tuned is not None:  # the same weights, but the files may differ
         tuned["weights"] = fingerprint_weights(folder)
         (folder / SPEED_FILE).write_text(json.dumps(tuned, indent=1) + "\n", encoding="utf-8")
+    if pruned is not None:
+        pruned["weights"] = fingerprint_weights(folder)
+        (folder / PRUNE_RESULTS).write_text(json.dumps(pruned, indent=1) + "\n", encoding="utf-8")
     if metrics:
         _stage_metrics(Path(arguments.metrics), metrics, measured_id(metrics, arguments.hub_dataset_id), folder)
     if benchmark:
@@ -150,6 +155,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         metrics=metrics,
         benchmark=benchmark,
         tuned=tuned,
+        pruned=pruned,
         dataset_id=arguments.hub_dataset_id,
         base_model=arguments.base_model,
         license=arguments.license,
@@ -157,6 +163,16 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
         class_figure=_figure(folder, "classes.png"),
     )
     card.save(folder / "README.md")
+
+
+def _read_pruned(path: Path) -> dict | None:
+    """What `reg4pru prune` wrote beside the weights; raises `ValueError` if they are others now."""
+    pruned = _read_json(path if path.exists() else None)
+    if pruned is not None and pruned["weights"] != fingerprint_weights(path.parent):
+        raise ValueError(
+            f"{path} was measured with other weights than {path.parent} holds now: prune anew, or remove it."
+        )
+    return pruned
 
 
 def _figure(folder: Path, name: str) -> str | None:

@@ -16,7 +16,7 @@ from modeling_reg4pru.tiled_inference import predict_image
 
 from ..common.keep_rates import rate_name
 from ..inference.predictors import fixed_draws
-from .report import draw_differences
+from ..reporting.agreement import draw_differences
 
 # Images of the figure.
 SHOWN = 3

@@ -17,14 +17,15 @@ from ..common.atomic_files import replace_text
 from ..common.data_overlap import read_training_images, write_training_images
 from ..common.devices import usable_device
 from ..common.provenance import provenance
+from ..common.weight_fingerprints import fingerprint_checkpoint
 from ..inference.input_images import list_files, list_stored
+from ..reporting.agreement import write_report
 from .agreement import measure_agreement, verdict
 from .arguments import PruneArguments
 from .base_model import read_base, read_processor
 from .calibration import fit_correction, fit_selector
 from .distillation import distill
 from .images import UnlabelledImages, check_scale, divide_images
-from .report import write_report
 from .tile_states import SampledTiles, TileStates
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def prune_checkpoint(arguments: PruneArguments) -> dict:
     results = {
         "provenance": provenance(device, arguments.seed),
         "arguments": asdict(arguments),
+        "weights": fingerprint_checkpoint(str(output_dir)),
         "images": dict(zip(images.names, images.hashes, strict=True)),
         **results,
     }

@@ -11,8 +11,10 @@ from transformers import Dinov2Config, Dinov2Model, SegformerConfig, SegformerFo
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_image
 from modeling_reg4pru.pruning_adapter import add_pruning, load_pruning_adapter
+from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru.prune import main
 from reg4pru.pruning import distillation, run
+from reg4pru.push import main as push_main
 
 
 @pytest.fixture
@@ -122,6 +124,26 @@ def test_other_settings_do_not_go_on_with_what_was_left(flags, tmp_path, monkeyp
     main(flags)
     main([*flags[:-5], "--output_dir", str(tmp_path / "whole"), *flags[-3:]])
     assert same_weights(tmp_path / "whole", tmp_path / "out")
+
+
+def test_the_card_tells_base_and_report_and_refuses_those_of_other_weights(flags, tmp_path, monkeypatch, capsys):
+    main(flags)
+    out = tmp_path / "out"
+    push = ["--model_name_or_path", str(out), "--hub_model_id", "user/pruned", "--base_model", "user/eomt"]
+    push_main([*push, "--output_dir", str(tmp_path / "folder")])
+    results = json.loads((tmp_path / "folder" / "prune_results.json").read_text(encoding="utf-8"))
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert "Made from user/eomt by `reg4pru prune`" in card
+    assert results["verdict"] in card
+    assert "| calibrated | 0.4 |" in card
+    assert results["weights"] == fingerprint_weights(tmp_path / "folder")
+
+    model = Reg4PruForSemanticSegmentation.from_pretrained(out)
+    torch.nn.init.zeros_(model.query.weight)
+    model.save_pretrained(out)
+    with pytest.raises(SystemExit):
+        push_main([*push, "--output_dir", str(tmp_path / "refused")])
+    assert "was measured with other weights" in " ".join(capsys.readouterr().err.split())
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..common.atomic_files import replace_text
 from ..common.keep_rates import rate_name
-from ..reporting.style import hide_axes, new_figure
-from ..reporting.tables import UNDEFINED, format_number, markdown_table
+from .style import hide_axes, new_figure
+from .tables import UNDEFINED, format_number, markdown_table
 
-RESULTS, TABLE = "prune_results.json", "table.md"
+PRUNE_RESULTS, TABLE = "prune_results.json", "table.md"
 
 
 def agreement_table(results: dict) -> str:
@@ -28,7 +28,7 @@ def agreement_table(results: dict) -> str:
             lines.append(
                 [
                     level,
-                    rate_name(rate),
+                    rate_name(float(rate)),  # JSON has names of strings only
                     format_number(row["mean_iou"]),
                     format_number(row["boundary_iou"]),
                     *(format_number(row["per_class"][name]["dice"]) for name in shown),
@@ -59,7 +59,7 @@ def write_report(output_dir: Path, results: dict) -> None:
     """Write `table.md` and, last, `prune_results.json`, which says that the folder is complete."""
     replace_text(output_dir / TABLE, report_text(results) + "\n")
     content = json.loads(json.dumps(results), parse_constant=lambda constant: None)  # JSON knows no nan
-    replace_text(output_dir / RESULTS, json.dumps(content, indent=2) + "\n")
+    replace_text(output_dir / PRUNE_RESULTS, json.dumps(content, indent=2) + "\n")
 
 
 def draw_differences(path: Path, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], title: str) -> None:
