@@ -89,9 +89,7 @@ def render_card(
     dataset_id = dataset_id or hub_id(arguments.get("dataset"))
     start = _start(arguments, pruned)
     base_model = base_model or hub_id(start)
-    base_licence = next(
-        (licence for name, licence in BASE_LICENCES.items() if (base_model or "").startswith(name)), None
-    )
+    base_licence = _licence_of(base_model)
     license = license or (base_licence or "other" if start or base_model else "apache-2.0")
     name = repo_id.split("/")[-1]
     results = (metrics or {}).get("results", {})
@@ -129,6 +127,10 @@ def render_card(
         licence_sentence=card_text.licence_sentence(license, base_model, base_licence, bool(fives)),
         cites_fives=bool(fives),
     )
+
+
+def _licence_of(base_model: str | None) -> str | None:
+    return next((licence for name, licence in BASE_LICENCES.items() if (base_model or "").startswith(name)), None)
 
 
 def _start(arguments: dict, pruned: dict | None) -> str | None:
