@@ -222,14 +222,23 @@ class ImageMetrics:
 
 class StreamingMetrics:
     """
-    `compute_metrics` of `Trainer` with `batch_eval_metrics=True` and `label_names=LABEL_NAMES`:
-    [`ImageMetrics`] of [`ImageTiles`]; arguments as there.
+    `compute_metrics` of `Trainer` with `batch_eval_metrics=True`, `label_names=LABEL_NAMES` and
+    `preprocess_logits_for_metrics=tile_predictions`: [`ImageMetrics`] of [`ImageTiles`]; arguments as there.
+
+    Raises:
+        `ValueError`: when called, if one of these three is missing.
     """
 
     def __init__(self, names: Sequence[str] = ("background", "vessel"), ignore_index: int = IGNORE_INDEX):
         self.metrics = ImageMetrics(names, ignore_index)
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        predictions, (labels, patch_offsets) = prediction
-        self.metrics.update(predictions, labels, patch_offsets)
+    def __call__(self, prediction: EvalPrediction, compute_result: bool | None = None) -> dict[str, float]:
+        predictions, targets = prediction.predictions, prediction.label_ids
+        num_dimensions = 3 if self.metrics.is_binary else 4
+        if compute_result is None or not isinstance(targets, tuple | list) or predictions.ndim != num_dimensions:
+            raise ValueError(
+                "Metrics of whole images take tiles batch by batch: give TrainingArguments batch_eval_metrics=True "
+                f"and label_names={LABEL_NAMES}, and Trainer preprocess_logits_for_metrics=tile_predictions."
+            )
+        self.metrics.update(predictions, *targets)
         return self.metrics.compute() if compute_result else {}

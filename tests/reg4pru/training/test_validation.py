@@ -49,6 +49,17 @@ def test_metrics_equal_those_of_all_pixels_and_keep_none():
     assert sum(value.numel() for value in ap.metric_state.values()) == 1000 * 4, "counts, not pixels"
 
 
+@pytest.mark.parametrize("missing", ["batch_eval_metrics", "label_names", "preprocess_logits_for_metrics"])
+def test_what_trainer_has_to_be_given_is_named(missing):
+    logits, labels, offsets = torch.zeros(1, 2, 4, 4), torch.zeros(1, 16, 16), torch.zeros(1, 9)
+    targets = labels if missing == "label_names" else (labels, offsets)
+    predictions = logits if missing == "preprocess_logits_for_metrics" else tile_predictions(logits, targets)
+    with pytest.raises(ValueError, match=missing):
+        StreamingMetrics()(
+            EvalPrediction(predictions, targets), compute_result=None if missing == "batch_eval_metrics" else True
+        )
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 18])
 def test_tiles_of_any_batches_become_the_prediction_of_the_image(tiny_model, images, batch_size):
     model = tiny_model()
