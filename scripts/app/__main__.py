@@ -83,7 +83,10 @@ def main(argv: list[str] | None = None) -> None:
         from .serving import serve
 
         where = (arguments.server_name, arguments.server_port, arguments.mcp_server)
-        serve(model, processor, Path(folder), Path(scratch), *where)
+        try:
+            serve(model, processor, Path(folder), Path(scratch), *where)
+        except OSError as error:  # a port in use
+            parser.error(f"The page cannot be served at --server_name {where[0]}, --server_port {where[1]}: {error}")
 
 
 if __name__ == "__main__":

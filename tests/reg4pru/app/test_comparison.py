@@ -13,6 +13,7 @@ from PIL import Image
 from datasets_fives.sources.synthetic import draw_image
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.tiled_inference import predict_image
+from reg4pru.app import __main__ as app
 from reg4pru.app.comparison import Comparer
 from reg4pru.app.html_tables import measured_row, speed_table
 from reg4pru.app.mcp_tool import segmentation_tool
@@ -47,6 +48,21 @@ def test_weights_that_are_no_numbers_give_a_sentence_and_no_mask(comparer, image
         segmentation_tool(comparer)(encoded)
     with pytest.raises(gradio.Error, match=r"not finite .* in float32"), readable_errors():
         comparer.open("eye", image)
+
+
+def test_a_port_in_use_is_said(tiny_model, save_checkpoint, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("Cannot find empty port")
+
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("reg4pru.app.serving.serve", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        app.main(["--model", str(save_checkpoint(tiny_model())), "--server_port", "7901"])
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--server_port 7901: Cannot find empty port" in said
 
 
 def test_settings_hold_for_one_call_only(comparer, image_and_mask):
