@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         folder = fetch_checkpoint(find_model(arguments.model), arguments.model_revision)
-        model, processor = load_checkpoint(folder, device=arguments.device, num_labels=2)
+        model, processor = load_checkpoint(folder, device=arguments.device)
     except (ValueError, TransferError) as error:
         parser.error(str(error))
 

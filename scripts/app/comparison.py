@@ -12,42 +12,17 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from transformers import BaseImageProcessor
 
-from datasets_fives.field_of_view import field_of_view
-from datasets_fives.metrics.image_counts import count_image, ratios
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import ImagePrediction, predict_image
 
 from ..inference.predictors import fixed_draws
-from ..reporting.panels import blank_outside, error_panel, overlay_panel, probability_panel, reduce_panel, stage_panel
+from ..reporting.panels import blank_outside, reduce_panel, stage_panel
+from .binary_view import BinaryView
+from .class_view import ClassView
+from .prediction import Prediction
 
-THRESHOLD = 0.5
 SHOWN_SIDE = 1024  # pixels of the longer side of what is shown; downloads have the image's own size
 _BATCH_SIZE = 8
-
-
-@dataclass
-class Prediction:
-    """
-    What the model made of an image, and at what cost.
-
-    Args:
-        probability (`np.ndarray` of shape `(height, width)`, `float32`): Probability of vessel.
-        stages (`np.ndarray` of shape `(height, width)`, *optional*): Stage at which the token of a pixel was pruned.
-        token_counts (`list[int]`): Tokens that each layer ran on, of one tile; their mean where tiles differ.
-        num_tiles (`int`): Tiles of the image.
-        seconds (`float`): Wall clock time from the image to the probability.
-    """
-
-    probability: np.ndarray
-    stages: np.ndarray | None
-    token_counts: list[int]
-    num_tiles: int
-    seconds: float
-
-    @property
-    def vessels(self) -> np.ndarray:
-        """The mask, `(height, width)` `bool`."""
-        return self.probability > THRESHOLD
 
 
 @dataclass
@@ -58,9 +33,10 @@ class OpenImage:
     Args:
         name (`str`): What to call it.
         pixels (`np.ndarray` of shape `(height, width, 3)`, `uint8`): The image.
-        inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view.
+        inside (`np.ndarray` of shape `(height, width)`, `bool`): Its field of view, or all of it.
         dense (`Prediction`): The unpruned prediction, made once.
-        truth (`np.ndarray` of shape `(height, width)`, `bool`, *optional*): The true vessels.
+        view ([`BinaryView`] or [`ClassView`]): How it is shown and compared.
+        truth (`np.ndarray` of shape `(height, width)`, *optional*): The true mask or label map.
         dense_row (`dict`, *optional*): What was measured of the unpruned prediction, against this truth.
     """
 
@@ -68,6 +44,7 @@ class OpenImage:
     pixels: np.ndarray
     inside: np.ndarray
     dense: Prediction
+    view: BinaryView | ClassView
     truth: np.ndarray | None = None
     dense_row: dict | None = None
 
@@ -83,12 +60,13 @@ class Comparer:
 
     def __init__(self, model: Reg4PruForSemanticSegmentation, processor: BaseImageProcessor):
         self.model, self.processor = model, processor
+        self.view = BinaryView(model.config) if model.config.num_labels == 2 else ClassView(model.config)
         self._turn = threading.Lock()
 
     def open(self, name: str, image: Image.Image, truth: np.ndarray | None = None) -> OpenImage:
         """An image with its field of view and its unpruned prediction."""
         pixels = np.asarray(image)
-        return OpenImage(name, pixels, field_of_view(pixels), self.predict(pixels, 1.0), truth)
+        return OpenImage(name, pixels, self.view.area(pixels), self.predict(pixels, 1.0), self.view, truth)
 
     def predict(
         self,
@@ -121,8 +99,10 @@ class Comparer:
             finally:
                 hook.remove()
             seconds = time.perf_counter() - start
+        labels, probability = self.view.read(predicted)
         return Prediction(
-            probability=predicted.probabilities[1].numpy(),
+            labels=labels,
+            probability=probability,
             stages=None if predicted.stages is None else predicted.stages.numpy(),
             token_counts=token_counts[0].view(len(self.model.layers), -1).float().mean(dim=1).round().int().tolist(),
             num_tiles=predicted.num_tiles,
@@ -145,16 +125,10 @@ class Comparer:
             config.reactivation_layer, config.selection_pool = before
 
 
-def agreement(prediction: Prediction, reference: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """Dice and clDice of a prediction against a mask, inside the field of view; `nan` where both are empty."""
-    scores = ratios(count_image(prediction.vessels, reference, inside, boundary_width=1))
-    return scores["dice"], scores["cldice"]
-
-
 def shown_overlays(image: OpenImage, pruned: Prediction) -> dict[str, np.ndarray]:
-    """The vessels `unpruned` and `pruned` on the image, as [`shown_panels`] are."""
-    found = {"unpruned": image.dense.vessels, "pruned": pruned.vessels}
-    return _shown(image, {name: overlay_panel(image.pixels, vessels) for name, vessels in found.items()})
+    """What was found, `unpruned` and `pruned`, on the image, as [`shown_panels`] are."""
+    found = {"unpruned": image.dense, "pruned": pruned}
+    return _shown(image, {name: image.view.overlay(image.pixels, each) for name, each in found.items()})
 
 
 def shown_panels(image: OpenImage, pruned: Prediction, num_stages: int) -> dict[str, np.ndarray]:
@@ -162,14 +136,14 @@ def shown_panels(image: OpenImage, pruned: Prediction, num_stages: int) -> dict[
     What else is shown of an image, `(height, width, 3)` `uint8` each, inside the field of view only.
 
     Returns:
-        `dict`: `stages`, `probability`, and `differences` from the unpruned mask.
+        `dict`: `stages`, `differences` from the unpruned prediction, and `third`: the probability or the label map.
     """
     pixels = image.pixels
     stages = np.full(pixels.shape[:2], num_stages) if pruned.stages is None else pruned.stages
     panels = {
         "stages": stage_panel(pixels, stages, num_stages),
-        "probability": probability_panel(pruned.probability),
-        "differences": error_panel(pruned.vessels, image.dense.vessels),
+        "differences": image.view.differences(pruned, image.dense),
+        "third": image.view.third_panel(pruned),
     }
     return _shown(image, panels)
 

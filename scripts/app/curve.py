@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .comparison import Comparer, OpenImage, Prediction
+from .comparison import Comparer, OpenImage
 from .html_tables import measured_row
+from .prediction import Prediction
 
 KEEP_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _ROUNDS = 3
@@ -61,12 +62,12 @@ def speed_figure(rows: list[dict]) -> np.ndarray:
     return _as_pixels(figure)
 
 
-def agreement_figure(rows: list[dict]) -> np.ndarray:
-    """Agreement with the unpruned mask, and with the true one if there is one, over the keep rate."""
-    lines = {"dice": ("Dice with unpruned", "o-", _TEAL), "cldice": ("clDice with unpruned", "s--", _TEAL)}
-    if not np.isnan(rows[0]["true_dice"]):
-        lines["true_dice"] = ("Dice with truth", "o-", _ORANGE)
-        lines["true_cldice"] = ("clDice with truth", "s--", _ORANGE)
+def agreement_figure(rows: list[dict], scores: dict[str, str]) -> np.ndarray:
+    """Agreement with the unpruned prediction, and with the truth if there is one, over the keep rate."""
+    styles = dict(zip(scores, ("o-", "s--"), strict=True))
+    lines = {name: (f"{title} with unpruned", styles[name], _TEAL) for name, title in scores.items()}
+    if not np.isnan(rows[0][f"true_{next(iter(scores))}"]):
+        lines |= {f"true_{name}": (f"{title} with truth", styles[name], _ORANGE) for name, title in scores.items()}
     figure, axes = _axes("Agreement")
     for column, (label, style, colour) in lines.items():
         axes.plot(_rates(rows), [row[column] for row in rows], style, color=colour, label=label)

@@ -9,9 +9,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ..reporting.panels import mask_image, probability_image
-from .comparison import Prediction
-from .html_tables import COLUMNS
+from .comparison import OpenImage
+from .prediction import Prediction
 
 
 class Downloads:
@@ -25,18 +24,16 @@ class Downloads:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def write(self, visitor: str, name: str, prediction: Prediction, rows: list[dict]) -> list[str]:
+    def write(self, visitor: str, image: OpenImage, prediction: Prediction, rows: list[dict]) -> list[str]:
         """
-        The mask (0 and 255), the probability (65535 is 1) at the image's own size, and the table.
+        The files of the view, at the image's own size, and the table.
 
         Returns:
             `list[str]`: the paths.
         """
-        folder, name = self._folder(visitor), re.sub(r"[^\w.-]", "_", name)[:60]
-        mask, probability = folder / f"{name}_mask.png", folder / f"{name}_probability.png"
-        Image.fromarray(mask_image(prediction.vessels)).save(mask)
-        Image.fromarray(probability_image(prediction.probability)).save(probability, compress_level=1)
-        return [str(mask), str(probability), self.write_table(visitor, rows, f"{name}.csv")]
+        name = re.sub(r"[^\w.-]", "_", image.name)[:60]
+        files = image.view.write(self._folder(visitor), name, prediction)
+        return [*files, self.write_table(visitor, rows, f"{name}.csv")]
 
     def write_images(self, visitor: str, images: dict[str, np.ndarray]) -> tuple[str, ...]:
         """Images by name as PNG, compressed lightly, because somebody waits for them; the paths."""
@@ -49,7 +46,7 @@ class Downloads:
         """Rows as CSV; the path."""
         path = self._folder(visitor) / name
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         return str(path)

@@ -3,11 +3,13 @@
 import math
 from html import escape
 
-from ..reporting.panels import FALSE, FOUND, GROUND, MISSED, VESSEL, stage_colours
 from ..reporting.speed import front_rows, measured_sentence, rates_name
-from .comparison import OpenImage, Prediction, agreement
+from .binary_view import BinaryView
+from .class_view import ClassView
+from .comparison import OpenImage
+from .prediction import Prediction
 
-COLUMNS = ("keep_rate", "milliseconds", "speed_up", "tokens", "dice", "cldice", "true_dice", "true_cldice")
+_TRUE = "true_"  # before the name of a score against the truth
 
 
 def measured_row(image: OpenImage, prediction: Prediction, keep_rates: list[float]) -> dict:
@@ -20,46 +22,46 @@ def measured_row(image: OpenImage, prediction: Prediction, keep_rates: list[floa
         keep_rates (`list[float]`): The rate of every stage.
 
     Returns:
-        `dict`: by [`COLUMNS`]; `tokens` is the share of the unpruned model's in percent, Dice and clDice are those
-        against the unpruned prediction and against the truth (`nan` where there is none).
+        `dict`: `keep_rate`, `milliseconds`, `speed_up`, `tokens`, the share of the unpruned model's in percent, then
+        the scores of the view against the unpruned prediction, and, as `true_...`, against the truth (`nan` where
+        there is none).
     """
-    dense = image.dense
-    dice, cldice = agreement(prediction, dense.vessels, image.inside)
-    truth = (math.nan, math.nan)
+    dense, view = image.dense, image.view
+    scores, truth = view.agreement(prediction, dense.labels, image.inside), dict.fromkeys(view.scores, math.nan)
     if image.truth is not None:
-        truth = agreement(prediction, image.truth, image.inside)
+        truth = view.agreement(prediction, image.truth, image.inside)
     return {
         "keep_rate": rates_name(keep_rates),
         "milliseconds": round(1000 * prediction.seconds, 1),
         "speed_up": round(dense.seconds / prediction.seconds, 3),
         "tokens": round(100 * sum(prediction.token_counts) / sum(dense.token_counts), 1),
-        "dice": dice,
-        "cldice": cldice,
-        "true_dice": truth[0],
-        "true_cldice": truth[1],
+        **scores,
+        **{f"{_TRUE}{name}": value for name, value in truth.items()},
     }
 
 
-def headline(row: dict) -> str:
+def headline(row: dict, view: BinaryView | ClassView) -> str:
     """Three figures and what they mean."""
+    name, title = next(iter(view.scores.items()))
     tiles = [
         (f"{row['speed_up']:.2f}×", "as fast as without pruning, on this machine"),
         (f"{row['tokens']:.0f} %", "of the tokens are computed"),
-        (_score(row["dice"]), "agreement with the unpruned mask (Dice)"),
+        (_score(row[name]), f"agreement with {view.unpruned} ({title})"),
     ]
     cells = "".join(f"<div><strong>{value}</strong><span>{what}</span></div>" for value, what in tiles)
     return f'<div class="r4p-figures">{cells}</div>'
 
 
-def comparison_table(rows: dict[str, dict]) -> str:
+def comparison_table(rows: dict[str, dict], view: BinaryView | ClassView) -> str:
     """Rows by name as a table."""
-    heads = ["", "time", "Dice with unpruned", "clDice with unpruned"]
-    has_truth = any(not math.isnan(row["true_dice"]) for row in rows.values())
-    heads += ["Dice with truth", "clDice with truth"] if has_truth else []
+    columns = {name: f"{title} with unpruned" for name, title in view.scores.items()}
+    of_truth = {f"{_TRUE}{name}": f"{title} with truth" for name, title in view.scores.items()}
+    if any(not math.isnan(row[next(iter(of_truth))]) for row in rows.values()):
+        columns |= of_truth
+    heads = ["", "time", *columns.values()]
     lines = []
     for name, row in rows.items():
-        cells = [f"{row['milliseconds']:.0f} ms", _score(row["dice"]), _score(row["cldice"])]
-        cells += [_score(row["true_dice"]), _score(row["true_cldice"])] if has_truth else []
+        cells = [f"{row['milliseconds']:.0f} ms", *(_score(row[name]) for name in columns)]
         lines.append(f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f'<div class="r4p-scroll"><table class="r4p-table"><tr>{head}</tr>{"".join(lines)}</table></div>'
@@ -91,30 +93,9 @@ def token_bars(dense: Prediction, pruned: Prediction, pruning_layers: list[int],
     return f'<div class="r4p-scroll"><table class="r4p-table r4p-tokens">{caption}{"".join(rows)}</table></div>'
 
 
-def stage_legend(num_stages: int) -> str:
-    """The colours of the map of stages."""
-    names = [f"pruned at stage {stage + 1}" for stage in range(num_stages)] + ["never pruned"]
-    return _legend(zip(stage_colours(num_stages).tolist(), names, strict=True))
-
-
-def difference_legend() -> str:
-    """The colours of the map of differences."""
-    return _legend([(FOUND, "vessel in both"), (MISSED, "lost by pruning"), (FALSE, "new with pruning")])
-
-
-def probability_legend() -> str:
-    """The ends of the map of probabilities."""
-    return _legend([(GROUND, "0"), (VESSEL, "1")])
-
-
 def heading(text: str) -> str:
     """Title of an image."""
     return f'<div class="r4p-heading">{text}</div>'
-
-
-def _legend(entries) -> str:
-    spans = (f"<span><i style='background:rgb{tuple(colour)}'></i>{name}</span>" for colour, name in entries)
-    return f'<div class="r4p-legend">{"".join(spans)}</div>'
 
 
 def _score(value: float) -> str:

@@ -7,15 +7,16 @@ from io import BytesIO
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
-from ..reporting.panels import mask_image
-from .comparison import Comparer, agreement
+from .comparison import Comparer, OpenImage
+from .prediction import Prediction
 from .uploads import decode_base64, open_upload
 
 
 def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
     """The tool of a model; clients see its type hints and docstring."""
+    if comparer.model.config.num_labels > 2:
+        return _class_tool(comparer)
 
     def segment(image: str, keep_rate: float = 0.5) -> str:
         """
@@ -31,21 +32,55 @@ def segmentation_tool(comparer: Comparer) -> Callable[[str, float], str]:
             view that is vessel; dice_with_unpruned: agreement with the unpruned mask, null where both are empty;
             milliseconds: time with pruning; milliseconds_unpruned: time without.
         """
-        try:
-            opened = comparer.open("image", open_upload(decode_base64(image)))
-            pruned = comparer.predict(opened.pixels, keep_rate)
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        buffer = BytesIO()
-        Image.fromarray(mask_image(pruned.vessels)).save(buffer, format="PNG")
-        dice, _ = agreement(pruned, opened.dense.vessels, opened.inside)
-        answer = {
-            "mask": base64.b64encode(buffer.getvalue()).decode(),
-            "vessel_fraction": round(float(pruned.vessels[opened.inside].mean()), 6),
-            "dice_with_unpruned": None if np.isnan(dice) else round(dice, 4),
-            "milliseconds": round(1000 * pruned.seconds, 1),
-            "milliseconds_unpruned": round(1000 * opened.dense.seconds, 1),
-        }
-        return json.dumps(answer)  # as text, for MCP would be told the dictionary in Python's notation
+        opened, pruned = _predict(comparer, image, keep_rate)
+        content = {"vessel_fraction": round(float(pruned.labels[opened.inside].mean()), 6)}
+        return _answer(opened, pruned, "mask", content, "dice")
 
     return segment
+
+
+def _class_tool(comparer: Comparer) -> Callable[[str, float], str]:
+    names = comparer.view.names
+
+    def segment(image: str, keep_rate: float = 0.5) -> str:
+        """
+        Segment an image into the classes of this model with a token-pruned vision transformer. Research software.
+
+        Args:
+            image: The bytes of a PNG, JPEG or TIFF file, encoded in base64.
+            keep_rate: Share of the image tokens that is kept at each pruning stage, above 0, at most 1 (no pruning).
+
+        Returns:
+            JSON with label_map: a PNG in base64 whose palette indices are the classes; class_fractions: the share of
+            the image that each class has, by name, in the order of the indices; mean_iou_with_unpruned: agreement with
+            the unpruned label map; milliseconds: time with pruning; milliseconds_unpruned: time without.
+        """
+        opened, pruned = _predict(comparer, image, keep_rate)
+        shares = np.bincount(pruned.labels.ravel(), minlength=len(names)) / pruned.labels.size
+        content = {"class_fractions": dict(zip(names, shares.round(6).tolist(), strict=True))}
+        return _answer(opened, pruned, "label_map", content, "mean_iou")
+
+    return segment
+
+
+def _predict(comparer: Comparer, image: str, keep_rate: float) -> tuple[OpenImage, Prediction]:
+    try:
+        opened = comparer.open("image", open_upload(decode_base64(image)))
+        return opened, comparer.predict(opened.pixels, keep_rate)
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _answer(opened: OpenImage, pruned: Prediction, kind: str, content: dict, score: str) -> str:
+    """As text, for MCP would be told a dictionary in Python's notation."""
+    buffer = BytesIO()
+    opened.view.label_image(pruned).save(buffer, format="PNG")
+    agreement = opened.view.agreement(pruned, opened.dense.labels, opened.inside)[score]
+    answer = {
+        kind: base64.b64encode(buffer.getvalue()).decode(),
+        **content,
+        f"{score}_with_unpruned": None if np.isnan(agreement) else round(agreement, 4),
+        "milliseconds": round(1000 * pruned.seconds, 1),
+        "milliseconds_unpruned": round(1000 * opened.dense.seconds, 1),
+    }
+    return json.dumps(answer)

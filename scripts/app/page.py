@@ -11,17 +11,15 @@ from .downloads import Downloads
 from .examples import Example
 from .html_tables import (
     comparison_table,
-    difference_legend,
     heading,
     headline,
     measured_row,
-    probability_legend,
     speed_table,
-    stage_legend,
     token_bars,
 )
+from .legends import stage_legend
 from .mcp_tool import segmentation_tool
-from .uploads import open_truth, open_upload, read_upload
+from .uploads import open_upload, read_upload
 
 STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched
@@ -29,7 +27,7 @@ _SUFFIXES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
 _INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
 A vision transformer cuts an image into small squares, its *tokens*, and computes every one of them in every layer.
 Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
-sets the others aside. Choose an image of the retina, move the slider, and compare."""
+sets the others aside. Choose {image}, move the slider, and compare."""
 _PRIVATE = {"api_visibility": "private"}  # programs use the tool of mcp_tool.py
 
 
@@ -61,14 +59,14 @@ class Page:
         speed: dict | None = None,
     ):
         self.comparer, self.examples, self.downloads = comparer, examples, downloads
-        self.config = comparer.model.config
+        self.config, self.view = comparer.model.config, comparer.view
         self.attribution, self.speed = attribution, speed
 
     def build(self) -> gr.Blocks:
         """The page, ready to be launched."""
         with gr.Blocks(title="Reg4Pru: token pruning", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
             image = gr.State(None, time_to_live=3600)
-            gr.Markdown(_INTRODUCTION, elem_id="introduction")
+            gr.Markdown(_INTRODUCTION.format(image=self.view.image), elem_id="introduction")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
                     sources = self._sources()
@@ -79,7 +77,7 @@ class Page:
                     with gr.Tab("Speed and agreement"):
                         self._curve(image, settings)
             gr.Markdown(
-                "**Research software, not a medical device.** It must not be used for diagnosis or treatment. "
+                f"{self.view.note}"
                 "Images stay on the machine that runs this page, and are deleted within two hours."
                 f"\n\n{self.attribution}",
                 elem_classes="r4p-note",
@@ -92,6 +90,8 @@ class Page:
     def _sources(self) -> dict[str, gr.Component]:
         gr.HTML(heading("Your image"))
         file = gr.File(show_label=False, file_types=_SUFFIXES, height=120, elem_id="image")
+        if not self.examples:
+            return {"file": file}
         gr.HTML(heading("Or an example, drawn by a program"))
         examples = gr.Gallery(
             [example.image for example in self.examples],
@@ -122,7 +122,7 @@ class Page:
                 [("the survivors", "active"), ("all tokens", "all")], value=config.selection_pool,
                 label="Each stage chooses among", info="Among all, a token that was set aside can come back.",
             )  # fmt: skip
-            truth = gr.File(label="True mask, if there is one", file_types=_SUFFIXES, height=110, elem_id="truth")
+            truth = gr.File(label=self.view.truth_label, file_types=_SUFFIXES, height=110, elem_id="truth")
         by_stage.change(
             lambda shown: [gr.update(visible=shown)] * len(rates), by_stage, rates, queue=False, **_PRIVATE
         )
@@ -130,7 +130,7 @@ class Page:
 
     def _image_outputs(self) -> list[gr.Component]:
         figures = gr.HTML(elem_id="figures")
-        gr.HTML(heading("Vessels found: unpruned on the left, pruned on the right"))
+        gr.HTML(heading(f"{self.view.found}: unpruned on the left, pruned on the right"))
         slider = gr.ImageSlider(
             show_label=False, type="filepath", interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="comparison",
@@ -144,22 +144,22 @@ class Page:
             with gr.Column(min_width=220):
                 gr.HTML(heading("What pruning changed"))
                 differences = gr.Image(show_label=False, format="png", buttons=[], elem_id="differences")
-                gr.HTML(difference_legend())
+                gr.HTML(self.view.difference_legend)
             with gr.Column(min_width=220):
-                gr.HTML(heading("Probability of vessel"))
-                probability = gr.Image(show_label=False, format="png", buttons=[], elem_id="probability")
-                gr.HTML(probability_legend())
+                gr.HTML(heading(self.view.third))
+                third = gr.Image(show_label=False, format="png", buttons=[], elem_id="third")
+                gr.HTML(self.view.third_legend)
         tokens = gr.HTML(elem_id="tokens")
-        files = gr.File(label="Mask, probability (16 bits) and table", file_count="multiple", interactive=False,
+        files = gr.File(label=self.view.files_label, file_count="multiple", interactive=False,
                         visible=False, elem_id="files")  # fmt: skip
-        return [figures, slider, table, stages, differences, probability, tokens, files]
+        return [figures, slider, table, stages, differences, third, tokens, files]
 
     def _curve(self, image: gr.State, settings: dict) -> None:
         if self.speed is not None:
             gr.HTML(heading("What was measured of this checkpoint, for a budget of time") + speed_table(self.speed))
         gr.Markdown(
             f"The same image at {len(KEEP_RATES)} keep rates, each the median of three runs: how much faster, "
-            "and how close to the unpruned mask. It takes some seconds."
+            f"and how close to {self.view.unpruned}. It takes some seconds."
         )
         start = gr.Button("Measure this image", variant="primary", elem_id="measure")
         with gr.Row():  # one below the other on a phone
@@ -180,8 +180,8 @@ class Page:
             path = self.downloads.write_table(request.session_hash, rows, "curve.csv")
             return (
                 gr.update(value=speed_figure(rows), visible=True),
-                gr.update(value=agreement_figure(rows), visible=True),
-                comparison_table(named),
+                gr.update(value=agreement_figure(rows, self.view.scores), visible=True),
+                comparison_table(named, self.view),
                 gr.update(value=path, visible=True),
             )
 
@@ -209,12 +209,10 @@ class Page:
             progress(0.4, desc="Predicting without pruning, once")
             return self.comparer.open(example.name, example.image, example.mask), None
 
-        opened = [
-            sources["file"].change(from_file, sources["file"], image, show_progress_on=outputs[1], **model),
-            sources["examples"].select(
-                from_example, None, [image, settings["truth"]], show_progress_on=outputs[1], **model
-            ),
-        ]
+        opened = [sources["file"].change(from_file, sources["file"], image, show_progress_on=outputs[1], **model)]
+        if self.examples:
+            chosen = [image, settings["truth"]]
+            opened.append(sources["examples"].select(from_example, None, chosen, show_progress_on=outputs[1], **model))
         for event in opened:
             event.success(self._compare, [image, *controls], outputs, show_progress="hidden", **model)
         moved = [settings[name] for name in ("rate", "layer", "pool", "by_stage", "truth")] + rates
@@ -233,25 +231,26 @@ class Page:
         keep_rates = list(rates) if by_stage else [rate] * self.config.num_stages
         with readable_errors():
             if truth is not None:
-                opened.truth, opened.dense_row = open_truth(read_upload(truth), opened.pixels.shape[:2]), None
+                opened.truth = self.view.open_truth(read_upload(truth), opened.pixels.shape[:2])
+                opened.dense_row = None
             pruned = self.comparer.predict(opened.pixels, keep_rates, layer, pool)
         row = measured_row(opened, pruned, keep_rates)
         if opened.dense_row is None:
             opened.dense_row = measured_row(opened, opened.dense, [1.0] * self.config.num_stages)
         # What answers the slider goes first; the rest follows while somebody looks at it.
         answer = [
-            headline(row),
+            headline(row, self.view),
             self.downloads.write_images(request.session_hash, shown_overlays(opened, pruned)),
-            comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}),
+            comparison_table({"unpruned": opened.dense_row, f"keep rate {row['keep_rate']}": row}, self.view),
         ]
         yield [*answer, *[gr.skip()] * 5]
         panels = shown_panels(opened, pruned, self.config.num_stages)
-        files = self.downloads.write(request.session_hash, opened.name, pruned, [opened.dense_row, row])
+        files = self.downloads.write(request.session_hash, opened, pruned, [opened.dense_row, row])
         yield [
             *[gr.skip()] * 3,
             panels["stages"],
             panels["differences"],
-            panels["probability"],
+            panels["third"],
             token_bars(opened.dense, pruned, self.config.pruning_layers, layer),
             gr.update(value=files, visible=True),
         ]

@@ -9,6 +9,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.speed_budget import SPEED_FILE
 
 from ..common.former_names import with_present_names
+from ..inference.model_classes import is_of_vessels
 from .attribution import attribution
 from .comparison import Comparer
 from .downloads import Downloads
@@ -39,8 +40,9 @@ def serve(
         server_name (`str`, *optional*), server_port (`int`, *optional*): Where to listen; by default gradio's choice.
         mcp_server (`bool`, *optional*, defaults to `False`): Whether to offer the tool to agents, too.
     """
-    comparer, examples = Comparer(model, processor), draw_examples()
-    comparer.open(examples[0].name, examples[0].image)  # the first run of a process is slower than those that count
+    comparer, drawn = Comparer(model, processor), draw_examples()
+    comparer.open(drawn[0].name, drawn[0].image)  # the first run of a process is slower than those that count
+    examples = drawn if is_of_vessels(model.config) else []
     measured = checkpoint / SPEED_FILE
     speed = with_present_names(json.loads(measured.read_text(encoding="utf-8"))) if measured.exists() else None
     page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads"), speed).build()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datasets_fives.images import FORMATS, as_rgb, open_image
 from datasets_fives.masks import counted_pixels, read_mask
+from modeling_reg4pru.label_maps import read_label_map
 
 MAX_MEGABYTES = 40
 MAX_MEGAPIXELS = 25  # a 4096 x 4096 image has 17
@@ -54,12 +55,32 @@ def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
         mask = read_mask(content)
     except ValueError as error:
         raise ValueError(f"The true mask is no vessel mask: {_without_addresses(str(error))}") from None
-    if mask.shape != size:
-        raise ValueError(
-            f"The true mask has {mask.shape[1]} × {mask.shape[0]} pixels, the image {size[1]} × {size[0]}: "
-            "they must be the same."
-        )
+    _check_same_size(mask, size, "mask")
     return counted_pixels(mask)[0]
+
+
+def open_label_map(content: bytes, size: tuple[int, int], num_labels: int) -> np.ndarray:
+    """
+    The label map in the bytes of a file.
+
+    Args:
+        content (`bytes`): What the file holds.
+        size (`tuple[int, int]`): Height and width of the image.
+        num_labels (`int`): Number of classes.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `int32`: classes, and 255 where pixels do not count.
+
+    Raises:
+        `ValueError`: If it is no label map of these classes, or that of an image of another size.
+    """
+    _check_size(content)
+    try:
+        labels = read_label_map(open_image(content), num_labels)
+    except ValueError as error:
+        raise ValueError(f"The true label map has not these classes: {_without_addresses(str(error))}") from None
+    _check_same_size(labels, size, "label map")
+    return labels
 
 
 def decode_base64(text: str) -> bytes:
@@ -105,6 +126,14 @@ def _check_size(content: bytes) -> None:
         )
     if min(width, height) < _SMALLEST_SIDE:
         raise ValueError(f"This image has {width} × {height} pixels: both sides must be at least {_SMALLEST_SIDE}.")
+
+
+def _check_same_size(truth: np.ndarray, size: tuple[int, int], what: str) -> None:
+    if truth.shape != size:
+        raise ValueError(
+            f"The true {what} has {truth.shape[1]} × {truth.shape[0]} pixels, the image {size[1]} × {size[0]}: "
+            "they must be the same."
+        )
 
 
 def _without_addresses(message: str) -> str:

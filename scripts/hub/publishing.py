@@ -61,7 +61,8 @@ def push_space(arguments: PushArguments) -> str:
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
-        write_space(folder, arguments.hub_model_id)
+        config, _ = read_checkpoint(Path(arguments.model_name_or_path))
+        write_space(folder, arguments.hub_model_id, class_names(config))
         return push_folder(
             folder,
             arguments.space,

@@ -18,7 +18,8 @@ from PIL import Image
 
 from datasets_fives.sources.synthetic import draw_image
 
-from ..app.comparison import Comparer, OpenImage, Prediction, agreement, shown_overlays, shown_panels
+from ..app.comparison import Comparer, OpenImage, shown_overlays, shown_panels
+from ..app.prediction import Prediction
 from ..inference.loading import load_checkpoint
 from ..reporting.panels import stage_colours
 from ..reporting.style import hide_axes, new_figure
@@ -55,7 +56,7 @@ def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: i
     tokens = sum(image.dense.token_counts)
     for axis, (rate, prediction) in zip(below.subplots(1, len(strip)), strip.items(), strict=True):
         panel = shown_panels(image, prediction, num_stages)["differences"]
-        dice, _ = agreement(prediction, image.dense.vessels, image.inside)
+        dice = image.view.agreement(prediction, image.dense.labels, image.inside)["dice"]
         share = 100 * sum(prediction.token_counts) / tokens
         _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of the tokens, Dice {dice:.3f}")
     below.supxlabel("grey: with and without pruning; vermillion: only without; blue: only with pruning", fontsize=8)

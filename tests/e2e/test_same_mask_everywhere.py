@@ -166,7 +166,7 @@ def test_app_shows_what_predict_gives(folder, predicted, scale):
     comparer = Comparer(*load_checkpoint(str(folder / scale / "last")))
     for name in NAMES:
         pixels = np.asarray(Image.open(folder / "data/images" / f"{name}.png"))
-        assert np.array_equal(comparer.predict(pixels, 0.7).vessels, predicted[scale][name]), name
+        assert np.array_equal(comparer.predict(pixels, 0.7).labels, predicted[scale][name]), name
 
 
 def test_remote_code_gives_what_the_package_gives(folder, predicted, tmp_path):

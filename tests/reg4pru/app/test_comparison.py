@@ -98,7 +98,7 @@ def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, image
     assert (row["dice"], row["speed_up"], row["tokens"], row["keep_rate"]) == (1.0, 1.0, 100.0, "1.0")
     assert math.isnan(row["true_dice"])
     opened.truth = mask
-    found, inside = opened.dense.vessels, opened.inside
+    found, inside = opened.dense.labels, opened.inside
     dice = 2 * (found & mask & inside).sum() / ((found & inside).sum() + (mask & inside).sum())
     assert measured_row(opened, opened.dense, [0.7, 0.5, 0.5])["true_dice"] == pytest.approx(dice)
     assert measured_row(opened, opened.dense, [0.7, 0.5, 0.5])["keep_rate"] == "0.7 / 0.5 / 0.5"
