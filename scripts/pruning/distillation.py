@@ -26,9 +26,9 @@ def distill(
     state: Path,
 ) -> float:
     """
-    In-place distillation against a frozen copy (slimmable networks: Yu and Huang, arXiv 1903.05134, Sec. 3.3; for
-    tokens without labels TOAST, arXiv 2410.04941): in every step a keep rate is drawn for all stages, and the pruned
-    pass and an unpruned one both learn what the copy predicts at every pixel. Selectors stay as they are.
+    In-place distillation against a frozen copy (slimmable networks: Yu and Huang, arXiv 1903.05134, Sec. 3.3): in
+    every step a keep rate is drawn for all stages, and the pruned pass and an unpruned one both learn what the copy
+    predicts at every pixel. Selectors stay as they are.
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): Learns; in evaluation mode, which removes tokens.
