@@ -119,7 +119,9 @@ def _row(row: dict[str, str], results: Path, image: InputImage, features: Featur
     content = {"name": image.public_name, "keep_rate": row["keep_rate"]}
     for name, feature in features.items():
         if isinstance(feature, Image):
-            content[name] = str(results / result_of(row, name))
+            path = results / result_of(row, name)
+            # `datasets` takes '::' in a path for a chain of URLs; the others are read when they are written.
+            content[name] = {"bytes": path.read_bytes(), "path": None} if "::" in str(path) else str(path)
         elif name not in content:
             content[name] = int(row[name]) if feature.dtype == "int64" else float(row[name])
     return content

@@ -87,6 +87,18 @@ def test_bad_requests_are_refused(checkpoint, stored, tmp_path, capsys, more, me
     assert not (tmp_path / "out").exists()
 
 
+def test_names_that_look_like_chains_of_urls_are_written(checkpoint, images, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("plain", "x::y"):
+        images[0]["image"].save(tmp_path / "images" / f"{name}.png")
+    flags = ["--model_name_or_path", checkpoint, "--images", tmp_path / "images", "--output_dir", tmp_path / "out"]
+    assert predict.main([*map(str, flags), "--parquet"]) == 0
+    rows = load_dataset("parquet", data_files=str(tmp_path / "out/dataset/data/*.parquet"))
+    assert rows["train"]["name"][:] == ["plain.png", "x::y.png"]
+    plain, chained = rows["train"]["mask"][:]
+    assert plain.tobytes() == chained.tobytes()
+
+
 def test_a_data_set_without_images_is_refused(checkpoint, tmp_path, capsys):
     DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "texts")
     with pytest.raises(SystemExit):
