@@ -112,6 +112,24 @@ class ClassMetrics:
         self.num_images += 1
         return {"num_images": 1, **self._summary(*matrices)}
 
+    def merge(self, other: "ClassMetrics") -> None:
+        """Take in what another object measured on other images, for instance on another process.
+
+        Args:
+            other ([`ClassMetrics`]):
+                Of the same classes and ignored label.
+
+        Raises:
+            `ValueError`: If these differ. Nothing is changed then.
+        """
+        for setting in ("class_names", "ignore_index"):
+            mine, theirs = vars(self)[setting], vars(other)[setting]
+            if mine != theirs:
+                raise ValueError(f"{setting} differs: {mine} here, {theirs} in the metrics to merge.")
+        self._pixels += other._pixels
+        self._boundaries += other._boundaries
+        self.num_images += other.num_images
+
     def compute(self) -> dict:
         """Everything added so far; it stays, see [`ClassMetrics.reset`].
 

@@ -139,6 +139,17 @@ def test_takes_tensors_and_an_image_of_ignored_pixels_only():
     assert metrics.compute()["mean_iou"] == 1
 
 
+def test_merging_is_measuring_together():
+    images, (one, other) = random_images(), (ClassMetrics([*"abcde"]) for _ in range(2))
+    one.update(*images[0])
+    for image in images[1:]:
+        other.update(*image)
+    one.merge(other)
+    assert str(one.compute()) == str(measure(*images, names=[*"abcde"]))
+    with pytest.raises(ValueError, match="class_names differs"):
+        one.merge(ClassMetrics(NAMES))
+
+
 @pytest.mark.parametrize(
     ("predicted", "labels", "message"),
     [
