@@ -15,6 +15,9 @@ from .features import UNKNOWN, Record, list_some
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+# What others call them, in folders, files and on the Hub.
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+               "validation": "validation", "test": "test", "testing": "test"}  # fmt: skip
 
 # The 14 images of the small sample (all of the official test split, condition A). The rule was fixed before any
 # result was seen: the three highest numbers test. 22_A and 23_A, two exposures of one eye, both train.

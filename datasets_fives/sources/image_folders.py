@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..features import Listing, Record, list_some, problems_error
 from ..images import SUFFIXES, image_stem, list_image_files, stamp_files
-from ..splits import SPLITS, check_names, read_conditions, read_mapping
+from ..splits import SPLIT_NAMES, SPLITS, check_names, read_conditions, read_mapping
 from . import KNOWN
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ _MASKS = (
 _FIELDS = ("fov", "fovs", "field of view", "fields of view", "field of view masks", "fov masks")
 # DRIVE and HRF call the field of view so; others the vessels.
 _EITHER = "mask"
-_SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "validation": "validation",
-                  "test": "test", "testing": "test"}  # fmt: skip
 _FOLDERS = ("images", "masks", "fields_of_view")
 # What a mapping says of its label maps is handed on to `load_segmentation`.
 _STATED = ("classes", "ignore_value", "reduce_labels", "group_pattern")
@@ -116,9 +114,9 @@ def _places(base: Path, mapping: dict) -> dict[str, list[Path]]:
     named = [mapping[kind] for kind in _FOLDERS if mapping.get(kind)]
     if not any(isinstance(place, Mapping) for place in named):
         return _by_split([base / place for place in named])
-    if not all(isinstance(place, Mapping) and set(place) == set(named[0]) <= set(_SPLIT_FOLDERS) for place in named):
+    if not all(isinstance(place, Mapping) and set(place) == set(named[0]) <= set(SPLIT_NAMES) for place in named):
         raise ValueError(f"Places by split are named for all kinds and for the same of {', '.join(SPLITS)}: {named}.")
-    found = {_SPLIT_FOLDERS[split]: [base / place[split] for place in named] for split in named[0]}
+    found = {SPLIT_NAMES[split]: [base / place[split] for place in named] for split in named[0]}
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -152,7 +150,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 def _named_after_splits(folder: Path) -> dict[str, Path]:
     subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    found = {_SPLIT_FOLDERS.get(path.name.lower()): path for path in subfolders}
+    found = {SPLIT_NAMES.get(path.name.lower()): path for path in subfolders}
     return {split: found[split] for split in SPLITS if split in found}
 
 

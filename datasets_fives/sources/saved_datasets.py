@@ -24,7 +24,7 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError
 
 from ..features import QUALITY, Listing, Record
-from ..splits import SPLITS, read_conditions
+from ..splits import SPLIT_NAMES, SPLITS, read_conditions
 from . import KNOWN
 
 # Column names that are understood, the usual ones first.
@@ -122,7 +122,11 @@ def _with_content(record: Record, row: dict, columns: Columns) -> Record:
 def _stream_row(
     row: dict, records: dict[str, Record], columns: Columns, to_row: Callable[..., dict], **kwargs
 ) -> dict:
-    return to_row(_with_content(records[str(row[columns.name])], row, columns), **kwargs)
+    record = records[str(row[columns.name])]
+    try:
+        return to_row(_with_content(record, row, columns), **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{record.name}: {error}") from error
 
 
 def list_saved(
@@ -163,7 +167,8 @@ def list_saved(
         if files := parquet_files(Path(source)):
             texts = load_dataset("parquet", data_files=files, columns=columns.texts, streaming=True)
         elif all(rows.info.builder_name == "parquet" for rows in splits.values()):
-            texts = load_dataset(str(source), revision=revision, columns=columns.texts, streaming=True)
+            opened = load_dataset(str(source), revision=revision, columns=columns.texts, streaming=True)
+            texts = _with_our_names(opened, source)
     listing = list_rows(splits, columns, condition_pattern, texts)
     named = {_named_classes(rows) for rows in splits.values()} - {None}
     if len(named) > 1:
@@ -219,10 +224,20 @@ def open_splits(
             raise ValueError(
                 f"{str(source)!r} is not a folder and was not found on the Hub ({error}). Known are {known}."
             ) from error
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"{source} has the splits {', '.join(splits)}; known are {', '.join(SPLITS)}.")
-    return splits
+    return _with_our_names(splits, source)
+
+
+def _with_our_names(
+    splits: DatasetDict | IterableDatasetDict, source: str | Path
+) -> DatasetDict | IterableDatasetDict:
+    """The splits, in their order, by the names that we call them."""
+    found = {SPLIT_NAMES.get(split): rows for split, rows in splits.items()}
+    if None in found or len(found) < len(splits):
+        raise ValueError(
+            f"{source} has the splits {', '.join(splits)}; known are {', '.join(SPLIT_NAMES)}, one for each of "
+            f"{', '.join(SPLITS)}."
+        )
+    return type(splits)(found)
 
 
 @contextmanager
@@ -246,7 +261,9 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     paths are escaped, for `datasets` reads them as patterns.
     """
     for place in (folder / "data", folder):
-        found = {split: _escaped(place.glob(f"{split}[-.]*parquet")) for split in SPLITS}
+        found: dict[str, list[str]] = {}
+        for name, split in SPLIT_NAMES.items():
+            found.setdefault(split, []).extend(_escaped(place.glob(f"{name}[-.]*parquet")))
         if any(found.values()):
             return {split: paths for split, paths in found.items() if paths}
     others = _escaped(folder.glob("*.parquet"))

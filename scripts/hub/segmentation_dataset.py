@@ -51,7 +51,9 @@ def prepare_sides(
 def _card(sides: dict[str, Dataset], data: Path, repo_id: str, license: str | None) -> DatasetCard:
     first = next(iter(sides.values()))
     names, features = class_names(first), first.remove_columns(list(FINGERPRINTS)).features
-    pixels = {split: _count_pixels(rows) for split, rows in sides.items()}
+    counted = {split: _count_pixels(rows) for split, rows in sides.items()}
+    pixels = {split: counts for split, (counts, _) in counted.items()}
+    sizes = {split: found for split, (_, found) in counted.items()}
     header = card_header(
         data,
         {split: len(rows) for split, rows in sides.items()},
@@ -68,7 +70,7 @@ def _card(sides: dict[str, Dataset], data: Path, repo_id: str, license: str | No
         num_images=sum(map(len, sides.values())),
         num_classes=len(names),
         megabytes=header.dataset_info["download_size"] / 1e6,
-        splits_table=_splits_table(sides, pixels),
+        splits_table=_splits_table(sides, pixels, sizes),
         classes_table=_classes_table(names, pixels),
         first_split=next(iter(sides)),
         columns=list(features),
@@ -77,22 +79,24 @@ def _card(sides: dict[str, Dataset], data: Path, repo_id: str, license: str | No
     )
 
 
-def _count_pixels(rows: Dataset) -> np.ndarray:
-    """Number of pixels of each label, and of images that show it, (2, 256)."""
-    counts = np.zeros((2, 256), np.int64)
-    for mask in rows.select_columns("mask"):
-        found = np.bincount(np.asarray(mask["mask"]).ravel(), minlength=256)
+def _count_pixels(rows: Dataset) -> tuple[np.ndarray, set[tuple[int, int]]]:
+    """Number of pixels of each label, and of images that show it, (2, 256); and the sizes of the images."""
+    counts, sizes = np.zeros((2, 256), np.int64), set()
+    for row in rows.select_columns("mask"):
+        found = np.bincount(np.asarray(row["mask"]).ravel(), minlength=256)
         counts += [found, found > 0]
-    return counts
+        sizes.add(row["mask"].size)
+    return counts, sizes
 
 
-def _splits_table(sides: dict[str, Dataset], pixels: dict[str, np.ndarray]) -> str:
+def _splits_table(
+    sides: dict[str, Dataset], pixels: dict[str, np.ndarray], sizes: dict[str, set[tuple[int, int]]]
+) -> str:
     lines = [["split", "images", "width × height", "ignored pixels"]]
     for split, rows in sides.items():
-        sizes = sorted({row["image"].size for row in rows.select_columns("image")})
         spans = [
             f"{min(lengths)}–{max(lengths)}" if len(set(lengths)) > 1 else str(lengths[0])
-            for lengths in zip(*sizes, strict=True)
+            for lengths in zip(*sizes[split], strict=True)
         ]
         ignored = pixels[split][0, IGNORED] / pixels[split][0].sum()
         lines.append([split, str(len(rows)), " × ".join(spans), f"{ignored:.2%}"])

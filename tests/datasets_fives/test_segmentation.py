@@ -130,6 +130,8 @@ def test_saved_data_sets_parquet_and_streams_give_the_same_rows(street, load, tm
     assert isinstance(streamed, IterableDatasetDict)
     assert content(streamed) == wanted
     assert class_names(streamed["train"]) == CLASSES
+    with pytest.raises(ValueError, match=r"train/A1_000: values without a class: 3 "):
+        next(iter(load(tmp_path / "parquet", streaming=True, classes=CLASSES[:3])["train"]))
     smaller = load(street("grey", "again"), classes=CLASSES, working_size=16)
     assert content(load(tmp_path / "parquet", streaming=True, working_size=16)) == content(smaller)
 

@@ -31,12 +31,14 @@ same(load_segmentation("tester/street", streaming=True), "prepared, as a stream"
 local.push_to_hub("tester/pushed")
 same(load_segmentation("tester/pushed"), "pushed by datasets")
 
-# Label maps of others: columns of other names, stored as they are, and a file of names in a commit of its own.
+# Label maps of others: columns and splits of other names, stored as they are, and a file of names in a commit of its own.
 plain = local.remove_columns(["classes", "condition"]).rename_columns({{"image": "pixel_values", "mask": "label"}})
+plain["val"] = plain.pop("validation")
 plain.push_to_hub("tester/plain")
 HfApi().upload_file(path_or_fileobj=json.dumps(dict(enumerate(NAMES))).encode(), path_in_repo="id2label.json",
                     repo_id="tester/plain", repo_type="dataset", revision="main", create_pr=False)
 same(load_segmentation("tester/plain"), "names in a file of the repository")
+same(load_segmentation("tester/plain", streaming=True), "the same, as a stream")
 before = HfApi().list_repo_commits("tester/plain", repo_type="dataset")[1].commit_id
 with pytest.raises(ValueError, match="mask is not binary"):
     load_segmentation("tester/plain", revision=before)

@@ -240,3 +240,24 @@ def test_damaged_and_missing_images_are_listed_by_name(tmp_path):
     rows.save_to_disk(tmp_path / "d")  # a single data set: it trains
     with pytest.raises(ValueError, match=r"2 problems.*a: image cannot be read.*b: image is missing"):
         load_vessels(tmp_path / "d", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["disk", "parquet"])
+def test_splits_may_be_called_otherwise(kind, tmp_path):
+    sides = {}
+    for seed, (side, count) in enumerate({"training": 3, "val": 2, "test": 1}.items()):
+        images, masks = draw(count, seed)
+        sides[side] = {"image": images, "mask": masks, "name": [f"{side}{n}" for n in range(count)]}
+    root = save(tmp_path / kind, kind, sides)
+    data = load_vessels(root, cache_dir=tmp_path / "cache")
+    assert {side: len(rows) for side, rows in data.items()} == {"train": 3, "validation": 2, "test": 1}
+    assert data["validation"]["name"][:] == ["val0", "val1"]
+    if kind == "parquet":
+        streamed = load_vessels(root, streaming=True, cache_dir=tmp_path / "cache")
+        assert [row["name"] for row in streamed["validation"]] == ["val0", "val1"]
+    else:
+        save(tmp_path / "two", "disk", {"val": sides["val"], "dev": sides["test"]})
+        with pytest.raises(
+            ValueError, match=r"has the splits val, dev; known are train, training, val, .* one for each"
+        ):
+            load_vessels(tmp_path / "two", cache_dir=tmp_path / "cache")
