@@ -31,7 +31,7 @@ same(load_segmentation("tester/street", streaming=True), "prepared, as a stream"
 local.push_to_hub("tester/pushed")
 same(load_segmentation("tester/pushed"), "pushed by datasets")
 
-# Label maps of others: columns and splits of other names, stored as they are, and a file of names in a commit of its own.
+# Label maps of others: columns and splits of other names, and a file of classes in a commit of its own.
 plain = local.remove_columns(["classes", "condition"]).rename_columns({{"image": "pixel_values", "mask": "label"}})
 plain["val"] = plain.pop("validation")
 plain.push_to_hub("tester/plain")
