@@ -71,13 +71,38 @@ def check_tuned_weights(folder: str | os.PathLike, speed: dict) -> None:
         )
 
 
+def per_image(speed: dict) -> dict:
+    """
+    What `speed.json` holds, with the times of an image.
+
+    Early ones hold those of a tile, each with its own budget: an image takes that as often as it had tiles.
+
+    Args:
+        speed (`dict`): As it was read.
+
+    Raises:
+        `ValueError` or `KeyError`: if it is no such file.
+    """
+    if "frame_size" in speed:
+        return speed
+    (tiles,) = [value for name, value in speed.items() if name.startswith("tiles_per_")]  # its name has changed, too
+    candidates = []
+    for row in speed["candidates"]:
+        scaled = {name: tiles * row[name] for name in ("milliseconds", "gflops") if name in row}
+        if "milliseconds_quartiles" in row:
+            scaled["milliseconds_quartiles"] = [tiles * quartile for quartile in row["milliseconds_quartiles"]]
+        candidates.append({**row, **scaled, "allocation": "tile"})
+    checkpoint = {**speed.get("checkpoint", {}), "allocation": "tile"}
+    return {**speed, "frame_size": None, "candidates": candidates, "checkpoint": checkpoint}
+
+
 def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
     """
     The most accurate candidate within a budget.
 
     Args:
-        candidates (`list[dict]`): What was measured, with `milliseconds` (of one tile) and `average_precision`.
-        milliseconds (`float`): What a tile may take.
+        candidates (`list[dict]`): What was measured, with `milliseconds` (of an image) and `average_precision`.
+        milliseconds (`float`): What an image may take.
 
     Raises:
         `ValueError`: if the budget is not positive, or below the fastest candidate.
@@ -90,7 +115,8 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
         raise ValueError(
             f"The budget is {milliseconds:g} milliseconds, but the fastest that was measured takes "
             f"{fastest['milliseconds']:.3g}: keep rates {fastest['keep_rates']}, `reactivation_layer` "
-            f"{fastest['reactivation_layer']}, `selection_pool` {fastest['selection_pool']!r}."
+            f"{fastest['reactivation_layer']}, `selection_pool` {fastest['selection_pool']!r}, `allocation` "
+            f"{fastest['allocation']!r}."
         )
     return max(within, key=lambda row: (row["average_precision"], -row["milliseconds"]))
 
@@ -102,14 +128,13 @@ class SpeedBudgetMixin:
 
     def keep_rates_for(self, milliseconds: float) -> list[float]:
         """
-        The most accurate keep rates that were measured within a budget, for the reactivation layer and the selection
-        pool that the model has now; [`~SpeedBudgetMixin.set_speed_budget`] chooses these, too. A warning says so if
-        the times are those of another device, data type or number of threads than here.
+        The most accurate keep rates that were measured within a budget, for the reactivation layer, the selection
+        pool and the allocation that the model has now; [`~SpeedBudgetMixin.set_speed_budget`] chooses these, too. A
+        warning says so if the times are those of another device, data type or number of threads than here.
 
         Args:
             milliseconds (`float`):
-                What a tile of the size that was measured may take, in a batch as large as it was measured; an image
-                of several tiles takes several times as much.
+                What an image of the size that was measured may take, with all of its tiles.
 
         Returns:
             `list[float]`: one keep rate a stage, for [`set_keep_rates`] or a single call.
@@ -118,28 +143,30 @@ class SpeedBudgetMixin:
             `ValueError`: If the checkpoint has no `speed.json`, nothing was measured with these settings, or the
                 budget is below the fastest that was.
         """
-        layer, pool = self.config.reactivation_layer, self.config.selection_pool
+        own = (self.config.reactivation_layer, self.config.selection_pool, self.config.allocation)
         candidates = self.read_speed()["candidates"]
         fitting = [
             row
             for row in candidates
-            # Unpruned, both settings have no effect.
-            if min(row["keep_rates"]) == 1 or (row["reactivation_layer"], row["selection_pool"]) == (layer, pool)
+            # Unpruned, these settings have no effect.
+            if min(row["keep_rates"]) == 1
+            or (row["reactivation_layer"], row["selection_pool"], row["allocation"]) == own
         ]
         if not any(min(row["keep_rates"]) < 1 for row in fitting):
             raise ValueError(
-                f"Nothing was measured with `reactivation_layer` {layer} and `selection_pool` {pool!r}: tune again "
-                "with these, or let `set_speed_budget` choose among what was measured."
+                f"Nothing was measured with `reactivation_layer` {own[0]}, `selection_pool` {own[1]!r} and "
+                f"`allocation` {own[2]!r}: tune again with these, or let `set_speed_budget` choose among what was "
+                "measured."
             )
         return list(choose_candidate(fitting, milliseconds)["keep_rates"])
 
     def set_speed_budget(self, milliseconds: float) -> dict:
         """
-        Set keep rates, reactivation layer and selection pool to the most accurate ones within a budget; see
-        [`~SpeedBudgetMixin.keep_rates_for`].
+        Set keep rates, reactivation layer, selection pool and allocation to the most accurate ones within a budget;
+        see [`~SpeedBudgetMixin.keep_rates_for`].
 
         Args:
-            milliseconds (`float`): What a tile may take.
+            milliseconds (`float`): What an image may take.
 
         Returns:
             `dict`: what was measured with these settings: `milliseconds`, `average_precision`, `dice`, ...
@@ -148,6 +175,7 @@ class SpeedBudgetMixin:
         self.set_keep_rates(chosen["keep_rates"])
         self.config.reactivation_layer = chosen["reactivation_layer"]
         self.config.selection_pool = chosen["selection_pool"]
+        self.config.allocation = chosen["allocation"]
         return chosen
 
     def _remember_source(self, name: str | os.PathLike | None, **kwargs) -> None:
@@ -162,8 +190,8 @@ class SpeedBudgetMixin:
 
     def read_speed(self) -> dict:
         """
-        What `reg4pru tune` measured and left beside the weights, as it stands in `speed.json`; a warning says so if it
-        was measured on another machine than this.
+        What `reg4pru tune` measured and left beside the weights, in `speed.json`; see [`per_image`]. A warning says so
+        if it was measured on another machine than this.
 
         Raises:
             `ValueError`: If the model was not loaded from a checkpoint, or its checkpoint has no `speed.json`, a
@@ -183,6 +211,7 @@ class SpeedBudgetMixin:
             measured = dict(speed["machine"])
             if not speed["candidates"]:
                 raise ValueError("it has no candidates")
+            speed = per_image(speed)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} was not written by reg4pru tune: {error!r}. {advice}.") from None
         check_tuned_weights(Path(path).parent, speed)

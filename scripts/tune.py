@@ -1,15 +1,15 @@
 """
-Choose keep rate, reactivation layer and selection pool of a trained checkpoint for this machine.
+Choose keep rate, reactivation layer, selection pool and allocation of a trained checkpoint for this machine.
 
 One checkpoint serves every keep rate, so nothing is trained: every setting is measured, its quality on the validation
-images and its time side by side with all others on this device. speed.json, speed.md and speed.png are written into
-the checkpoint, with the settings that no other beats in both time and average precision; an interrupted measurement
-continues where it stopped. --budget_ms then writes the most accurate setting within a budget into config.json; if
-speed.json exists already, nothing is measured again.
+images and its time for the first of them, with all of its tiles, side by side with all others on this device.
+speed.json, speed.md and speed.png are written into the checkpoint, with the settings that no other beats in both time
+and average precision; an interrupted measurement continues where it stopped. --budget_ms then writes the most accurate
+setting within a budget into config.json; if speed.json exists already, nothing is measured again.
 
 Example:
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
-    reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 80
+    reg4pru tune --model_name_or_path runs/vits16/best --budget_ms 2000
 """
 
 import logging

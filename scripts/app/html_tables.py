@@ -69,7 +69,17 @@ def comparison_table(rows: dict[str, dict], view: BinaryView | ClassView) -> str
 
 def speed_table(speed: dict) -> str:
     """What `reg4pru tune` found for this checkpoint: the settings that nothing beats in time and accuracy."""
-    heads = ("ms an image", "× unpruned", "keep rates", "reactivated after", "pool", "AP", "Dice", "clDice")
+    heads = (
+        "ms an image",
+        "× unpruned",
+        "keep rates",
+        "reactivated after",
+        "pool",
+        "allocation",
+        "AP",
+        "Dice",
+        "clDice",
+    )
     lines = [
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in front_rows(speed)
     ]

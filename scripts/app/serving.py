@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.speed_budget import SPEED_FILE
+from modeling_reg4pru.speed_budget import SPEED_FILE, per_image
 
 from ..common.former_names import with_present_names
 from ..inference.model_classes import is_of_vessels
@@ -44,7 +44,9 @@ def serve(
     comparer.open(drawn[0].name, drawn[0].image)  # the first run of a process is slower than those that count
     examples = drawn if is_of_vessels(model.config) else []
     measured = checkpoint / SPEED_FILE
-    speed = with_present_names(json.loads(measured.read_text(encoding="utf-8"))) if measured.exists() else None
+    speed = None
+    if measured.exists():
+        speed = per_image(with_present_names(json.loads(measured.read_text(encoding="utf-8"))))
     page = Page(comparer, examples, attribution(checkpoint), Downloads(scratch / "downloads"), speed).build()
     page.queue(max_size=_QUEUE, default_concurrency_limit=2)
     page.launch(

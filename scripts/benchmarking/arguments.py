@@ -129,7 +129,11 @@ class TuneArguments(AsSeenArguments):
         default_factory=lambda: ["active", "all"],
         metadata={"help": "The checkpoint's own is always measured, too."},
     )
-    batch_size: int = field(default=1, metadata={"help": "Tiles per forward pass; also when time is measured."})
+    allocations: list[str] = field(
+        default_factory=lambda: ["tile", "image"],
+        metadata={"help": "What keep rates hold for; the checkpoint's own is always measured, too."},
+    )
+    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass; also when time is measured."})
     rounds: int = field(default=5, metadata={"help": "Interleaved rounds of timing."})
     min_seconds: float = field(
         default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
@@ -137,6 +141,6 @@ class TuneArguments(AsSeenArguments):
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
     budget_ms: float | None = field(
         default=None,
-        metadata={"help": "Milliseconds per tile: write the best setting within this budget into config.json."},
+        metadata={"help": "Milliseconds per image: write the best setting within this budget into config.json."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Measure again, and replace earlier results."})

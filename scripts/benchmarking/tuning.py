@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine, fingerprint_weights
+from modeling_reg4pru.tiled_inference import predict_image
 
 from ..common.atomic_files import replace_text
 from ..common.cli import check_at_least_1
@@ -42,28 +42,34 @@ class Setting(NamedTuple):
     keep_rates: tuple[float, ...]
     reactivation_layer: int
     selection_pool: str
+    allocation: str = "tile"  # what it was in unfinished measurements that do not tell
 
 
 def settings_to_measure(
-    num_stages: int, keep_rates: Sequence[float], layers: Sequence[int], pools: Sequence[str]
+    num_stages: int,
+    keep_rates: Sequence[float],
+    layers: Sequence[int],
+    pools: Sequence[str],
+    allocations: Sequence[str],
 ) -> list[Setting]:
     """
-    One keep rate for all stages, from unpruned down, with every reactivation layer and selection pool; unpruned, where
-    these make no difference, only once.
+    One keep rate for all stages, from unpruned down, with every reactivation layer, selection pool and allocation;
+    unpruned, where these make no difference, only once.
 
     Args:
         num_stages (`int`): Number of pruning stages.
         keep_rates (`Sequence[float]`): Keep rates, 1 among them.
-        layers (`Sequence[int]`), pools (`Sequence[str]`): Reactivation layers and selection pools.
+        layers (`Sequence[int]`), pools, allocations (`Sequence[str]`): Values of these fields.
     """
     pruned = [
-        Setting((rate,) * num_stages, layer, pool)
+        Setting((rate,) * num_stages, layer, pool, allocation)
         for rate in sorted(set(keep_rates), reverse=True)
         for layer in layers
         for pool in pools
+        for allocation in allocations
         if rate < 1
     ]
-    return [Setting((1.0,) * num_stages, layers[0], pools[0]), *pruned]
+    return [Setting((1.0,) * num_stages, layers[0], pools[0], allocations[0]), *pruned]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -141,7 +147,11 @@ class Tuning:
         layers = {layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers}
         layers = sorted(layers | {config.reactivation_layer})
         pools = list(dict.fromkeys([config.selection_pool, *arguments.selection_pools]))
-        self.settings = settings_to_measure(config.num_stages, arguments.keep_rates, layers, pools)
+        self.tiles = processor.cut_image(images[0]["image"])  # whose time is measured
+        allocations = list(dict.fromkeys([config.allocation, *arguments.allocations]))
+        if len(self.tiles) == 1:
+            allocations = [config.allocation]
+        self.settings = settings_to_measure(config.num_stages, arguments.keep_rates, layers, pools, allocations)
         for setting in self.settings:
             try:
                 self._variant(setting)
@@ -169,12 +179,12 @@ class Tuning:
                 "it with --overwrite."
             )
         logger.info("Continuing with %d settings from %s.", len(content["qualities"]), self.unfinished)
-        return {Setting(tuple(rates), layer, pool): row for rates, layer, pool, row in content["qualities"]}
+        return {Setting(tuple(rates), *others): row for rates, *others, row in content["qualities"]}
 
     def cost(self, setting: Setting) -> int:
-        """Floating-point operations of a forward pass."""
+        """Floating-point operations of an image, counted as if each of its tiles kept the same number of tokens."""
         grid_size = tuple(side // self.model.config.patch_size for side in self.size)
-        return sum(forward_flops(self._variant(setting).config, grid_size).values())
+        return sum(forward_flops(self._variant(setting).config, grid_size, len(self.tiles)).values())
 
     def _variant(self, setting: Setting) -> Reg4PruForSemanticSegmentation:
         return variant(self.model, **{**setting._asdict(), "keep_rates": list(setting.keep_rates)})
@@ -197,13 +207,19 @@ class Tuning:
             replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
         return self.qualities[setting]
 
-    @torch.inference_mode()
     def measure_times(self) -> dict[Setting, list[float]]:
-        """Seconds of a forward pass in every round, by setting."""
-        batch_size = self.arguments.batch_size
-        shape = (batch_size, self.model.config.num_channels, *self.size)
-        pixel_values = torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
-        calls = {setting: partial(self._variant(setting), pixel_values) for setting in self.settings}
+        """Seconds of the first image, from its pixels to its blended map, in every round, by setting."""
+        calls = {
+            setting: partial(
+                predict_image,
+                self._variant(setting),
+                self.processor,
+                self.tiles,
+                setting.keep_rates,
+                batch_size=self.arguments.batch_size,
+            )
+            for setting in self.settings
+        }
         return interleaved_seconds(calls, self.model.device, self.arguments.rounds, self.arguments.min_seconds)
 
     def run(self) -> dict:
@@ -213,31 +229,27 @@ class Tuning:
         seconds = self.measure_times()
         rows = []
         for setting, quality in zip(self.settings, qualities, strict=True):
-            timed = summary(
-                seconds[setting], seconds[self.settings[0]], arguments.batch_size
-            )  # to the first: unpruned
+            timed = summary(seconds[setting], seconds[self.settings[0]])  # to the first: unpruned
             rows.append(
                 {
                     **setting._asdict(),
-                    "milliseconds": 1000 * timed["latency"] / arguments.batch_size,
-                    "milliseconds_quartiles": [
-                        1000 * one / arguments.batch_size for one in timed["latency_quartiles"]
-                    ],
+                    "milliseconds": 1000 * timed["latency"],
+                    "milliseconds_quartiles": [1000 * one for one in timed["latency_quartiles"]],
                     "ratio": timed["ratio"],
                     "gflops": self.cost(setting) / 1e9,
                     **quality,
                 }
             )
         front = set(pareto_front([(row["milliseconds"], row["average_precision"]) for row in rows]))
-        tiles = [self.processor.cut_image(row["image"]).patch_offsets for row in self.images]
         speed = {
             "provenance": provenance(self.model.device, arguments.seed),
             "settings": asdict(arguments),
             "data": self.data,
             "machine": describe_machine(self.model.device, self.model.dtype),
             "image_size": list(self.size),
+            "frame_size": self.tiles.patch_offsets[0, 4:6].tolist(),
             "batch_size": arguments.batch_size,
-            "tiles_per_image": sum(map(len, tiles)) / len(tiles),
+            "tiles_per_image": len(self.tiles),
             "weights": self.identity["weights"],
             "num_layers": self.model.config.num_hidden_layers,
             "checkpoint": {name: vars(self.model.config)[name] for name in Setting._fields},

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, fingerprint_weights
+from modeling_reg4pru.speed_budget import SPEED_FILE, check_tuned_weights, fingerprint_weights, per_image
 
 from ..common.data_overlap import read_training_images, refuse_trained, write_training_images
 from ..common.former_names import with_present_names
@@ -117,6 +117,7 @@ def stage_checkpoint(arguments: PushArguments, folder: Path) -> None:
     tuned = _read_json(checkpoint / SPEED_FILE if (checkpoint / SPEED_FILE).exists() else None)
     if tuned is not None:
         check_tuned_weights(checkpoint, tuned)
+        tuned = per_image(tuned)
     pruned = _read_pruned(checkpoint / PRUNE_RESULTS)
     for flag, content in (("metrics", metrics), ("benchmark", benchmark)):
         if content is not None:

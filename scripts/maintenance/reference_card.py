@@ -14,6 +14,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.backbone_families import position_grid, read_fields, rename
+from modeling_reg4pru.speed_budget import per_image
 
 from ..hub.model_card import render_card
 from ..reporting.tables import mean_and_sd
@@ -48,7 +49,7 @@ def reference_card(results: Path) -> str:
         REPO_ID,
         train_results=train_results,
         metrics=_metrics(folder, train_results),
-        tuned=json.loads((results / "tune" / "speed.json").read_text(encoding="utf-8")),
+        tuned=per_image(json.loads((results / "tune" / "speed.json").read_text(encoding="utf-8"))),
         base_model=BASE_MODEL,
     )
     heading = f"# {REPO_ID.split('/')[-1]}\n"

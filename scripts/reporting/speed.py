@@ -10,11 +10,12 @@ from .tables import format_number, markdown_table
 
 # Field of a row of [`front_rows`] → its heading.
 FRONT_HEADINGS = {
-    "milliseconds": "ms per tile",
+    "milliseconds": "ms per image",
     "ratio": "× unpruned",
     "keep_rates": "keep rate per stage",
     "reactivation_layer": "reactivation after layer",
     "selection_pool": "pool",
+    "allocation": "allocation",
     "average_precision": "AP",
     "dice": "Dice",
     "cldice": "clDice",
@@ -32,15 +33,21 @@ def front_rows(speed: dict) -> list[dict[str, str]]:
     front = [row for row in speed["candidates"] if row["on_front"]]
     return [
         {
-            "milliseconds": f"{row['milliseconds']:.3g}",
+            "milliseconds": format_milliseconds(row["milliseconds"]),
             "ratio": f"{row['ratio']:.2f}×",
             "keep_rates": rates_name(row["keep_rates"]),
             "reactivation_layer": f"L−{speed['num_layers'] - row['reactivation_layer']}",
             "selection_pool": row["selection_pool"],
+            "allocation": row["allocation"],
             **{name: format_number(row[name]) for name in ("average_precision", "dice", "cldice")},
         }
         for row in sorted(front, key=lambda row: -row["milliseconds"])
     ]
+
+
+def format_milliseconds(milliseconds: float) -> str:
+    """With three digits, or without a fraction."""
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def front_table(speed: dict) -> str:
@@ -53,11 +60,12 @@ def measured_sentence(speed: dict) -> str:
     machine, (height, width) = speed["machine"], speed["image_size"]
     count, data = speed["data"]["images"]["validation"], speed["settings"]["dataset"]
     data = Path(data).name if Path(data).is_absolute() or data.startswith(".") else data
+    frame = "an image" if speed["frame_size"] is None else "an image of {} × {} pixels".format(*speed["frame_size"])
     return (
-        f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, tiles of {height} × {width} "
-        f"pixels, {speed['tiles_per_image']:.3g} tiles per image, batch size {speed['batch_size']}. Quality is that "
-        f"of {count} validation images ({data}). Of {len(speed['candidates'])} settings, none is both faster and more "
-        "accurate than these."
+        f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, for {frame} in "
+        f"{speed['tiles_per_image']:.3g} tiles of {height} × {width} pixels, batch size {speed['batch_size']}. "
+        f"Quality is that of {count} validation images ({data}). Of {len(speed['candidates'])} settings, none is both "
+        "faster and more accurate than these."
     )
 
 
@@ -69,7 +77,7 @@ def _machine_name(machine: dict) -> str:
 def draw_front(speed: dict, path: Path) -> None:
     """Average precision against time: all settings, the checkpoint's own at every rate, and the Pareto front."""
     rows, checkpoint = speed["candidates"], speed["checkpoint"]
-    own = (checkpoint["reactivation_layer"], checkpoint["selection_pool"])
+    own = tuple(checkpoint[name] for name in ("reactivation_layer", "selection_pool", "allocation"))
 
     def points(chosen: list[dict]) -> tuple[np.ndarray, np.ndarray]:
         chosen = sorted(chosen, key=lambda row: row["milliseconds"])
@@ -79,15 +87,15 @@ def draw_front(speed: dict, path: Path) -> None:
         row
         for row in rows
         if len(set(row["keep_rates"])) == 1
-        and (row["keep_rates"][0] == 1 or (row["reactivation_layer"], row["selection_pool"]) == own)
+        and (row["keep_rates"][0] == 1 or (row["reactivation_layer"], row["selection_pool"], row["allocation"]) == own)
     ]
     figure = new_figure(7.2, 4.6)
     axis = figure.subplots()
     axis.plot(*points(rows), "o", color="0.75", markersize=4, label="measured")
-    axis.plot(*points(uniform), "s--", color="#D55E00", label="the checkpoint's own layer and pool")
+    axis.plot(*points(uniform), "s--", color="#D55E00", label="as the checkpoint is configured")
     front = points([row for row in rows if row["on_front"]])
     axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="Pareto front")
-    axis.set(xlabel="milliseconds per tile", ylabel="average precision, validation images")
+    axis.set(xlabel="milliseconds per image", ylabel="average precision, validation images")
     axis.set_title(_machine_name(speed["machine"]), fontsize=9)
     tidy(axis)
     axis.legend(frameon=False, fontsize=9)

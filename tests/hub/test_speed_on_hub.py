@@ -19,11 +19,12 @@ def test_a_model_from_the_hub_knows_its_speed(hub, run_client, tiny_model, tmp_p
     speed = {
         "provenance": {"date": "2026-11-22T10:00:00+00:00"}, "settings": {"dataset": "user/fives"},
         "machine": describe_machine("cpu", torch.float32),
-        "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
+        "image_size": [64, 64], "frame_size": [128, 128], "batch_size": 1, "tiles_per_image": 9, "num_layers": 6,
         "data": {"images": {"validation": 3}}, "weights": fingerprint_weights(checkpoint),
         "candidates": [{
-            "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "active", "milliseconds": 61.25,
-            "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": 0.5, "on_front": True,
+            "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "active", "allocation": "tile",
+            "milliseconds": 61.25, "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": 0.5,
+            "on_front": True,
         }],
     }  # fmt: skip
     push = ["reg4pru", "push", "--model_name_or_path", checkpoint, "--hub_model_id", "tester/vessels"]

@@ -10,22 +10,24 @@ import torch
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.speed_budget import describe_machine, fingerprint_weights
+from reg4pru.common.former_names import FORMER_NAMES
 
 
-def candidate(milliseconds, precision, rates, layer=4, pool="active"):
+def candidate(milliseconds, precision, rates, layer=4, pool="active", allocation="tile"):
     return {
         "milliseconds": milliseconds, "average_precision": precision, "keep_rates": rates,
-        "reactivation_layer": layer, "selection_pool": pool,
+        "reactivation_layer": layer, "selection_pool": pool, "allocation": allocation,
     }  # fmt: skip
 
 
 SPEED = {
     "machine": describe_machine("cpu", torch.float32),
+    "frame_size": [128, 128],
     "candidates": [
         candidate(100.0, 0.9, [1.0, 1.0, 1.0]),
         candidate(80.0, 0.85, [0.7, 0.7, 0.7]),
         candidate(79.0, 0.87, [1.0, 0.7, 0.5]),
-        candidate(60.0, 0.88, [0.7, 0.7, 0.7], layer=5, pool="all"),
+        candidate(60.0, 0.88, [0.7, 0.7, 0.7], layer=5, pool="all", allocation="image"),
         candidate(50.0, 0.7, [0.5, 0.5, 0.5]),
     ],
 }
@@ -57,11 +59,12 @@ def test_the_most_accurate_rates_within_the_budget(model, pixel_values):
     model(pixel_values, keep_rates=model.keep_rates_for(milliseconds=90))
 
 
-def test_a_budget_also_sets_layer_and_pool(model):
+def test_a_budget_also_sets_layer_pool_and_allocation(model):
     chosen = model.set_speed_budget(milliseconds=90)
     assert chosen["milliseconds"] == 60
     config = model.config
     assert (config.keep_rates, config.reactivation_layer, config.selection_pool) == ([0.7] * 3, 5, "all")
+    assert config.allocation == "image"
     config.validate()
     assert model.keep_rates_for(milliseconds=60) == [0.7] * 3
 
@@ -91,7 +94,7 @@ def test_budgets_that_cannot_be_met_are_refused(model, folder, tiny_model):
     elsewhere = copy.deepcopy(model)
     elsewhere.config.selection_pool = "all"
     with pytest.raises(
-        ValueError, match="Nothing was measured with `reactivation_layer` 4 and `selection_pool` 'all'"
+        ValueError, match="with `reactivation_layer` 4, `selection_pool` 'all' and `allocation` 'tile': tune again"
     ):
         elsewhere.keep_rates_for(milliseconds=90)
     with pytest.raises(ValueError, match="not loaded from a checkpoint"):
@@ -107,6 +110,20 @@ def test_budgets_that_cannot_be_met_are_refused(model, folder, tiny_model):
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="no longer there"):
         model.keep_rates_for(milliseconds=90)
+
+
+@pytest.mark.parametrize("name", next(names for names in FORMER_NAMES.items() if "tiles_per_image" in names))
+def test_early_times_of_a_tile_become_those_of_an_image(folder, name):
+    early = {key: value for key, value in SPEED.items() if key != "frame_size"}
+    early["candidates"] = [
+        {key: value for key, value in row.items() if key != "allocation"} for row in SPEED["candidates"]
+    ]
+    (folder / "speed.json").write_text(json.dumps(early | {"weights": fingerprint_weights(folder), name: 9.0}))
+    model = Reg4PruForSemanticSegmentation.from_pretrained(folder, allocation="image")
+    assert model.set_speed_budget(milliseconds=9 * 90)["milliseconds"] == 9 * 60
+    assert model.config.allocation == "tile"
+    with pytest.raises(ValueError, match="the fastest that was measured takes 450"):
+        model.set_speed_budget(milliseconds=449)
 
 
 def test_a_speed_of_other_weights_is_refused(model, folder, tiny_model):

@@ -85,14 +85,15 @@ def street_model(tiny_model) -> Reg4PruForSemanticSegmentation:
 def speed() -> dict:
     """What `reg4pru tune` writes, of two settings on the front and one that is not."""
     best = {
-        "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "all", "milliseconds": 61.25,
-        "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": None, "on_front": True,
+        "keep_rates": [1.0, 0.7, 0.5], "reactivation_layer": 4, "selection_pool": "all", "allocation": "image",
+        "milliseconds": 61.25, "ratio": 1.5, "average_precision": 0.875, "dice": 0.75, "cldice": None,
+        "on_front": True,
     }  # fmt: skip
     fastest = best | {"keep_rates": [0.5, 0.5, 0.5], "milliseconds": 40.0, "ratio": 2.25, "average_precision": 0.8}
     return {
         "provenance": {"date": "2026-11-22T10:00:00+00:00"}, "settings": {"dataset": "../data/clinic"},
         "machine": {"device": "Slow & Steady", "dtype": "float32", "num_threads": 2},
-        "image_size": [64, 64], "batch_size": 1, "tiles_per_image": 9.0, "num_layers": 6,
+        "image_size": [64, 64], "frame_size": [128, 128], "batch_size": 1, "tiles_per_image": 9, "num_layers": 6,
         "data": {"images": {"validation": 3}},
         "candidates": [best, fastest, best | {"milliseconds": 80.0, "on_front": False}],
     }  # fmt: skip

@@ -140,7 +140,7 @@ def test_the_gallery_of_a_checkpoint(comparer, tmp_path, monkeypatch):
 def test_what_was_tuned_is_a_table(speed):
     table = speed_table(speed)
     assert table.count("<tr>") == 1 + 2
-    assert "<td>1.0 / 0.7 / 0.5</td><td>L−2</td><td>all</td><td>0.875</td>" in table
+    assert "<td>1.0 / 0.7 / 0.5</td><td>L−2</td><td>all</td><td>image</td><td>0.875</td>" in table
     assert "Slow &amp; Steady, 2 threads" in table
 
 

@@ -6,10 +6,15 @@ GRID = (1.0, 0.7, 0.5)
 
 
 def test_unpruned_is_measured_once():
-    settings = settings_to_measure(2, GRID, [4, 5], ["active", "all"])
-    assert len(settings) == 1 + 2 * 2 * 2
-    assert settings[0] == Setting((1.0, 1.0), 4, "active")
-    assert settings[1:5] == [Setting((0.7, 0.7), layer, pool) for layer in (4, 5) for pool in ("active", "all")]
+    settings = settings_to_measure(2, GRID, [4, 5], ["active", "all"], ["image", "tile"])
+    assert len(settings) == 1 + 2 * 2 * 2 * 2
+    assert settings[0] == Setting((1.0, 1.0), 4, "active", "image")
+    assert settings[1:9] == [
+        Setting((0.7, 0.7), layer, pool, allocation)
+        for layer in (4, 5)
+        for pool in ("active", "all")
+        for allocation in ("image", "tile")
+    ]
     assert len(set(settings)) == len(settings)
 
 

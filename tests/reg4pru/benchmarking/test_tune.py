@@ -11,7 +11,7 @@ from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import tune
 from reg4pru.benchmarking import quality
 
-IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 64)
+IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 96)  # of four tiles each
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
 
 
@@ -57,9 +57,12 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
     rows = speed["candidates"]
     assert rows[0]["keep_rates"] == [1.0, 1.0]
     assert rows[0]["ratio"] == 1
-    uniform = {(row["reactivation_layer"], row["selection_pool"]) for row in rows if row["keep_rates"] == [0.5, 0.5]}
-    assert uniform == {(layer, pool) for layer in (4, 5) for pool in ("active", "all")}
-    assert len(rows) == 5
+    assert (speed["frame_size"], speed["tiles_per_image"]) == ([96, 96], 4)
+    names = ("reactivation_layer", "selection_pool", "allocation")
+    assert {tuple(row[name] for name in names) for row in rows if row["keep_rates"] == [0.5, 0.5]} == {
+        (layer, pool, allocation) for layer in (4, 5) for pool in ("active", "all") for allocation in ("tile", "image")
+    }
+    assert len(rows) == 9
     front = [row for row in rows if row["on_front"]]
     for row in rows:  # nothing that was measured lies above the front
         assert any(
@@ -77,7 +80,7 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
     assert json.loads((checkpoint / "config.json").read_text()) == before
     run_tune("--model_name_or_path", checkpoint, "--budget_ms", 1e6)
     best = max(rows, key=lambda row: (row["average_precision"], -row["milliseconds"]))
-    chosen = {name: best[name] for name in ("keep_rates", "reactivation_layer", "selection_pool")}
+    chosen = {name: best[name] for name in ("keep_rates", *names)}
     assert json.loads((checkpoint / "config.json").read_text()) == before | chosen
     assert Reg4PruForSemanticSegmentation.from_pretrained(checkpoint).config.keep_rates == best["keep_rates"]
 
@@ -119,9 +122,9 @@ def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, mon
     run_tune(*arguments)
     rows = json.loads((checkpoint / "speed.json").read_text())["candidates"]
     assert len(calls) == 4 + len(rows) - 3
-    for rates, layer, pool, scores in unfinished["qualities"]:
-        row = next(row for row in rows if [row["keep_rates"], row["reactivation_layer"], row["selection_pool"]]
-                   == [rates, layer, pool])  # fmt: skip
+    for *setting, scores in unfinished["qualities"]:
+        names = ("keep_rates", "reactivation_layer", "selection_pool", "allocation")
+        row = next(row for row in rows if [row[name] for name in names] == setting)
         assert row["average_precision"] == scores["average_precision"]
 
 
@@ -134,6 +137,7 @@ def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, mon
         (("--budget_ms", -1), "--budget_ms is -1.0"),
         (("--reactivation_layers", 1), "`reactivation_layer`"),
         (("--selection_pools", "some"), "`selection_pool` is 'some'"),
+        (("--allocations", "some"), "`allocation` is 'some'"),
         (("--synthetic_counts", 2, 0, 2), "no side 'validation'"),
     ],
 )

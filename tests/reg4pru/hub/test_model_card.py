@@ -174,8 +174,8 @@ def test_what_was_tuned_goes_along_and_is_shown(checkpoint, speed, tmp_path):
     assert "model.set_speed_budget(milliseconds=62)" in card, "a budget that one of the rows meets"
     rows = [line for line in card.splitlines() if "| L−2 |" in line]
     assert rows == [
-        "| 61.2 | 1.50× | 1.0 / 0.7 / 0.5 | L−2 | all | 0.875 | 0.750 | – |",
-        "| 40 | 2.25× | 0.5 | L−2 | all | 0.800 | 0.750 | – |",
+        "| 61.2 | 1.50× | 1.0 / 0.7 / 0.5 | L−2 | all | image | 0.875 | 0.750 | – |",
+        "| 40 | 2.25× | 0.5 | L−2 | all | image | 0.800 | 0.750 | – |",
     ]
     assert "Slow & Steady, 2 threads, float32" in card
 
