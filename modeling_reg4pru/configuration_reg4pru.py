@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import EomtConfig, EomtDinov3Config, logging
 
 from .token_bank import routing_window_range
-from .token_selectors import SELECTOR_CLASSES
+from .token_selectors import BACKGROUND_NAMES, SELECTOR_CLASSES
 
 logger = logging.get_logger(__name__)
 
@@ -17,8 +17,6 @@ TRAIN_PRUNINGS = ("none", "soft", "hard")
 SELECTION_POOLS = ("active", "all")
 ALLOCATIONS = ("tile", "image")
 POSITIONS = ("rotary", "learned")
-# What class 0 is called where it is no class of its own.
-BACKGROUND_NAMES = ("background", "unlabeled", "unlabelled", "void")
 # What a configuration may hold beside its fields: what `PreTrainedConfig` and the Auto classes keep there.
 OTHER_FIELDS = {
     "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels",
@@ -104,6 +102,9 @@ class Reg4PruConfig(EomtDinov3Config):
             Whether pruned tokens come back with a guess of the state that the layers they missed would have given
             them ([`~modeling_reg4pru.drift_correction.DriftCorrection`]), not with their last state. It learns where
             training removes tokens, `train_pruning="hard"`, and best by distillation.
+        context_grid (`int`, *optional*, defaults to 0):
+            Cells a side. Above 0, what the first stage drops goes on, averaged by cell, as this number squared of
+            context tokens until the reactivation, so that what stays stands for the whole image, smooth classes too.
         routing (`bool`, *optional*, defaults to `True`):
             Random token routing, in training only.
         routing_keep_rate (`float`, *optional*, defaults to 0.5):
@@ -176,6 +177,7 @@ class Reg4PruConfig(EomtDinov3Config):
     allocation: str = "tile"
     reactivation_layer: int | None = None
     drift_correction: bool = False
+    context_grid: int = 0
     routing: bool = True
     routing_keep_rate: float | int = 0.5
     routing_window: list[int] | tuple[int, ...] | None = None
@@ -352,7 +354,7 @@ class Reg4PruConfig(EomtDinov3Config):
             )
         expand_keep_rates(self.keep_rates, len(layers))
 
-        for field in ("budget_loss_weight", "selector_loss_weight", "blend_share_weight"):
+        for field in ("budget_loss_weight", "selector_loss_weight", "blend_share_weight", "context_grid"):
             if getattr(self, field) < 0:
                 raise ValueError(f"`{field}` is {getattr(self, field)}: it must not be negative.")
         if self.selector_temperature <= 0:

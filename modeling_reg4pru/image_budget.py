@@ -106,6 +106,11 @@ class ImageTokenPruning(TokenPruning):
         ]
         for whole, table in zip(packed, (cos, sin), strict=True):
             whole[:, self._is_patch] = table
+        if self.context_rope is not None:
+            for whole, table in zip(packed, self.context_rope, strict=True):
+                special = whole[:, ~self._is_patch].view(self.num_tiles, self.num_special, -1)
+                special[:, -self.num_context :] = table
+                whole[:, ~self._is_patch] = special.view(1, -1, special.shape[-1])
         return packed[0][:, None], packed[1][:, None]
 
     def _count_tokens(self, states: torch.Tensor) -> list[int]:

@@ -34,6 +34,31 @@ def _places(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(ids.shape[0], device=ids.device)[:, None], ids
 
 
+def cell_weights(chosen: torch.Tensor, grid_size: tuple[int, int], num_cells: int, dtype: torch.dtype) -> torch.Tensor:
+    """
+    Weights by which tokens are averaged within cells: `weights @ states` are the means of the chosen tokens of each
+    cell, or of all of its tokens where none of them is chosen.
+
+    Args:
+        chosen (`torch.Tensor` of shape `(batch, num_patches)`, `bool`): Which tokens are averaged.
+        grid_size (`tuple[int, int]`): Rows and columns of patches.
+        num_cells (`int`): Cells a side.
+        dtype (`torch.dtype`): Of the weights.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_cells**2, num_patches)`.
+    """
+    rows, columns = (
+        torch.arange(side, device=chosen.device) * num_cells // side * step
+        for side, step in zip(grid_size, (num_cells, 1), strict=True)
+    )
+    cells = torch.arange(num_cells**2, device=chosen.device)
+    inside = (rows[:, None] + columns).flatten() == cells[:, None]
+    weights = inside & chosen[:, None]
+    weights = torch.where(weights.any(-1, keepdim=True), weights, inside).to(dtype)
+    return weights / weights.sum(-1, keepdim=True)
+
+
 class TokenBank:
     """
     The last state of every patch token of the grid, and which of them are active.

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .configuration_reg4pru import expand_keep_rates
 from .segmentation_head import allowed_patches
-from .token_bank import TokenBank, draw_routing_window, gather_tokens
+from .token_bank import TokenBank, cell_weights, draw_routing_window, gather_tokens
 from .token_selectors import (
     TokenSelector,
     budget_loss,
@@ -46,7 +46,8 @@ class TokenPruning:
         positions (`tuple`): Rotary cos and sin of the active tokens, or `None`s.
         policy (`torch.Tensor` of shape `(batch, num_tokens)` or `None`): Keep decisions that gate attention.
         query_mask (`torch.Tensor` of shape `(batch, num_queries, num_tokens)` or `None`): Where queries may look.
-        num_special (`int`): Tokens before the patch tokens: the prefix, later also the queries.
+        num_special (`int`): Tokens before the patch tokens: the prefix, later also the queries before it and the
+            context tokens behind it.
         early_predictions (`list[tuple]`): Mask and class logits before each layer with queries, in training with
             masked attention.
         budget_losses, foreground_losses (`list[torch.Tensor]`): One entry a stage that learns.
@@ -86,7 +87,14 @@ class TokenPruning:
         if shares is not None and config.blend_share_weight > 0:
             self.log_shares = config.blend_share_weight * shares.flatten(1).log()
 
+        if config.context_grid > min(grid_size):
+            raise ValueError(
+                f"`context_grid` is {config.context_grid}, but an image has only {grid_size[0]} x {grid_size[1]} "
+                "patches: it must not be larger."
+            )
+
         self.num_special, self.tile_lengths = config.num_prefix_tokens, None
+        self.num_context, self.context_rope = 0, None  # context tokens in the sequence; their rotary cos and sin
         self.positions, self.policy, self.query_mask = (None, None), None, None
         self._grid_policy: torch.Tensor | None = None  # of all patch tokens, (batch, num_patches)
         self._kept_ids: torch.Tensor | None = None  # what the stage of the present layer lets go on
@@ -116,6 +124,9 @@ class TokenPruning:
         """The sequence of these special tokens and the patch tokens that are active now."""
         self.num_special = special.shape[1]
         self.positions = self.bank.follow_positions(self.rope)
+        if self.context_rope is not None:
+            pairs = zip(self.context_rope, self.positions, strict=True)
+            self.positions = tuple(torch.cat((context[:, None], active), dim=2) for context, active in pairs)
         return torch.cat((special, patches), dim=1)
 
     def before(self, index: int, states: torch.Tensor) -> torch.Tensor:
@@ -154,8 +165,15 @@ class TokenPruning:
         special, patches = self.split(states)  # of packed tiles a copy, so only where tokens move
         bank.write(patches)
         if prunes:
+            kept_ids = bank.kept_ids
             self._prune(index)
+            if config.context_grid and not self.num_context:
+                context = self._average_dropped(kept_ids)
+                self.num_context = context.shape[1]
+                special = torch.cat((special, context.to(special)), dim=1)
         if reactivates:
+            special = special[:, : special.shape[1] - self.num_context]
+            self.num_context, self.context_rope = 0, None
             if self.training and bank.changes is not None:
                 self.reactivated = bank.reactivated()
             bank.reactivate()
@@ -193,6 +211,30 @@ class TokenPruning:
         leaving_ids = bank.leaving_ids(kept_ids, nested)
         changes = correction(gather_tokens(bank.states, leaving_ids)).to(bank.states.device)
         bank.prune(kept_ids, leaving_ids, changes)
+
+    def _average_dropped(self, kept_ids: torch.Tensor | None) -> torch.Tensor:
+        """
+        Context tokens: means of the tokens that a stage has dropped, over the cells of each image. Their positions are
+        means, too, of cos and sin, as those of keys that are averaged after their rotation would be; learned positions
+        are part of the states.
+
+        Args:
+            kept_ids (`torch.Tensor` of shape `(batch, num_kept)`, *optional*): What was left before the stage.
+
+        Returns:
+            `torch.Tensor` of shape `(num_images, context_grid**2, hidden_size)`: of a tile each, where the bank holds
+            several as one grid.
+        """
+        states, patches = self.bank.states, self.grid_size[0] * self.grid_size[1]
+        left = torch.ones_like(states[..., 0], dtype=torch.bool)
+        if kept_ids is not None:
+            left = torch.zeros_like(left).scatter(1, kept_ids, True)
+        dropped = left.scatter(1, self.bank.kept_ids, False).view(-1, patches)
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        weights = cell_weights(dropped, self.grid_size, self.config.context_grid, dtype)
+        if self.rope is not None:
+            self.context_rope = tuple((weights @ table[:patches].to(dtype)).to(table) for table in self.rope)
+        return weights @ states.reshape(-1, patches, states.shape[-1]).to(dtype)
 
     def _decide(self, index: int, selector: TokenSelector, patches: torch.Tensor) -> torch.Tensor | None:
         """

@@ -8,6 +8,9 @@ from transformers.activations import ACT2FN
 
 from .distributed import draw_for_images, mean_over_processes
 
+# What class 0 is called where it is no class of its own.
+BACKGROUND_NAMES = ("background", "unlabeled", "unlabelled", "void")
+
 
 def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
     """R_j = r_1 * ... * r_j: the fraction of all patch tokens that is left after each stage."""
@@ -56,7 +59,8 @@ def keep_count(rate: float, num_patches: int, num_special_tokens: int, token_mul
 def stage_counts(config: PreTrainedConfig, keep_rates: tuple[float, ...], num_patches: int) -> list[int]:
     """
     Number of patch tokens after every pruning stage. Rounding counts the query tokens in where most of the layers that
-    run on a stage's tokens have them; in the other layers their number is off the multiple by that of the queries.
+    run on a stage's tokens have them; in the other layers their number is off the multiple by that of the queries. It
+    counts context tokens in, too.
 
     Args:
         config ([`Reg4PruConfig`]): Stages, and where the queries enter.
@@ -68,7 +72,7 @@ def stage_counts(config: PreTrainedConfig, keep_rates: tuple[float, ...], num_pa
     cumulative = cumulative_keep_rates(keep_rates)
     for stage, (layer, end) in enumerate(zip(config.pruning_layers, ends, strict=False)):
         before = counts[-1] if counts else num_patches
-        special = special_tokens(config, layer, end)
+        special = special_tokens(config, layer, end) + config.context_grid**2
         count = keep_count(cumulative[stage], num_patches, special, config.token_multiple)
         counts.append(before if keep_rates[stage] >= 1 else min(count, before))
     return counts

@@ -35,6 +35,8 @@ VARIANTS = {
     "corrected": {"train_pruning": "hard", "routing": False, "drift_correction": True},
     "corrected_routing": {"train_pruning": "hard", "routing": True, "drift_correction": True},
     "divergence": {"selector": "divergence", "train_pruning": "hard", "routing": False, "drift_correction": True},
+    "context": {"train_pruning": "hard", "routing": False, "drift_correction": True, "context_grid": 4},
+    "context_routing": {"selector": "random", "train_pruning": "hard", "routing": True, "context_grid": 4},
     # Of the recipes on pretrained backbones, which distil, too.
     "default": {"selector": "foreground_mlp", "train_pruning": "hard", "routing": False, "drift_correction": True},
 }

@@ -21,9 +21,12 @@ def patch_counts(config: Reg4PruConfig, num_patches: int) -> list[int]:
 
 
 def token_counts(config: Reg4PruConfig, num_patches: int) -> list[int]:
-    """Number of tokens of every layer at inference, prefix and query tokens included."""
+    """Number of tokens of every layer at inference, prefix, query and context tokens included."""
     return [
-        patches + config.num_prefix_tokens + (config.num_queries if layer >= config.first_query_layer else 0)
+        patches
+        + config.num_prefix_tokens
+        + (config.num_queries if layer >= config.first_query_layer else 0)
+        + (config.context_grid**2 if patches < num_patches else 0)
         for layer, patches in enumerate(patch_counts(config, num_patches))
     ]
 
@@ -39,7 +42,8 @@ def forward_flops(config: Reg4PruConfig, grid_size: tuple[int, int], batch_size:
 
     Returns:
         `dict[str, int]`: operations of the `patch_embedding`, of `attention` (scores and weighted sum), of `linear`
-        (projections and MLPs), of the `selectors` with the drift corrections, and of the `heads`.
+        (projections and MLPs), of the `selectors` with the drift corrections and the means of context tokens, and of
+        the `heads`.
     """
     width = config.hidden_size
     num_patches = grid_size[0] * grid_size[1]
@@ -79,4 +83,7 @@ def _selector_flops(config: Reg4PruConfig, num_patches: int) -> int:
     flops = SELECTOR_CLASSES[config.selector].flops_per_token(config.hidden_size) * scored
     if config.drift_correction:
         flops += DriftCorrection.flops_per_token(config.hidden_size) * corrected
+    if active < num_patches:  # means of states, and of cos and sin
+        tables = 2 * config.hidden_size // config.num_attention_heads if config.positions == "rotary" else 0
+        flops += 2 * config.context_grid**2 * num_patches * (config.hidden_size + tables)
     return flops

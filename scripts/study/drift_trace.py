@@ -73,7 +73,7 @@ def trace_grid(
     states, active, logits = [], [], []
     for index, (ids, output) in enumerate(zip(token_ids, outputs_of_layers, strict=True)):
         num_queries = config.num_queries if index >= config.first_query_layer else 0
-        patches = output[:, num_queries + config.num_prefix_tokens :]
+        patches = output[:, -ids.shape[1] :]
         grid = patches if index == 0 else grid.scatter(1, ids[..., None].expand_as(patches), patches)
         runs = torch.zeros(grid.shape[:2], dtype=torch.bool, device=grid.device)
         runs = runs.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))

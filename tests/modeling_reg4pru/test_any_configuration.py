@@ -61,6 +61,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "selection_pool": choice(["active", "all"], [""]),
         "reactivation_layer": whole(3, 4),
         "drift_correction": st.booleans(),
+        "context_grid": whole(0, 2),
         "routing": st.booleans(),
         "routing_keep_rate": mostly(st.floats(0.1, 1.0), st.floats()),
         "routing_window": mostly(st.sampled_from([None, [0, 2], [1, 3]]), st.lists(st.integers(-1, 6), max_size=3)),

@@ -30,11 +30,13 @@ def counted(model):
 
 
 @pytest.mark.parametrize(
-    ("pool", "reactivation_layer", "drift_correction"), [("active", 3, False), ("active", 5, True), ("all", 4, True)]
+    ("pool", "reactivation_layer", "drift_correction", "context_grid"),
+    [("active", 3, False, 0), ("active", 5, True, 3), ("all", 4, True, 0)],
 )
 @torch.no_grad()
-def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer, drift_correction):
-    fields = {"selection_pool": pool, "drift_correction": drift_correction, "train_pruning": "hard"}
+def test_one_graph_for_all_batch_sizes(tiny_model, pool, reactivation_layer, drift_correction, context_grid):
+    fields = {"selection_pool": pool, "drift_correction": drift_correction, "context_grid": context_grid,
+              "train_pruning": "hard"}  # fmt: skip
     model = tiny_model(**fields, pruning_layers=[0, 2], reactivation_layer=reactivation_layer)
     give_corrections_weights(model)
     compiled, counter = counted(model)

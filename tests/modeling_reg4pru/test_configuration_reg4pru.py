@@ -37,6 +37,7 @@ BAD_FIELDS = [
         {"selector": "best"},
         "`selector` is 'best': it must be one of mlp, foreground_mlp, divergence, learned_query, random",
     ),
+    ({"context_grid": -1}, "`context_grid` is -1"),
     ({"train_pruning": "medium"}, "`train_pruning` is 'medium': it must be one of none, soft, hard"),
     ({"selection_pool": "some"}, "`selection_pool` is 'some': it must be one of active, all"),
     ({"selector": "learned_query"}, "`train_pruning='soft'` with `selector='learned_query'`"),

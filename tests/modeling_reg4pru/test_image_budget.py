@@ -9,6 +9,7 @@ from modeling_reg4pru.blend_shares import blend_shares
 from modeling_reg4pru.tiled_inference import predict_images
 
 from .test_blend_shares import offsets_of
+from .test_pruned_inference import cell_means
 
 NUM_PATCHES = 64  # of a tile
 VARIANTS = {
@@ -17,6 +18,8 @@ VARIANTS = {
     "all tokens compete": {"selection_pool": "all"},
     "drift correction": {"selector": "foreground_mlp", "train_pruning": "hard", "drift_correction": True},
     "reactivation after the last layer": {"reactivation_layer": 5},
+    "context tokens": {"context_grid": 3},
+    "context tokens without positions": {"context_grid": 2, "positions": "learned"},
     "before the queries": {"reactivation_layer": 3, "pruning_layers": [0, 1, 2]},
 }
 
@@ -37,7 +40,7 @@ def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: fl
     images = [torch.where(offsets[:, 0] == image)[0].tolist() for image in offsets[:, 0].unique()]
     states = list(model.embeddings(pixel_values))
     rope = model.rope_embeddings(pixel_values)
-    special = config.num_prefix_tokens
+    special, context_rope = config.num_prefix_tokens, None
     grids = [tokens[special:].clone() for tokens in states]
     changes = [torch.zeros_like(grid) for grid in grids]
     ids = [torch.where(share > 0)[0] for share in shares]
@@ -53,6 +56,11 @@ def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: fl
         before = [tokens.clone() for tokens in states]
         for tile, kept in enumerate(ids):
             cos, sin = (None, None) if rope is None else (table[kept][None, None] for table in rope)
+            if context_rope is not None:
+                cos, sin = (
+                    torch.cat((table[None, None], active), dim=2)
+                    for table, active in zip(context_rope[tile], (cos, sin), strict=True)
+                )
             states[tile] = layer(states[tile][None], cos, sin)[0]
         if stage is not None:
             read = states if selector.scores_output else before
@@ -69,19 +77,35 @@ def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: fl
                 keeps[members] = (
                     torch.zeros(scores[members].numel()).index_fill(0, best, 1.0).view(-1, NUM_PATCHES).bool()
                 )
+            context = [torch.zeros(0, config.hidden_size)] * len(ids)
+            if config.context_grid and stage == 0:
+                lost = [
+                    [token in kept and not keeps[tile, token] for token in range(NUM_PATCHES)]
+                    for tile, kept in enumerate(map(torch.Tensor.tolist, ids))
+                ]
+                for tile, kept in enumerate(ids):
+                    grids[tile][kept] = states[tile][special:]
+                    context[tile] = cell_means(grids[tile], lost[tile], (8, 8), config.context_grid)
+                if rope is not None:
+                    context_rope = [
+                        [cell_means(table, one, (8, 8), config.context_grid) for table in rope] for one in lost
+                    ]
             for tile, kept in enumerate(ids):
                 grids[tile][kept] = states[tile][special:]
                 if model.drift_corrections:
                     leaves = kept[~keeps[tile][kept]]
                     changes[tile][leaves] = model.drift_corrections[stage](grids[tile][leaves][None])[0]
                 ids[tile] = torch.where(keeps[tile])[0]
-                states[tile] = torch.cat((states[tile][:special], grids[tile][ids[tile]]))
+                states[tile] = torch.cat((states[tile][:special], context[tile], grids[tile][ids[tile]]))
+            special += len(context[0])
             kept_by_stage.append(keeps)
         if index == config.reactivation_layer:
+            special_left, context_rope = special - config.context_grid**2, None
             for tile, kept in enumerate(ids):
                 grids[tile][kept] = states[tile][special:]
-                states[tile] = torch.cat((states[tile][:special], grids[tile] + changes[tile]))
+                states[tile] = torch.cat((states[tile][:special_left], grids[tile] + changes[tile]))
                 ids[tile] = torch.arange(NUM_PATCHES)
+            special = special_left
     whole = torch.stack(states)
     masks, _ = model.predict(whole[:, : config.num_queries], whole[:, special:], (8, 8))
     return masks, kept_by_stage

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 
 from modeling_reg4pru.token_selectors import stage_counts
 
-from ..variants import give_corrections_weights
+from ..variants import VARIANTS, give_corrections_weights
 
 QUERY_LAYER = 4  # of the 6 layers of tiny_config
 
 
 def reference_layer(layer, states, visible, angles):
     """One DINOv3 layer, written out: keys that are not visible get -inf. Everything in (batch, tokens, channels)."""
-    heads, num_patches = layer.attention.num_heads, angles[0].shape[0]
+    heads, num_patches = layer.attention.num_heads, angles[0].shape[-2]
     special = states.shape[1] - num_patches
     normed = layer.norm1(states)
 
@@ -32,16 +32,33 @@ def reference_layer(layer, states, visible, angles):
         split(layer.attention.v_proj, False),
     )
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-    scores = scores.masked_fill(~F.pad(visible, (special, 0), value=True)[:, None, None], float("-inf"))
+    scores = scores.masked_fill(
+        ~F.pad(visible, (states.shape[1] - visible.shape[1], 0), value=True)[:, None, None], float("-inf")
+    )
     attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
     states = states + layer.layer_scale1(layer.attention.o_proj(attended))
     return states + layer.layer_scale2(layer.mlp(layer.norm2(states)))
 
 
+def cell_means(values, dropped, grid_size, num_cells):
+    """Means of the dropped tokens `(num_patches,)` of each cell, or of all of its tokens where it has lost none."""
+    means = []
+    for cell in range(num_cells**2):
+        inside = [
+            row * grid_size[1] + column
+            for row in range(grid_size[0])
+            for column in range(grid_size[1])
+            if (row * num_cells // grid_size[0], column * num_cells // grid_size[1]) == divmod(cell, num_cells)
+        ]
+        lost = [token for token in inside if dropped[token]]
+        means.append(values[lost or inside].mean(0))
+    return torch.stack(means)
+
+
 def reference_forward(model, pixel_values, rates):
     """
     Every token keeps its place. Dropped tokens are hidden from the attention of the others and frozen, until the
-    reactivation layer.
+    reactivation layer. Context tokens stand between the special tokens and these.
     """
     config = model.config
     angles = model.rope_embeddings(pixel_values)
@@ -50,13 +67,15 @@ def reference_forward(model, pixel_values, rates):
     batch, num_patches, _ = patches.shape
     active = torch.ones(batch, num_patches, dtype=torch.bool)
     keep_masks, come_back = [], None
+    context, turns, cells = patches[:, :0], angles, config.context_grid
+    grid = (pixel_values.shape[2] // 8, pixel_values.shape[3] // 8)
     for index, layer in enumerate(model.layers):
         if index == config.first_query_layer:
             special = torch.cat((model.query.weight[None].expand(batch, -1, -1), special), dim=1)
         given, next_active = patches, active
-        new = reference_layer(layer, torch.cat((special, patches), dim=1), active, angles)
-        special = new[:, : special.shape[1]]
-        patches = torch.where(active[..., None], new[:, special.shape[1] :], patches)
+        new = reference_layer(layer, torch.cat((special, context, patches), dim=1), active, turns)
+        special, context, new = new.split((special.shape[1], context.shape[1], num_patches), dim=1)
+        patches = torch.where(active[..., None], new, patches)
         if index in config.pruning_layers:
             stage = config.pruning_layers.index(index)
             count = stage_counts(config, rates, num_patches)[stage]
@@ -65,6 +84,13 @@ def reference_forward(model, pixel_values, rates):
                 scores = scores.masked_fill(~active, float("-inf"))
             next_active = torch.zeros_like(active).scatter(1, scores.topk(count, dim=1).indices, True)
             keep_masks.append(next_active)
+            if cells and stage == 0:
+                lost = [(~kept).tolist() for kept in next_active]
+                context = torch.stack([cell_means(patches[i], lost[i], grid, cells) for i in range(batch)])
+                turns = tuple(
+                    torch.stack([torch.cat((cell_means(table, one, grid, cells), table)) for one in lost])[:, None]
+                    for table in angles
+                )
             if config.drift_correction:  # of what leaves now; of what was away already, what it left with
                 guesses = patches + model.drift_corrections[stage](patches)
                 come_back = torch.where(active[..., None], guesses, patches if come_back is None else come_back)
@@ -72,9 +98,9 @@ def reference_forward(model, pixel_values, rates):
             if come_back is not None:
                 patches = torch.where(active[..., None], patches, come_back)
             next_active = torch.ones_like(active)
+            context, turns = context[:, :0], angles
         active = next_active
     queries, patches = model.layernorm(special[:, : config.num_queries]), model.layernorm(patches)
-    grid = (pixel_values.shape[2] // 8, pixel_values.shape[3] // 8)
     pixels = model.upscale_block(patches.transpose(1, 2).unflatten(2, grid))
     return torch.einsum("bqc,bchw->bqhw", model.mask_head(queries), pixels), torch.stack(keep_masks, 1)
 
@@ -110,6 +136,45 @@ def test_removing_tokens_equals_hiding_and_freezing_them(
         assert not (keep_masks[:, 1:] & ~keep_masks[:, :-1]).any()
     # pruning does matter here, so that the agreement means something
     assert (model(pixel_values, keep_rates=1.0).masks_queries_logits - masks).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("reactivation_layer", [3, 4, 5], ids=["before_the_queries", "after_L-2", "after_L-1"])
+@pytest.mark.parametrize("pool", ["active", "all"])
+@pytest.mark.parametrize("num_cells", [1, 3])
+@torch.no_grad()
+def test_context_tokens_stand_for_what_the_first_stage_drops(
+    tiny_model, pixel_values, num_cells, pool, reactivation_layer
+):
+    fields = {"selection_pool": pool, "pruning_layers": [0, 1, 2], "reactivation_layer": reactivation_layer}
+    model = tiny_model(context_grid=num_cells, **VARIANTS["default"], **fields).double()
+    give_corrections_weights(model, std=0.2)
+    pixel_values = pixel_values[..., :48].double()
+    outputs = model(pixel_values, keep_rates=(0.7, 0.6, 0.5), output_keep_masks=True, output_token_ids=True)
+    masks, keep_masks = reference_forward(model, pixel_values, (0.7, 0.6, 0.5))
+    assert torch.equal(outputs.keep_masks, keep_masks.unflatten(2, (8, 6)))
+    torch.testing.assert_close(outputs.masks_queries_logits, masks, atol=1e-11, rtol=1e-9)
+    for layer, (count, ids) in enumerate(zip(outputs.token_counts.tolist(), outputs.token_ids, strict=True)):
+        context = num_cells**2 if 0 < layer <= reactivation_layer else 0
+        assert count == ids.shape[1] + context + 5 + (layer >= QUERY_LAYER)
+    without = tiny_model(**VARIANTS["default"], **fields).double()
+    without.load_state_dict(model.state_dict())
+    assert (without(pixel_values, keep_rates=(0.7, 0.6, 0.5)).masks_queries_logits - masks).abs().max() > 1e-3
+    dense = without(pixel_values, keep_rates=None).logits
+    for rates in (None, 1.0):  # where nothing is dropped, there is nothing to stand for
+        assert torch.equal(model(pixel_values, keep_rates=rates).logits, dense)
+
+
+@torch.no_grad()
+def test_context_tokens_belong_to_the_first_stage_that_drops_any(tiny_model, pixel_values):
+    model = tiny_model(context_grid=2)
+    counts = model(pixel_values, keep_rates=(1.0, 0.5, 0.5), output_token_ids=True)
+    extra = [int(count) - ids.shape[1] for count, ids in zip(counts.token_counts, counts.token_ids, strict=True)]
+    assert extra == [5, 5, 5, 5 + 4, 6 + 4, 6]  # stages 0, 2, 3; the query before layer 4, reactivation after it
+
+
+def test_cells_smaller_than_a_patch_are_refused(tiny_model, pixel_values):
+    with pytest.raises(ValueError, match="`context_grid` is 7, but an image has only 8 x 6 patches"):
+        tiny_model(context_grid=7)(pixel_values[..., :48])
 
 
 @pytest.mark.parametrize("pool", ["active", "all"])

@@ -27,6 +27,12 @@ def training_step(model, pixel_values, labels=None, seed=0, **kwargs):
     return outputs
 
 
+def with_special_tokens(counts, variant):
+    """The prefix in all layers, and context tokens from the first stage, layer 0, to the reactivation, layer 4."""
+    context = variant.get("context_grid", 0) ** 2
+    return [5 + count + (context if 0 < layer < 5 else 0) for layer, count in enumerate(counts)]
+
+
 @pytest.mark.parametrize("pool", ["active", "all"])
 def test_token_counts_in_training(tiny_model, pixel_values, variant, pool):
     model = tiny_model(**variant, **WINDOW, selection_pool=pool)
@@ -36,14 +42,14 @@ def test_token_counts_in_training(tiny_model, pixel_values, variant, pool):
     window = [19 if hard else 35] * 2  # half of the tokens, rounded like the stages: 24 and 40 with the prefix
     wanted = [64, after_stage[0], *(window if routing else (after_stage[0], after_stage[1])), after_stage[2] + 1, 65]
     assert stage_counts(model.config, (0.7,) * 3, 64) == KEPT
-    assert counts == [5 + count for count in wanted]
+    assert counts == with_special_tokens(wanted, variant)
 
 
 def test_all_variants_prune_alike_at_inference(tiny_model, pixel_values, variant):
     model = tiny_model(**variant)
     with torch.no_grad():
         counts = model(pixel_values).token_counts.tolist()
-    assert counts == [5 + count for count in (64, KEPT[0], KEPT[0], KEPT[1], KEPT[2] + 1, 65)]
+    assert counts == with_special_tokens((64, KEPT[0], KEPT[0], KEPT[1], KEPT[2] + 1, 65), variant)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -21,6 +21,9 @@ CONFIGURATIONS = [
     {"keep_rates": 0.5, "drift_correction": True, "train_pruning": "hard", "selection_pool": "all"},
     {"pruning_layers": [], "keep_rates": 1.0, "drift_correction": True, "train_pruning": "hard"},
     {"pruning_layers": [], "keep_rates": 1.0},
+    {"keep_rates": [1.0, 0.5, 0.7], "context_grid": 3},
+    {"keep_rates": 0.5, "context_grid": 3, "positions": "learned"},
+    {"keep_rates": 1.0, "context_grid": 3},
 ]
 
 
