@@ -4,8 +4,9 @@ Choose keep rate, reactivation layer, selection pool and allocation of a trained
 One checkpoint serves every keep rate, so nothing is trained: every setting is measured, its quality on the validation
 images and its time for the first of them, with all of its tiles, side by side with all others on this device.
 speed.json, speed.md and speed.png are written into the checkpoint, with the settings that no other beats in both time
-and average precision; an interrupted measurement continues where it stopped. --budget_ms then writes the most accurate
-setting within a budget into config.json; if speed.json exists already, nothing is measured again.
+and average precision, or mean IoU of more than two classes; an interrupted measurement continues where it stopped.
+--budget_ms then writes the most accurate setting within a budget into config.json; if speed.json exists already,
+nothing is measured again.
 
 Example:
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit
@@ -34,18 +35,20 @@ def main(argv: list[str] | None = None) -> None:
     from .common.output_checks import check_writable
     from .inference.evaluation_data import load_as_seen
     from .inference.loading import load_checkpoint
+    from .inference.model_classes import check_same_classes
 
     try:
         folder = check_arguments(arguments)
         check_writable(folder, "--model_name_or_path")  # the results are written into it
         if arguments.num_threads:
             torch.set_num_threads(arguments.num_threads)
-        model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype, num_labels=2)
+        model, processor = load_checkpoint(str(folder), None, arguments.device, arguments.dtype)
         if (folder / SPEED_FILE).exists() and not arguments.overwrite:
             speed = with_present_names(model.read_speed())
             logger.info("Measured on %s; --overwrite measures again.", speed["provenance"]["date"])
         else:
             images = load_as_seen(arguments, processor, "validation")
+            check_same_classes(model.config, images, arguments.dataset)
             speed = Tuning(arguments, folder, model, processor, images).run()
             logger.info("Written to %s: %s", folder, ", ".join(REPORTS))
         print(speed_markdown(speed))

@@ -151,7 +151,8 @@ class EngineComparison:
         if self.images is None or not trained:
             return dict.fromkeys(QUALITIES)
         common = {"batch_size": self.batch_size, "seed": self.arguments.seed}
-        return measure_quality(EngineModel(run, self.device), self.processor, self.images, "config", **common)
+        engine = EngineModel(run, self.device, self.model.config.id2label)
+        return measure_quality(engine, self.processor, self.images, "config", **common)
 
 
 def with_ratios(rows: list[dict], seconds: list[list[float]], batch_size: int) -> list[dict]:

@@ -50,12 +50,14 @@ class EngineModel(nn.Module):
     Args:
         run (`Callable`): From images `(batch, channels, height, width)` to logits; from [`build_engine`].
         device (`torch.device`): Device of the images.
+        id2label (`dict[int, str]`): Classes of the model.
     """
 
-    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device):
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device, id2label: dict[int, str]):
         super().__init__()
         self.run, self.device, self.dtype = run, device, torch.float32
-        self.config = SimpleNamespace(allocation="tile")  # its input is one batch of tiles, of whatever images
+        # Its input is one batch of tiles, of whatever images.
+        self.config = SimpleNamespace(allocation="tile", num_labels=len(id2label), id2label=id2label)
 
     def forward(
         self,

@@ -6,11 +6,14 @@ from datasets import Dataset
 from torch import nn
 from transformers import BaseImageProcessor
 
-from datasets_fives.metrics import measure
+from datasets_fives.metrics import measure, measure_classes
 
+from ..inference.model_classes import is_of_vessels, model_classes
 from ..inference.predictors import predictor
 
 QUALITIES = ("average_precision", "dice", "cldice")
+# Of more than two classes.
+CLASS_QUALITIES = ("mean_iou", "pixel_accuracy", "boundary_iou")
 
 
 def measure_quality(
@@ -23,7 +26,8 @@ def measure_quality(
     seed: int,
 ) -> dict[str, float]:
     """
-    [`QUALITIES`] of a model over all pixels of the images; `nan` if these contain no vessel.
+    [`QUALITIES`] of a model over all pixels of the images, or [`CLASS_QUALITIES`]; `nan` if these contain no vessel,
+    or no label.
 
     Args:
         model (`nn.Module`): A model, or an engine in its place ([`~reg4pru.benchmarking.engines.EngineModel`]).
@@ -34,5 +38,9 @@ def measure_quality(
         seed (`int`): Of random selection.
     """
     predict = predictor(model, processor, keep_rates, batch_size=batch_size, seed=seed)
-    pooled = measure({"": predict}, images)[""].compute()["pooled"]
+    if model.config.num_labels > 2:
+        result = measure_classes({"": predict}, images, model_classes(model.config))[""].compute()
+        return {name: result[name] for name in CLASS_QUALITIES}
+    inside = is_of_vessels(model.config)
+    pooled = measure({"": predict}, images, inside_field_of_view=inside)[""].compute()["pooled"]
     return {name: float(pooled[name]) for name in QUALITIES}

@@ -15,7 +15,13 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
-from modeling_reg4pru.speed_budget import SPEED_FILE, choose_candidate, describe_machine, fingerprint_weights
+from modeling_reg4pru.speed_budget import (
+    SPEED_FILE,
+    accuracy,
+    choose_candidate,
+    describe_machine,
+    fingerprint_weights,
+)
 from modeling_reg4pru.tiled_inference import predict_image
 
 from ..common.atomic_files import replace_text
@@ -24,6 +30,7 @@ from ..common.data_overlap import describe_data
 from ..common.former_names import with_present_names
 from ..common.keep_rates import check_keep_rates
 from ..common.provenance import provenance
+from ..inference.model_classes import is_of_vessels
 from ..reporting.speed import draw_front, front_table, measured_sentence
 from .arguments import TuneArguments
 from .baselines import variant
@@ -200,8 +207,9 @@ class Tuning:
                 batch_size=self.arguments.batch_size,
                 seed=self.arguments.seed,
             )
-            if math.isnan(quality["average_precision"]):
-                raise ValueError("The validation images contain no vessels: quality cannot be measured on them.")
+            if math.isnan(accuracy(quality)):
+                what = "vessels" if is_of_vessels(self.model.config) else "pixels that count"
+                raise ValueError(f"The validation images contain no {what}: quality cannot be measured on them.")
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
             replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
@@ -240,7 +248,7 @@ class Tuning:
                     **quality,
                 }
             )
-        front = set(pareto_front([(row["milliseconds"], row["average_precision"]) for row in rows]))
+        front = set(pareto_front([(row["milliseconds"], accuracy(row)) for row in rows]))
         speed = {
             "provenance": provenance(self.model.device, arguments.seed),
             "settings": asdict(arguments),
@@ -289,12 +297,13 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in Setting._fields}
     replace_text(path, json.dumps({**config, **after}, indent=2, sort_keys=True) + "\n")
     logger.info(
-        "Written to %s for a budget of %g ms: %s (%.3g ms, average precision %.3f). Before: %s.",
+        "Written to %s for a budget of %g ms: %s (%.3g ms, %s %.3f). Before: %s.",
         path,
         budget,
         after,
         chosen["milliseconds"],
-        chosen["average_precision"],
+        "mean IoU" if "mean_iou" in chosen else "average precision",
+        accuracy(chosen),
         before,
     )
     return chosen

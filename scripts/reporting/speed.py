@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_reg4pru.speed_budget import accuracy
+
 from ..common.keep_rates import rate_name
 from .style import DPI, new_figure, tidy
 from .tables import format_number, markdown_table
@@ -16,9 +18,15 @@ FRONT_HEADINGS = {
     "reactivation_layer": "reactivation after layer",
     "selection_pool": "pool",
     "allocation": "allocation",
+}
+# The same of qualities: a checkpoint of two classes has the first three, one of more the others.
+QUALITY_HEADINGS = {
     "average_precision": "AP",
     "dice": "Dice",
     "cldice": "clDice",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "boundary_iou": "boundary IoU",
 }
 
 
@@ -26,6 +34,11 @@ def rates_name(keep_rates: list[float]) -> str:
     """`"0.7"`, or `"0.85 / 0.7 / 0.3"` where the stages differ."""
     names = [rate_name(rate) for rate in keep_rates]
     return names[0] if len(set(names)) == 1 else " / ".join(names)
+
+
+def quality_headings(speed: dict) -> dict[str, str]:
+    """The qualities that were measured, and their headings."""
+    return {name: heading for name, heading in QUALITY_HEADINGS.items() if name in speed["candidates"][0]}
 
 
 def front_rows(speed: dict) -> list[dict[str, str]]:
@@ -39,7 +52,7 @@ def front_rows(speed: dict) -> list[dict[str, str]]:
             "reactivation_layer": f"L−{speed['num_layers'] - row['reactivation_layer']}",
             "selection_pool": row["selection_pool"],
             "allocation": row["allocation"],
-            **{name: format_number(row[name]) for name in ("average_precision", "dice", "cldice")},
+            **{name: format_number(row[name]) for name in quality_headings(speed)},
         }
         for row in sorted(front, key=lambda row: -row["milliseconds"])
     ]
@@ -52,7 +65,8 @@ def format_milliseconds(milliseconds: float) -> str:
 
 def front_table(speed: dict) -> str:
     """The Pareto front as a Markdown table."""
-    return markdown_table([[*FRONT_HEADINGS.values()], *([*row.values()] for row in front_rows(speed))])
+    headings = FRONT_HEADINGS | quality_headings(speed)
+    return markdown_table([[*headings.values()], *([*row.values()] for row in front_rows(speed))])
 
 
 def measured_sentence(speed: dict) -> str:
@@ -75,13 +89,13 @@ def _machine_name(machine: dict) -> str:
 
 
 def draw_front(speed: dict, path: Path) -> None:
-    """Average precision against time: all settings, the checkpoint's own at every rate, and the Pareto front."""
+    """AP, or mean IoU, against time: all settings, the checkpoint's own at every rate, and the Pareto front."""
     rows, checkpoint = speed["candidates"], speed["checkpoint"]
     own = tuple(checkpoint[name] for name in ("reactivation_layer", "selection_pool", "allocation"))
 
     def points(chosen: list[dict]) -> tuple[np.ndarray, np.ndarray]:
         chosen = sorted(chosen, key=lambda row: row["milliseconds"])
-        return np.array([(row["milliseconds"], row["average_precision"]) for row in chosen]).T
+        return np.array([(row["milliseconds"], accuracy(row)) for row in chosen]).T
 
     uniform = [
         row
@@ -95,7 +109,8 @@ def draw_front(speed: dict, path: Path) -> None:
     axis.plot(*points(uniform), "s--", color="#D55E00", label="as the checkpoint is configured")
     front = points([row for row in rows if row["on_front"]])
     axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="Pareto front")
-    axis.set(xlabel="milliseconds per image", ylabel="average precision, validation images")
+    measured = "mean IoU" if "mean_iou" in quality_headings(speed) else "average precision"
+    axis.set(xlabel="milliseconds per image", ylabel=f"{measured}, validation images")
     axis.set_title(_machine_name(speed["machine"]), fontsize=9)
     tidy(axis)
     axis.legend(frameon=False, fontsize=9)

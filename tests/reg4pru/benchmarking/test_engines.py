@@ -137,7 +137,7 @@ def test_an_engine_stands_in_for_the_model(tiny_model, images):
 
     model = variant(tiny_model(), keep_rates=0.5)
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
-    stand_in = engines.EngineModel(Logits(model), CPU)
+    stand_in = engines.EngineModel(Logits(model), CPU, model.config.id2label)
     image = images[0]["image"]
     wanted = predictor(model, processor, "config")(image, 0)
     assert (predictor(stand_in, processor, "config")(image, 0) == wanted).all()

@@ -150,3 +150,24 @@ def test_no_folder_and_no_stages(tiny_model, save_checkpoint, refused):
     assert "hf download" in refused("--model_name_or_path", "user/name")
     dense = save_checkpoint(tiny_model(pruning_layers=[]))
     assert "no pruning stages" in refused("--model_name_or_path", dense, *IMAGES)
+
+
+def test_more_than_two_classes_are_tuned_by_mean_iou(
+    street_model, street_images, save_checkpoint, run_tune, monkeypatch, refused
+):
+    folder = save_checkpoint(street_model)
+    images = street_images
+    monkeypatch.setattr("reg4pru.inference.evaluation_data.load_sides", lambda *_: {"validation": images})
+    run_tune("--model_name_or_path", folder, *FEW)
+    speed = json.loads((folder / "speed.json").read_text(), parse_constant=pytest.fail)
+    for row in speed["candidates"]:
+        assert {"mean_iou", "pixel_accuracy", "boundary_iou"} < row.keys()
+        assert "average_precision" not in row
+    assert "| mean IoU | pixel accuracy | boundary IoU |" in (folder / "speed.md").read_text()
+    best = max(speed["candidates"], key=lambda row: (row["mean_iou"], -row["milliseconds"]))
+    model = Reg4PruForSemanticSegmentation.from_pretrained(folder)
+    assert model.set_speed_budget(milliseconds=1e6) == best
+    monkeypatch.setattr(
+        "reg4pru.inference.evaluation_data.load_sides", lambda *_: {"validation": images.remove_columns("classes")}
+    )
+    assert "other classes" in refused("--model_name_or_path", folder, *FEW, "--overwrite")
