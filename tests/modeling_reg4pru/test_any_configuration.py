@@ -94,7 +94,7 @@ def check_model(fields: dict, rates: object, height: int, width: int) -> bool:
         with torch.no_grad():
             output = model(images, keep_rates=rates)
     except ValueError as error:
-        return names(error, "`keep_rates`", "`pixel_values`")
+        return names(error, "`keep_rates`", "`pixel_values`", "`context_grid`")
     rows, columns = height // config.patch_size, width // config.patch_size
     assert output.logits.shape[:2] == (2, config.num_labels)
     assert output.logits.isfinite().all()
@@ -105,7 +105,10 @@ def check_model(fields: dict, rates: object, height: int, width: int) -> bool:
     assert counts[0] == config.num_prefix_tokens + rows * columns + queries
     assert min(counts) > config.num_prefix_tokens
     labels = torch.randint(0, config.num_labels, (2, height, width))
-    loss = model.train()(images, labels=labels).loss
+    try:
+        loss = model.train()(images, labels=labels).loss
+    except ValueError as error:
+        return names(error, "`selector=")
     assert loss.isfinite()
     loss.backward()
     return True
