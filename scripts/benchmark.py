@@ -2,12 +2,16 @@
 Measure what pruning saves: latency, throughput, operations and memory against the dense model of transformers; with
 --engines what low precision, torch.compile and ONNX Runtime save, and what they cost in quality.
 
+With --tile_size an image is cut into tiles, as predictions do, and a forward pass is that of all of them.
+
 Rounds are interleaved: every model runs once per round, also the dense model with the same weights, and ratios are
 taken within a round. Writes benchmark.json (after every round, so that an interruption keeps what was measured),
 table.md and benchmark.png, and with --profile where the time goes; with --engines, engines.json and table.md.
 
 Example:
     reg4pru benchmark --model_size small --image_size 1024 --output_dir outputs/benchmark
+    reg4pru benchmark --model_name_or_path path/to/checkpoint --tile_size 252 --allocation image --keep_rates 0.5 \\
+        --output_dir outputs/benchmark-tiles
     reg4pru benchmark --model_name_or_path path/to/checkpoint --device cuda --dtype bfloat16 \\
         --compile_mode reduce-overhead --batch_sizes 1 8 --train --profile --output_dir outputs/benchmark-gpu
     reg4pru benchmark --engines all --model_name_or_path path/to/checkpoint --dataset user/fives \\

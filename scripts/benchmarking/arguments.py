@@ -33,6 +33,10 @@ class BenchmarkArguments(AsSeenArguments):
         default="small", metadata={"help": "Shape of random weights."}
     )
     image_size: int = field(default=1024, metadata={"help": "Side of the square images."})
+    tile_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the tiles that images are cut into, as in predictions; default: none."},
+    )
     batch_sizes: list[int] = field(default_factory=lambda: [1], metadata={"help": "Images per forward pass."})
     keep_rates: list[float] | None = field(
         default=None,
@@ -62,20 +66,23 @@ class BenchmarkArguments(AsSeenArguments):
             f"--dataset: all, or some of {', '.join(ENGINES)}."
         },
     )
-    allocation: Literal["tile"] | None = field(
+    allocation: Literal["tile", "image"] | None = field(
         default=None,
-        metadata={"help": "With --engines, 'tile': measure a checkpoint whose tiles share a budget tile by tile."},
+        metadata={
+            "help": "With --tile_size, what keep rates hold for; engines know 'tile' only; default: as the "
+            "checkpoint says."
+        },
     )
     side: str = field(default="test", metadata={"help": "With --engines, the side to measure on."})
 
 
 # Flags that apply with or without --engines only.
 _WITH_ENGINES = (
-    *(entry.name for entry in fields(DatasetArguments)), "limit", "allow_training_images", "allocation", "side",
+    *(entry.name for entry in fields(DatasetArguments)), "limit", "allow_training_images", "side",
 )  # fmt: skip
 _WITHOUT_ENGINES = (
     "dtype", "reactivation_layers", "compile_mode", "inference", "train", "train_batch_size", "train_rounds",
-    "profile",
+    "profile", "tile_size",
 )  # fmt: skip
 
 
@@ -91,6 +98,8 @@ def check_benchmark(arguments: BenchmarkArguments) -> None:
         if vars(arguments)[name] != vars(default)[name]:
             how = "is not for --engines" if arguments.engines else "needs --engines"
             raise ValueError(f"--{name} is {vars(arguments)[name]}: it {how}.")
+    if arguments.allocation and not (arguments.engines or arguments.tile_size):
+        raise ValueError(f"--allocation is {arguments.allocation}: it needs --tile_size or --engines.")
     if arguments.engines == ["all"]:
         arguments.engines = list(ENGINES)
     if unknown := set(arguments.engines or ()) - set(ENGINES):
@@ -101,6 +110,7 @@ def check_benchmark(arguments: BenchmarkArguments) -> None:
         arguments.keep_rates = [1.0, 0.7, 0.5, 0.3] if arguments.engines else [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3]
     check_keep_rates(arguments.keep_rates)
     check_at_least_1(arguments, "image_size", "rounds", "train_rounds", "train_batch_size", "limit", "num_threads")
+    check_at_least_1(arguments, "tile_size")
     if min(arguments.batch_sizes) < 1:
         raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: every batch size must be at least 1.")
     output_dir = Path(arguments.output_dir)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import set_seed
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..common.atomic_files import replace_text
 from ..common.devices import DTYPES, usable_device
@@ -52,9 +53,18 @@ class Benchmark:
             model = load_model(arguments.model_name_or_path, arguments.model_revision)
         else:
             model = Reg4PruForSemanticSegmentation(model_config(arguments.model_size, arguments.image_size))
-        check_image_size(model.config, arguments.image_size, arguments.image_size)
+        self.input_size = arguments.tile_size or arguments.image_size
+        check_image_size(model.config, self.input_size, self.input_size)
+        if arguments.allocation:
+            model.config.allocation = arguments.allocation
+        self.tiles = self._tiles() if arguments.tile_size else None
+        if self.tiles is not None and model.config.allocation == "image" and arguments.compile_mode:
+            raise ValueError(
+                f"--compile_mode is {arguments.compile_mode}, but tiles that share the budget of their image have "
+                "unequal numbers of tokens, which no graph has: add --allocation tile."
+            )
         self.model = model.eval().to(self.device)
-        side = arguments.image_size // model.config.patch_size
+        side = self.input_size // model.config.patch_size
         self.grid_size = (side, side)
         depth = model.config.num_hidden_layers
         layers = [layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers]
@@ -68,6 +78,7 @@ class Benchmark:
             "provenance": provenance(self.device, arguments.seed),
             "arguments": asdict(arguments),
             "weights": measured_weights(arguments.model_name_or_path, arguments.model_revision),
+            "tiles_per_image": None if self.tiles is None else len(self.tiles),
             "num_parameters": sum(weight.numel() for weight in model.parameters()),
             "memory_method": MEMORY_METHOD[self.device.type],
             "complete": False,
@@ -76,6 +87,12 @@ class Benchmark:
             "training_skipped": {},
             "policy_attention": None,
         }
+
+    def _tiles(self) -> torch.Tensor:
+        """Where the tiles of an image lie, `(num_tiles, 9)`, as a new image processor cuts it."""
+        tile, image = self.arguments.tile_size, self.arguments.image_size
+        processor = Reg4PruImageProcessor(size={"height": tile, "width": tile})
+        return processor.cut_image(np.zeros((image, image, 3), np.uint8)).patch_offsets
 
     def save(self) -> None:
         """Write the results so far; an incomplete file never replaces a complete one."""
@@ -90,7 +107,8 @@ class Benchmark:
             machine = self.results["provenance"]["device"]
             name = self.arguments.model_name_or_path or f"ViT {self.arguments.model_size}"
             compiled = f", compiled ({self.arguments.compile_mode})" if self.arguments.compile_mode else ""
-            title = f"{name}, {self.arguments.image_size} px, {self.arguments.dtype}{compiled}\n{machine}"
+            tiles = "" if self.tiles is None else f" in {len(self.tiles)} tiles"
+            title = f"{name}, {self.arguments.image_size} px{tiles}, {self.arguments.dtype}{compiled}\n{machine}"
             plot_throughput(self.results["inference"], title, self.output_dir / "benchmark.png")
         if self.results["training"]:
             parts.append(training_table(self.results["training"], self.results["training_skipped"]))
@@ -112,10 +130,12 @@ class Benchmark:
     @torch.inference_mode()
     def measure_inference(self, batch_size: int, bar: tqdm) -> None:
         """Memory, then time, of the dense model and of ours in every setting at one batch size."""
-        size = self.arguments.image_size
+        size = self.input_size
         dense = dense_model(self.model, size).to(self.device, self.dtype)
-        shape = (batch_size, self.model.config.num_channels, size, size)
+        inputs = batch_size * (1 if self.tiles is None else len(self.tiles))
+        shape = (inputs, self.model.config.num_channels, size, size)
         pixel_values = torch.randn(shape, device=self.device, dtype=self.dtype)
+        tiles = {} if self.tiles is None else {"patch_offsets": self.tiles.repeat(batch_size, 1).to(self.device)}
         self.model.to(self.dtype)
         models = [dense, *(model for _, _, model in self.variants)]
         rows = [self._row("transformers", None, None, batch_size)]
@@ -124,12 +144,13 @@ class Benchmark:
         for model, row in zip(models, rows, strict=True):
             bar.set_postfix_str(f"memory, batch {batch_size}, keep {row['keep_rate'] or 'dense'}")
             forward = self.compiled(model, whole=model is not dense)
-            calls.append(lambda forward=forward: forward(pixel_values))
+            known = {} if model is dense else tiles
+            calls.append(lambda forward=forward, known=known: forward(pixel_values, **known))
             calls[-1]()  # compiles; fills caches
             row["peak_memory"] = peak_memory(calls[-1], self.device)
             if row["keep_rate"] is not None:
                 row["between_layers_share"] = share_between_layers(
-                    model, lambda model=model: model(pixel_values), self.device
+                    model, lambda model=model: model(pixel_values, **tiles), self.device
                 )
             if self.arguments.profile:
                 name = (
@@ -158,8 +179,9 @@ class Benchmark:
     ) -> dict:
         unpruned = variant(self.model, keep_rates=1.0).config
         config = unpruned if model is None else model.config
-        flops = forward_flops(config, self.grid_size, batch_size)
-        allowed = sum(forward_flops(unpruned, self.grid_size, batch_size).values()) / sum(flops.values())
+        inputs = batch_size * (1 if self.tiles is None else len(self.tiles))
+        flops = forward_flops(config, self.grid_size, inputs)
+        allowed = sum(forward_flops(unpruned, self.grid_size, inputs).values()) / sum(flops.values())
         return {
             "name": name,
             "batch_size": batch_size,
@@ -179,7 +201,7 @@ class Benchmark:
         arguments = self.arguments
         self.model.float()
         variants, self.results["training_skipped"] = training_variants(
-            self.model, arguments.image_size, arguments.train_batch_size, self.dtype, arguments.compile_mode
+            self.model, self.input_size, arguments.train_batch_size, self.dtype, arguments.compile_mode
         )
         # Every window is a graph of its own: if the steps are compiled, there is only one.
         count = 1 if arguments.compile_mode else arguments.train_rounds

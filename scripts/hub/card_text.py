@@ -66,6 +66,7 @@ def speed(benchmark: dict | None) -> dict[str, str]:
         return {"speed_sentence": "", "speed_table": ""}
     provenance, arguments = benchmark["provenance"], benchmark["arguments"]
     compiled = ", compiled" if arguments["compile_mode"] else ""
+    tiles = f" in {benchmark['tiles_per_image']} tiles" if benchmark.get("tiles_per_image") else ""
     lines = [
         ["keep rate per stage", "batch size", "reactivation after layer", "images/s", "× dense", "GFLOPs per image",
          "peak memory (MB)"]
@@ -84,7 +85,7 @@ def speed(benchmark: dict | None) -> dict[str, str]:
         )
     sentence = (
         f"Measured on {provenance['date'][:10]} on {provenance['device']} with torch "
-        f"{provenance['versions']['torch']}, {arguments['image_size']} × {arguments['image_size']} pixels, "
+        f"{provenance['versions']['torch']}, {arguments['image_size']} × {arguments['image_size']} pixels{tiles}, "
         f"{arguments['dtype']}{compiled}. Dense is the same network in transformers, without selectors."
         f"{source_sentence(benchmark, 'benchmark.json')}"
     )

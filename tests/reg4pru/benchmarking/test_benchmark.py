@@ -13,11 +13,19 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.policy_attention import policy_attention
 from reg4pru.benchmark import main
 from reg4pru.benchmarking.arguments import BenchmarkArguments, check_benchmark
-from reg4pru.benchmarking.baselines import dense_model, explicit_policy_attention, use_explicit_attention, variant
-from reg4pru.benchmarking.flops import token_counts
+from reg4pru.benchmarking.baselines import (
+    dense_model,
+    explicit_policy_attention,
+    model_config,
+    use_explicit_attention,
+    variant,
+    variant_config,
+)
+from reg4pru.benchmarking.flops import forward_flops, token_counts
 from reg4pru.benchmarking.timing import (
     interleaved_rounds,
     peak_memory,
@@ -77,6 +85,27 @@ def test_from_end_to_end(run_command, tmp_path):
     assert refused.returncode != 0
     assert "--overwrite_output_dir" in refused.stderr
     assert (folder / "benchmark.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("allocation", ["tile", "image"])
+def test_an_image_is_measured_with_all_its_tiles(allocation, tmp_path, monkeypatch):
+    called, forward = [], Reg4PruForSemanticSegmentation.forward
+
+    def noting(model, pixel_values, patch_offsets):
+        called.append((len(pixel_values), patch_offsets[-1].tolist(), model.config.allocation))
+        return forward(model, pixel_values, patch_offsets=patch_offsets)
+
+    monkeypatch.setattr(Reg4PruForSemanticSegmentation, "forward", noting)
+    flags = ("--model_size", "debug", "--image_size", 96, "--tile_size", 64, "--min_seconds", 0.01, "--device", "cpu",
+             "--keep_rates", 0.5, "--reactivation_layers", -1, "--batch_sizes", 2, "--rounds", 1)  # fmt: skip
+    assert main([*map(str, flags), "--allocation", allocation, "--output_dir", str(tmp_path / "out")]) == 0
+    assert {str(call) for call in called} == {str((8, [0, 32, 32, 64, 96, 96, 96, 96, 14], allocation))}
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert results["tiles_per_image"] == 4
+    dense, pruned = results["inference"]
+    unpruned = variant_config(model_config("debug", 64), keep_rates=1.0)
+    assert dense["gflops"] == pytest.approx(8 * sum(forward_flops(unpruned, (8, 8)).values()) / 1e9)
+    assert pruned["throughput"] == pytest.approx(2 / pruned["latency"])
 
 
 def test_an_interruption_leaves_what_was_measured(tmp_path):

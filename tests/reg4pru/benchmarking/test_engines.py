@@ -129,7 +129,7 @@ def test_tiles_that_share_a_budget_are_not_measured_tile_by_tile_unsaid(
         benchmark.main([*map(str, flags), "--allocation", "tile"])
     with pytest.raises(SystemExit):
         benchmark.main(["--output_dir", str(tmp_path / "out"), "--allocation", "tile"])
-    assert "--allocation is tile: it needs --engines" in capsys.readouterr().err
+    assert "--allocation is tile: it needs --tile_size or --engines" in capsys.readouterr().err
 
 
 def test_an_engine_stands_in_for_the_model(tiny_model, images):
