@@ -18,7 +18,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "pruning_adapter.json", "pruning_adapter.safet
 # Fields of the configuration that say how tokens are pruned.
 PRUNING_FIELDS = (
     "pruning_layers", "keep_rates", "selector", "train_pruning", "selection_pool", "blend_share_weight", "allocation",
-    "reactivation_layer", "drift_correction", "routing", "token_multiple",
+    "reactivation_layer", "drift_correction", "context_grid", "routing", "token_multiple",
 )  # fmt: skip
 
 

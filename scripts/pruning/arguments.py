@@ -36,6 +36,12 @@ class PruneArguments:
     reactivation_layer: int | None = field(
         default=None, metadata={"help": "Layer after which tokens come back; default: the last but one."}
     )
+    context_grid: int = field(
+        default=0,
+        metadata={
+            "help": "Tokens that the first stage drops go on as means over so many cells squared; 0: they do not."
+        },
+    )
     keep_rates: list[float] = field(
         default_factory=lambda: [0.7, 0.5, 0.3], metadata={"help": "Keep rates of the report; the first is saved."}
     )

@@ -40,7 +40,7 @@ FITTED = {
 # What dropping tokens at random does to a model that nothing was fitted for.
 UNTRAINED = {
     "selector": "random", "drift_correction": False, "train_pruning": "none", "routing": False,
-    "blend_share_weight": 0.0, "allocation": "tile",
+    "blend_share_weight": 0.0, "allocation": "tile", "context_grid": 0,
 }  # fmt: skip
 FEWEST_TILES = 32
 
@@ -111,10 +111,11 @@ def fit_and_measure(
     fields = {
         "pruning_layers": arguments.pruning_layers or base.config.pruning_layers or None,
         "reactivation_layer": arguments.reactivation_layer or base.config.reactivation_layer,
+        "context_grid": arguments.context_grid,
         "keep_rates": keep_rates[0],
     }
     try:
-        models = {"untrained": add_pruning(base, seed, **UNTRAINED, **fields)}
+        models = {"untrained": add_pruning(base, seed, **{**fields, **UNTRAINED})}
         model = models["calibrated"] = add_pruning(base, seed, **FITTED, **fields)
     except StrictDataclassError as error:  # it wraps what is wrong with a field
         raise ValueError(str(error.__cause__ or error)) from error

@@ -74,8 +74,9 @@ def test_the_report_counts_what_predict_image_gives(flags, tmp_path):
 
 
 @torch.no_grad()
-def test_the_adapter_is_put_on_the_base_again(flags, pixel_values, tmp_path):
-    main(flags)
+@pytest.mark.parametrize("more", [[], ["--context_grid", "3"]], ids=["", "context"])
+def test_the_adapter_is_put_on_the_base_again(flags, pixel_values, tmp_path, more):
+    main([*flags, *more])
     model = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
     again = load_pruning_adapter(str(tmp_path / "eomt"), tmp_path / "out" / "adapter")
     assert torch.equal(again(pixel_values).logits, model(pixel_values).logits)
