@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .extra_formats import read_extra_format
 
@@ -120,6 +120,8 @@ def open_image(source: str | Path | bytes) -> Image.Image:
                     "PIL.Image.MAX_IMAGE_PIXELS"
                 )
             return ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:  # whose message is an address in memory, or repeats the path
+        raise ValueError(f"cannot be read (none of the formats {', '.join(FORMATS)}, or damaged)") from None
     # Damaged files make Pillow's decoders stumble in any way: struct.error, KeyError, EOFError, ...
     except Exception as error:
         raise ValueError(f"cannot be read ({error})") from error

@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What cameras and annotators write. Not more: of the formats that Pillow knows, EPS starts another program.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP", "JPEG2000")
@@ -59,6 +59,9 @@ def _decode(file: str | BytesIO, name: str) -> Image.Image:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {limit}; {advice}")
             image.load()
             return image
+    except UnidentifiedImageError:  # whose message is an address in memory, or repeats the path
+        formats = ", ".join(FORMATS)
+        raise ValueError(f"The image {name!r} cannot be read (none of the formats {formats}, or damaged).") from None
     # Damaged files make Pillow's decoders stumble in any way: struct.error, KeyError, EOFError, ...
     except Exception as error:
         raise ValueError(f"The image {name!r} cannot be read ({error}).") from error

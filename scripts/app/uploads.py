@@ -31,7 +31,7 @@ def open_upload(content: bytes) -> Image.Image:
     _check_size(content)
     try:
         image = open_image(content)
-    except ValueError:  # its message names buffers of this process
+    except ValueError:
         raise ValueError("This image is damaged or incomplete: save it again as PNG or JPEG.") from None
     return as_rgb(image)
 
@@ -54,7 +54,7 @@ def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
     try:
         mask = read_mask(content)
     except ValueError as error:
-        raise ValueError(f"The true mask is no vessel mask: {_without_addresses(str(error))}") from None
+        raise ValueError(f"The true mask is no vessel mask: {error}") from None
     _check_same_size(mask, size, "mask")
     return counted_pixels(mask)[0]
 
@@ -78,7 +78,7 @@ def open_label_map(content: bytes, size: tuple[int, int], num_labels: int) -> np
     try:
         labels = read_label_map(open_image(content), num_labels)
     except ValueError as error:
-        raise ValueError(f"The true label map has not these classes: {_without_addresses(str(error))}") from None
+        raise ValueError(f"The true label map has not these classes: {error}") from None
     _check_same_size(labels, size, "label map")
     return labels
 
@@ -134,7 +134,3 @@ def _check_same_size(truth: np.ndarray, size: tuple[int, int], what: str) -> Non
             f"The true {what} has {truth.shape[1]} × {truth.shape[0]} pixels, the image {size[1]} × {size[0]}: "
             "they must be the same."
         )
-
-
-def _without_addresses(message: str) -> str:
-    return message.partition("<_io")[0].strip(" (")

@@ -78,8 +78,10 @@ def answer(read, content: bytes) -> np.ndarray | None:
     """What comes out, or `None` where the file is refused in our words; nothing else may happen."""
     try:
         return np.asarray(read(content))
-    except ValueError:
-        return None
+    except ValueError as refused:
+        message = str(refused)
+    assert " at 0x" not in message, "an address in memory tells nothing of the file"
+    return None
 
 
 def check_file(content: bytes) -> None:
@@ -151,6 +153,21 @@ def test_both_packages_scale_masks_alike(size):
     longest = max(size)
     scaled = resize_mask(mask, longest)
     np.testing.assert_array_equal(scaled, resize_label_map(mask, *scaled.shape, num_labels=2))
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG", b"", b"text"], ids=["cut", "empty", "text"])
+def test_what_is_said_of_a_damaged_file_is_the_reason_alone(content, tmp_path):
+    """Whether Pillow is given its content or its path."""
+    path = tmp_path / "cut.png"
+    path.write_bytes(content)
+    reason = r"cannot be read \(none of the formats PNG, JPEG, .*JPEG2000, or damaged\)"
+    for source in (content, path):
+        with pytest.raises(ValueError, match=f"^{reason}$"):
+            open_image(source)
+    with pytest.raises(ValueError, match=rf"^The image 'a file' {reason}\.$"):
+        model_reads(content)
+    with pytest.raises(ValueError, match=rf"^The image '[^']*cut\.png' {reason}\.$"):
+        of_the_model.open_image(path)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
