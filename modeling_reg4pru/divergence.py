@@ -58,10 +58,10 @@ def divergence_loss(
     layer, $p(q, \cdot)$ the class probabilities that the heads read, and $c_j$ the drift correction of the stage:
 
     $$t_{jn} = \log\left(\varepsilon + \mathrm{KL}\left(p(q, y) \,\|\, p(q, x_j + c_j(x_j))\right)_n\right),
-    \qquad \frac{1}{J} \sum_j \frac{\mathrm{mean}_n (a_{jn} - t_{jn})^2}{\mathrm{var}_n\, t_{jn}}$$
+    \qquad \frac{1}{J} \sum_j \frac{\mathrm{mean}_n (a_{jn} - t_{jn})^2}{\max(1, \mathrm{var}_n\, t_{jn})}$$
 
-    The variance, of the batch of all processes, makes the loss 1 for a selector that knows no more than the mean,
-    however small the divergences of a stage are. Only the selectors get a gradient.
+    The variance, of the batch of all processes, makes the loss about 1 for a selector that knows no more than the
+    mean; where all divergences are alike there is little to tell apart. Only the selectors get a gradient.
 
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): Its heads and drift corrections, not wrapped.
@@ -80,5 +80,5 @@ def divergence_loss(
         wanted = log_divergence(model, guessed, dense, queries, grid_size)
         variance = mean_over_processes((wanted - mean_over_processes(wanted.mean())).square().mean())
         errors = scores.float() - gather_tokens(wanted[..., None], pool_ids).squeeze(-1)
-        losses.append(errors.square().mean() / variance.clamp_min(torch.finfo(torch.float32).tiny))
+        losses.append(errors.square().mean() / variance.clamp_min(1.0))
     return torch.stack(losses).mean()

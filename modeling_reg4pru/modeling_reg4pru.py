@@ -33,7 +33,7 @@ from .segmentation_head import mask_probability, query_masks, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .token_pruning import TokenPruning
-from .token_selectors import SELECTOR_CLASSES
+from .token_selectors import INITIAL_BIAS, SELECTOR_CLASSES, CentredLinear
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
 logger = logging.get_logger(__name__)
@@ -57,6 +57,8 @@ class Reg4PruPreTrainedModel(EomtDinov3PreTrainedModel):
             init.ones_(module.attn_mask_probs)
         elif isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
+        elif isinstance(module, CentredLinear):
+            init.copy_(module.bias, torch.tensor(INITIAL_BIAS))
 
 
 class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):

@@ -10,6 +10,9 @@ from .distributed import draw_for_images, mean_over_processes
 
 # What class 0 is called where it is no class of its own.
 BACKGROUND_NAMES = ("background", "unlabeled", "unlabelled", "void")
+# Where scores of divergence begin, keep less drop: in the middle of the logarithms of 1e-6 and 1. From 0 the error
+# would be so large that gradients, which are clipped, left little to all other weights.
+INITIAL_BIAS = (-7.0, 0.0)
 
 
 def cumulative_keep_rates(keep_rates: tuple[float, ...]) -> tuple[float, ...]:
@@ -168,6 +171,10 @@ class ForegroundMlpSelector(MlpSelector):
         return super().forward(states.detach())
 
 
+class CentredLinear(nn.Linear):
+    """A linear layer with [`INITIAL_BIAS`]; a class of its own, as `_init_weights` goes by class."""
+
+
 class DivergenceSelector(MlpSelector):
     """
     The layers of DynamicViT's selector, whose scores guess the log of the divergence of a token that is dropped now
@@ -177,6 +184,10 @@ class DivergenceSelector(MlpSelector):
 
     learns_from = "divergence"
     scores_output = True
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.fc3 = CentredLinear(self.fc3.in_features, 2)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return super().forward(states.detach())

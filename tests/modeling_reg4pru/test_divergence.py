@@ -1,8 +1,11 @@
 """The divergence of a dropped token, and the selector that guesses its logarithm."""
 
+import math
+
 import pytest
 import torch
 
+from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.divergence import SMALLEST, divergence_loss, log_divergence
 from modeling_reg4pru.segmentation_head import semantic_logits
 
@@ -66,12 +69,23 @@ def test_the_loss_is_the_squared_error_of_the_log_divergence(model, pixel_values
         else:
             assert torch.equal(ids.sort().values, pruned.token_ids[layer].sort().values)
             at = torch.stack([wanted[image, ids[image]] for image in range(3)])
-        errors.append(((scores - at) ** 2).mean() / wanted.var(correction=0))
+        errors.append(((scores - at) ** 2).mean() / wanted.var(correction=0).clamp_min(1))
     assert found.item() == pytest.approx(sum(errors).item() / 3, rel=1e-5)
 
     found.backward()
     for name, weights in model.named_parameters():
         assert (weights.grad is not None) == name.startswith("selectors."), name
+
+
+def test_scores_begin_in_the_middle_of_all_divergences(tiny_model, tmp_path):
+    model = tiny_model(**LEARNS, initializer_range=0.02)
+    states = torch.randn(2, 64, 32)
+    for selector in model.selectors:
+        assert selector(states).mean().item() == pytest.approx(math.log(SMALLEST) / 2, abs=0.2)
+    torch.nn.init.ones_(model.selectors[0].fc3.bias)
+    model.save_pretrained(tmp_path)
+    loaded = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path).selectors
+    assert [selector.fc3.bias.tolist() for selector in loaded] == [[1.0, 1.0], [-7.0, 0.0], [-7.0, 0.0]]
 
 
 def test_selectors_learn_what_diverges(model, pixel_values):
