@@ -19,6 +19,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_a_page_of_docs_begins_with_a_command(page):
+    title, _, begins, *_ = page.read_text().splitlines()
+    assert title.startswith("# ")
+    assert begins == "```bash"
+
+
 @every_page
 def test_python_imports_what_there_is(page):
     for block in blocks(page, "python"):

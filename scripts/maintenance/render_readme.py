@@ -17,7 +17,10 @@ from pathlib import Path
 from .reference_card import reference_card
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "results/README.md", "results/small_models.md")
+PAGES = (
+    *(f"docs/{page}.md" for page in ("inference", "method", "studies")),
+    *("README.md", "results/README.md", "results/small_models.md"),
+)
 CARD = "model_card.md"
 BLOCK = re.compile(
     r"(<!-- table: (?P<path>\S+)(?: \| (?P<section>[^\n]+?))? -->\n).*?(<!-- end of table -->)", re.DOTALL

@@ -22,7 +22,8 @@ between
 
 @pytest.fixture
 def root(tmp_path):
-    (tmp_path / "results").mkdir()
+    for folder in ("docs", "results"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "results" / "one.md").write_text("# Heading\n\n## Sub\n\n| a |\n|---|\n| 1\\2 |\n\n")
     (tmp_path / "two.md").write_text("words\n")
     return tmp_path
