@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
 from ..benchmarking.timing import interleaved_seconds, peak_memory, summary
 from ..benchmarking.training_steps import make_step
+from ..common.dataset_loading import read_classes_flag
 from ..common.devices import fast_dtype, usable_device
 from ..common.keep_rates import rate_name
 from ..common.provenance import provenance
@@ -22,7 +23,7 @@ from ..inference.loading import training_size
 from ..training.arguments import TrainArguments
 from ..training.distillation import distilled_loss
 from ..training.schedule import keep_rates_of_step
-from ..training.setup import build_model, make_processor
+from ..training.setup import build_model, make_processor, names_of
 from .definition import Study
 from .run_folder import RunFolder
 
@@ -89,12 +90,15 @@ def _training(
     """Steps of every variant with pruning and routing in effect, on random images."""
     steps, memory = {}, {}
     for variant in study.variants:
-        model_arguments, _, arguments = RunFolder(runs_dir, variant, study.seeds[0]).arguments()
+        run = RunFolder(runs_dir, variant, study.seeds[0])
+        arguments = run.arguments()[2]
         torch.manual_seed(0)
-        model = build_model(model_arguments).to(device).train()
+        model = _untrained(run).to(device).train()
         size = training_size(model.config)
         pixel_values = torch.randn(arguments.per_device_train_batch_size, 3, size, size, device=device)
         labels = (torch.rand(len(pixel_values), size, size, device=device) < 0.1).long()
+        if model.config.num_labels > 2:
+            labels = torch.randint_like(labels, model.config.num_labels)
         batch = {"pixel_values": pixel_values, "labels": labels}
         step = make_step(model, dtype, None, partial(_loss, batch=batch, arguments=arguments))
         steps[variant] = step
@@ -137,7 +141,7 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     batch_size = RunFolder(runs_dir, first, study.seeds[0]).arguments()[2].per_device_train_batch_size
     calls = {}
     for variant in study.variants:
-        model = build_model(RunFolder(runs_dir, variant, study.seeds[0]).arguments()[0]).to(device).eval()
+        model = _untrained(RunFolder(runs_dir, variant, study.seeds[0])).to(device).eval()
         size = training_size(model.config)
         pixel_values = torch.randn(batch_size, 3, size, size, device=device)
         for rate in {1.0, *study.keep_rates}:
@@ -154,6 +158,14 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     return costs
 
 
+def _untrained(run: RunFolder) -> Reg4PruForSemanticSegmentation:
+    """The model of a run as its training begins, with the classes of its weights, else of its flags."""
+    model_arguments, data_arguments, _ = run.arguments()
+    stated = read_classes_flag(data_arguments.classes)
+    names = names_of(Reg4PruConfig.from_pretrained(run.checkpoint)) if run.has_weights else stated
+    return build_model(model_arguments, names if isinstance(names, list) else None)
+
+
 def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
     """Number of tiles of an image by variant, as its image processor cuts it (the saved one, if there are weights)."""
     tiles = {}
@@ -162,7 +174,6 @@ def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[st
         if run.has_weights:
             processor = Reg4PruImageProcessor.from_pretrained(run.checkpoint)
         else:
-            model_arguments, data_arguments, _ = run.arguments()
-            processor = make_processor(build_model(model_arguments).config, data_arguments)
+            processor = make_processor(_untrained(run).config, run.arguments()[1])
         tiles[variant] = len(processor.cut_image(image).patch_offsets)
     return tiles

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from modeling_reg4pru.speed_budget import fingerprint_weights
-from reg4pru.study.cost import _loss
+from reg4pru.study.cost import _loss, _untrained
 from reg4pru.study.run_folder import RunFolder
+
+from ...variants import TINY
 
 
 @pytest.fixture
@@ -53,3 +56,15 @@ def test_the_cost_of_a_step_is_that_of_the_configured_keep_rates(tiny_model, dis
     schedule = {"keep_rate_range": None, "keep_rate_warmup": 0.0, "dense_fraction": 0.0}
     _loss(model, batch, SimpleNamespace(distillation=distillation, **schedule))
     assert seen[-1] == expected
+
+
+def test_costs_are_those_of_the_classes_of_a_run(tiny_model, tmp_path):
+    run = RunFolder(tmp_path, "dense", 0)
+    run.path.mkdir(parents=True)
+    recipe = {"classes": ["sky", "road", "car"], "config_overrides": {**TINY, "num_queries": 6}}
+    run.recipe.write_text(yaml.safe_dump(recipe))
+    assert list(_untrained(run).config.id2label.values()) == ["sky", "road", "car"]
+    del recipe["classes"]  # the data set names them itself, and the trained weights know
+    run.recipe.write_text(yaml.safe_dump(recipe))
+    tiny_model(id2label=dict(enumerate("abcd")), num_queries=6).save_pretrained(run.checkpoint)
+    assert list(_untrained(run).config.id2label.values()) == ["a", "b", "c", "d"]
