@@ -116,6 +116,11 @@ class TrainingRun:
             raise ValueError(
                 f"--ema_decay is {arguments.ema_decay}: under FSDP there is no weight average; add --ema_decay 0."
             )
+        if self.sharded and arguments.distillation and model.config.selector == "divergence":
+            raise ValueError(
+                "`selector='divergence'` asks the heads what they make of a guess, but under FSDP a process holds "
+                "only a part of them: train on one device, by DDP, or with another selector."
+            )
         if arguments.ema_decay:
             self.average = make_average(model, arguments.ema_decay).to(accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

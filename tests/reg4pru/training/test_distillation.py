@@ -14,6 +14,7 @@ from ...variants import VARIANTS, give_corrections_weights
 VARIANT = {"selector": "learned_query", "train_pruning": "hard", "routing": False, "masked_attention": False,
        "pos_embed_rescale": None}  # fmt: skip
 CORRECTED = {**VARIANT, **VARIANTS["default"]}
+DIVERGENCE = {**VARIANT, **VARIANTS["divergence"]}
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_the_dense_pass_learns_from_labels_and_the_pruned_pass_from_the_dense_on
 
 @pytest.mark.parametrize("classes", [{}, {"num_labels": 4, "num_queries": 6}], ids=["binary", "four_classes"])
 def test_divergence_teaches_selectors_without_labels(tiny_model, batch, classes):
-    model = tiny_model(**{**CORRECTED, "selector": "divergence"}, **classes).train()
+    model = tiny_model(**DIVERGENCE, **classes).train()
     give_corrections_weights(model)
     given = []
     model.criterion.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
@@ -107,7 +108,7 @@ def gradients_of_half(rank, config, weights, batch, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [VARIANT, CORRECTED], ids=["as_they_left", "corrected"])
+@pytest.mark.parametrize("variant", [VARIANT, CORRECTED, DIVERGENCE], ids=["as_they_left", "corrected", "divergence"])
 def test_two_processes_get_the_gradients_of_one(tiny_model, batch, tmp_path, variant):
     model = tiny_model(**variant).train()
     batch = {name: torch.cat((values, values[:1].flip(-1))) for name, values in batch.items()}
