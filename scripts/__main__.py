@@ -1,6 +1,6 @@
 """The command `reg4pru`, also `python -m reg4pru` and, on several devices, `accelerate launch -m reg4pru`."""
 
-import contextlib
+import errno
 import importlib
 import sys
 
@@ -34,7 +34,8 @@ def main() -> int | None:
     Run one command; its exit status.
 
     Returns:
-        `int` or `None`: 2 for a command that there is not, 130 after an interruption, else that of the command.
+        `int` or `None`: 2 for a command that there is not, 1 if the disk is full, 130 after an interruption, else that
+        of the command.
     """
     show_what_can_be_shown()
     arguments = sys.argv[1:]
@@ -46,9 +47,15 @@ def main() -> int | None:
         print(f"reg4pru: error: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
     sys.argv = [f"reg4pru {name}", *arguments[1:]]
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         return importlib.import_module(f"reg4pru.{COMMANDS[name][0]}").main()
-    return 130
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # which no check of the output folder foresees
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"reg4pru {name}: error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command `reg4pru`: quick help, clear errors, and everything that it needs beside its code."""
 
+import errno
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from reg4pru import export
 from reg4pru.__main__ import COMMANDS, main
 from reg4pru.common.cli import CommandParser
 from reg4pru.common.recipes import PACKAGE, find_yaml
@@ -106,6 +108,27 @@ def test_a_command_that_there_is_not():
     assert "there is no command 'trian'" in done.stderr
     assert "Traceback" not in done.stderr
     assert start().returncode == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_in_a_line(number, monkeypatch, capsys):
+    def fail():
+        raise OSError(number, os.strerror(number), "out/model.onnx")
+
+    monkeypatch.setattr(export, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["reg4pru", "export"])
+    assert main() == 1
+    assert re.fullmatch(r"reg4pru export: error: .*: 'out/model\.onnx'\n", capsys.readouterr().err)
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch):
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(export, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["reg4pru", "export"])
+    with pytest.raises(FileNotFoundError):
+        main()
 
 
 def test_recipes_and_studies_go_by_their_names():
