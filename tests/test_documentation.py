@@ -26,6 +26,10 @@ def test_a_page_of_docs_begins_with_a_command(page):
     assert begins == "```bash"
 
 
+def test_the_readme_is_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 @every_page
 def test_python_imports_what_there_is(page):
     for block in blocks(page, "python"):
@@ -37,8 +41,8 @@ def test_python_imports_what_there_is(page):
 
 def test_commands_have_the_flags_that_are_shown(monkeypatch, capsys):
     shown = {}
-    for page in PAGES:
-        for block in blocks(page, "bash"):
+    for page in (*PAGES, "Makefile"):
+        for block in [(ROOT / page).read_text()] if page == "Makefile" else blocks(page, "bash"):
             lines = re.sub(r"\\\n", " ", block).splitlines()
             for line in (line.split(" #")[0] for line in lines if not line.startswith("#")):
                 for command, rest in re.findall(r"\breg4pru ([a-z]+)(.*)", line):
