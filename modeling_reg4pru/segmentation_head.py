@@ -9,12 +9,14 @@ from .distributed import draw_for_images
 # Upscaled features are many times as large as all else. Above some 32 MiB the allocator of a CPU takes memory from the
 # system and gives it back, page by page, at every call; below it the caches help, too.
 BAND_BYTES = 1 << 24
+# On an accelerator, where only the memory matters that many large tiles of one budget would take.
+ACCELERATOR_BYTES = 1 << 30
 
 
 def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Module) -> torch.Tensor:
     """
-    Mask logits: the product of each query with the upscaled features. At inference on a CPU it is computed band by
-    band, so that the upscaled features never exist as a whole: the same numbers in less memory and time.
+    Mask logits: the product of each query with the upscaled features. At inference it is computed in parts, on a CPU
+    band by band, so that the upscaled features never exist as a whole: the same numbers in less memory and time.
 
     Args:
         queries (`torch.Tensor` of shape `(batch, num_queries, hidden_size)`): From EoMT's mask head.
@@ -26,13 +28,14 @@ def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Modul
         `torch.Tensor` of shape `(batch, num_queries, scale * rows, scale * columns)`
     """
     compiles = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-    if torch.is_grad_enabled() or features.device.type != "cpu" or compiles:
+    if torch.is_grad_enabled() or compiles:
         return torch.einsum("bqc,bchw->bqhw", queries, upscale(features))
     scale = 2 ** len(upscale.block)
     batch, channels, num_rows, num_columns = features.shape
     row_bytes = scale**2 * num_columns * channels * features.element_size()
-    at_once = max(1, BAND_BYTES // (num_rows * row_bytes))
-    height = max(1, BAND_BYTES // row_bytes)
+    part = BAND_BYTES if features.device.type == "cpu" else ACCELERATOR_BYTES
+    at_once = max(1, part // (num_rows * row_bytes))
+    height = max(1, part // row_bytes)
     images = []
     for first in range(0, batch, at_once):
         some, of_some = features[first : first + at_once], queries[first : first + at_once]
