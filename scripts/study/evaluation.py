@@ -9,19 +9,22 @@ from datasets import Dataset
 from transformers import BaseImageProcessor
 
 from datasets_fives import load_segmentation
-from datasets_fives.metrics import METRICS, measure
+from datasets_fives.metrics import METRICS, measure, measure_classes
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_table, replace_text
 from ..common.former_names import present_name
 from ..common.keep_rates import rate_name
 from ..inference.loading import load_checkpoint, select_at_random
+from ..inference.model_classes import check_same_classes, is_of_vessels, model_classes
 from ..inference.predictors import predictors
 from ..training.setup import load_data
 from .definition import DATA_FIELDS, Study
+from .metrics import CLASSES, VESSELS, metrics_of
 from .run_folder import RunFolder
 
-IMAGE_FIELDS = ("evaluation", "keep_rate", "name", "condition", *METRICS)
+_PLACE = ("evaluation", "keep_rate", "name", "condition")
+IMAGE_FIELDS = (*_PLACE, *METRICS)
 
 
 def evaluate_run(study: Study, folder: RunFolder) -> None:
@@ -44,18 +47,36 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         if not missing:
             continue
         model, processor = load_evaluated(folder, settings)
-        measured = measure(predictors(model, processor, missing, batch_size=16), _images(folder, settings, model))
+        images, by_rate = _images(folder, settings, model), predictors(model, processor, missing, batch_size=16)
+        check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
+        names = model_classes(model.config)
+        if len(names) == 2:
+            measured = measure(by_rate, images, inside_field_of_view=is_of_vessels(model.config))
+        else:
+            measured = measure_classes(by_rate, images, names)
         for rate, metrics in measured.items():
-            pooled = metrics.compute()["pooled"]
-            done[rate] = {metric: pooled[metric] for metric in METRICS}
+            done[rate] = _over_all_pixels(metrics.compute())
             rows[name, rate] = metrics.rows
         _write_images(folder, rows)
         replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
 
 
+def _over_all_pixels(result: dict) -> dict[str, float]:
+    """The metrics over all pixels; of more than two classes with the IoU of each, as `iou_<class>`."""
+    if "pooled" in result:
+        return {metric: result["pooled"][metric] for metric in METRICS}
+    per_class = {f"iou_{name}": values["iou"] for name, values in result["per_class"].items()}
+    return {metric: result[metric] for metric in CLASSES.compared} | per_class
+
+
+def has_vessels(folder: RunFolder) -> bool:
+    """Whether a run was measured by the metrics of two classes."""
+    return metrics_of(rate for rates in folder.results().values() for rate in rates.values()) is VESSELS
+
+
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:
     """The trained model of a run with the changes of an evaluation, and its image processor."""
-    model, processor = load_checkpoint(str(folder.weights()), num_labels=2)
+    model, processor = load_checkpoint(str(folder.weights()))
     for name, value in settings.items():
         if name == "selector":
             select_at_random(model)
@@ -85,7 +106,8 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
     with folder.per_image.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             image = {"name": row["name"], "condition": row["condition"]}
-            image |= {metric: float(row.get(metric, math.nan)) for metric in METRICS}
+            names = METRICS if metrics_of([row]) is VESSELS else [name for name in row if name not in _PLACE]
+            image |= {metric: float(row.get(metric, math.nan)) for metric in names}
             rows.setdefault((present_name(row["evaluation"]), row["keep_rate"]), []).append(image)
     return rows
 
@@ -93,4 +115,4 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
 def _write_images(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
     places = ({"evaluation": evaluation, "keep_rate": rate} for evaluation, rate in rows)
     every = [place | image for place, images in zip(places, rows.values(), strict=True) for image in images]
-    replace_table(folder.per_image, IMAGE_FIELDS, every)
+    replace_table(folder.per_image, IMAGE_FIELDS if metrics_of(every) is VESSELS else list(every[0]), every)

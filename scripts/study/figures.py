@@ -15,24 +15,28 @@ from datasets import Dataset
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Patch
 
+from datasets_fives import class_names
 from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru.tiled_inference import predict_image
 from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 from ..common.keep_rates import rate_name
 from ..inference.loading import load_checkpoint
+from ..inference.model_classes import VESSEL_CLASSES
+from ..reporting.class_colours import class_colours
+from ..reporting.class_panels import class_panel
 from ..reporting.panels import WHITE, mask_panel, stage_colours, stage_panel
 from ..reporting.style import COLOURS, DASHES, DPI, MARKERS, hide_axes, legend_below, new_figure, tidy
 from ..reporting.tables import mean_and_sd
 from ..training.setup import load_data
 from .definition import AS_TRAINED, Study, is_as_trained
 from .drift import collect_drift, spread, write_drift
+from .metrics import VESSELS, metrics_of
 from .run_folder import RunFolder
 from .tables import summarise
 
 logger = logging.getLogger(__name__)
 HEAT = "magma_r"  # dark vessels on light ground, like the ground truth beside it
-MEASURED = {"average_precision": "average precision", "dice": "Dice"}
 NUM_IMAGES = 3
 
 
@@ -55,9 +59,10 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     if not study.compare:
         return
     draw_throughput(study, rows, cost, output_dir / "throughput.png")
-    drift = collect_drift(study, runs_dir)
-    write_drift(output_dir / "drift.csv", drift)
-    draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
+    if metrics_of(rows) is VESSELS:
+        drift = collect_drift(study, runs_dir)
+        write_drift(output_dir / "drift.csv", drift)
+        draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
     seed = seed_with_weights(study, runs_dir)
     if seed is None:
         logger.warning("figure1.png and stages.png are not drawn: no seed has the weights of all variants.")
@@ -95,9 +100,12 @@ def variant_style(study: Study, variant: str) -> dict:
 
 
 def draw_keep_rates(study: Study, rows: list[dict], path: Path) -> None:
-    """Average precision and Dice against the keep rate: a line per variant, bars of one standard deviation."""
+    """
+    Average precision and Dice, or mean and boundary IoU, against the keep rate: a line per variant, bars of one
+    standard deviation.
+    """
     figure = new_figure(9.5, 4.4)
-    for axis, (metric, name) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
+    for axis, (metric, name) in zip(figure.subplots(1, 2), _measured(rows).items(), strict=True):
         for variant, settings in study.variants.items():
             cells = np.array([summarise(rows, variant, AS_TRAINED, rate, metric) for rate in study.keep_rates])
             style = variant_style(study, variant)
@@ -129,29 +137,34 @@ def draw_data_sets(study: Study, rows: list[dict], path: Path) -> None:
             style = variant_style(study, variant)
             for seed in study.seeds:
                 of_seed = [row for row in rows if row["seed"] == seed]
-                cells = [_mean_precision(of_seed, variant, evaluation, rate) for rate in study.keep_rates]
+                cells = [_mean_of_main(of_seed, variant, evaluation, rate) for rate in study.keep_rates]
                 axis.plot(study.keep_rates, cells, color=style["color"], linewidth=0.8, alpha=0.4)
-            cells = [_mean_precision(rows, variant, evaluation, rate) for rate in study.keep_rates]
+            cells = [_mean_of_main(rows, variant, evaluation, rate) for rate in study.keep_rates]
             axis.plot(study.keep_rates, cells, label=settings["label"], **style)
         axis.invert_xaxis()
         title = "test images" if evaluation == AS_TRAINED else evaluation
         axis.set(xlabel="keep rate at every stage", xticks=study.keep_rates, title=title)
         tidy(axis)
-    figure.axes[0].set_ylabel("average precision")
+    figure.axes[0].set_ylabel(metrics_of(rows).main_name)
     handles, _ = figure.axes[0].get_legend_handles_labels()
     legend_below(figure, handles, ncols=3)
     figure.savefig(path, dpi=DPI)
 
 
-def _mean_precision(rows: list[dict], variant: str, evaluation: str, rate: float) -> float:
-    return summarise(rows, variant, evaluation, rate, "average_precision")[0]
+def _mean_of_main(rows: list[dict], variant: str, evaluation: str, rate: float) -> float:
+    return summarise(rows, variant, evaluation, rate, metrics_of(rows).main)[0]
+
+
+def _measured(rows: list[dict]) -> dict[str, str]:
+    metrics = metrics_of(rows)
+    return {metrics.main: metrics.main_name, metrics.second: metrics.second_name}
 
 
 def draw_many_variants(study: Study, rows: list[dict], path: Path) -> None:
     """Average precision and Dice of more variants than there are colours: a row per variant, a point per keep rate."""
     figure = new_figure(9.5, 1.5 + 0.3 * len(study.variants))
     places = range(len(study.variants))
-    for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), MEASURED.items(), strict=True):
+    for axis, (metric, name) in zip(figure.subplots(1, 2, sharey=True), _measured(rows).items(), strict=True):
         for rate, colour, marker in zip(study.keep_rates, COLOURS, MARKERS, strict=False):
             cells = np.array([summarise(rows, variant, AS_TRAINED, rate, metric) for variant in study.variants])
             label, style = f"keep rate {rate_name(rate)}", {"color": colour, "marker": marker, "linestyle": "none"}
@@ -175,24 +188,31 @@ def draw_figure1(
     figure = new_figure(2.1 * len(chosen) + 5.6, 9.0)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1 * len(chosen) + 0.6, 5))
     axes = left.subplots(4, len(chosen), squeeze=False)
-    models = [
-        load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()), num_labels=2) for variant in study.compare
-    ]
+    models = [load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights())) for variant in study.compare]
+    names = class_names(images)
     for column, row in zip(axes.T, chosen, strict=True):
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"])
-        inside = field_of_view(image)
-        panels = [image, mask_panel(mask)]
+        inside = _area(image, names)
+        panels = [image, mask_panel(mask) if len(names) == 2 else class_panel(mask, len(names))]
         for model, processor in models:
-            probability = predict_image(model, processor, row["image"], rate).probabilities[1].numpy()
-            panels.append(_heat_map(probability))
+            predicted = predict_image(model, processor, row["image"], rate)
+            if len(names) == 2:
+                panels.append(_heat_map(predicted.probabilities[1].numpy()))
+            else:
+                panels.append(class_panel(predicted.segmentation.numpy(), len(names)))
         for axis, panel in zip(column, panels, strict=True):
             axis.imshow(_crop(panel, inside))
             hide_axes(axis)
         column[0].set_title(row["name"], fontsize=9)
     for line, name in zip(axes, ("input", "ground truth", *labels), strict=True):
         line[0].set_ylabel(name, fontsize=9)
-    bar = left.colorbar(ScalarMappable(cmap=HEAT), ax=axes[2:], location="bottom", aspect=40, pad=0.02)
-    bar.set_label("probability of vessel", fontsize=9)
+    if len(names) == 2:
+        bar = left.colorbar(ScalarMappable(cmap=HEAT), ax=axes[2:], location="bottom", aspect=40, pad=0.02)
+        bar.set_label(f"probability of {names[1]}", fontsize=9)
+    else:
+        colours = class_colours(len(names)) / 255
+        handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+        left.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
     axis, below = right.subplots(2, 1, height_ratios=(3, 2))
     below.axis("off")
@@ -213,14 +233,14 @@ def draw_throughput(study: Study, rows: list[dict], cost: dict, path: Path) -> N
 def _plot_throughput(axis, study: Study, rows: list[dict], cost: dict) -> None:
     for variant, settings in study.variants.items():
         ratios = [cost["inference"][variant][rate_name(keep)]["ratio"] for keep in study.keep_rates]
-        means = [summarise(rows, variant, AS_TRAINED, keep, "average_precision")[0] for keep in study.keep_rates]
+        means = [_mean_of_main(rows, variant, AS_TRAINED, keep) for keep in study.keep_rates]
         axis.plot(ratios, means, label=settings["label"], **variant_style(study, variant))
         if variant in study.compare:
             for keep, ratio, mean in zip(study.keep_rates, ratios, means, strict=True):
                 axis.annotate(rate_name(keep), (ratio, mean), (0, 6), textcoords="offset points", fontsize=8)
     axis.axvline(1, color="0.6", linewidth=0.8)
     first = next(iter(study.variants.values()))["label"]
-    axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel="average precision")
+    axis.set(xlabel=f"throughput relative to {first}, unpruned", ylabel=metrics_of(rows).main_name)
     axis.set_title("labels: keep rate at every stage", fontsize=9)
     tidy(axis)
 
@@ -242,12 +262,12 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, images: Dataset, path: 
     axes = figure.subplots(len(chosen), len(variants) + 1, squeeze=False)
     axes[0, 0].set_title("input", fontsize=9)
     pixels = [np.asarray(row["image"]) for row in chosen]
-    insides = [field_of_view(image) for image in pixels]
+    insides = [_area(image, class_names(images)) for image in pixels]
     for line, image, inside, row in zip(axes, pixels, insides, chosen, strict=True):
         line[0].imshow(_crop(image, inside))
         line[0].set_ylabel(row["name"], fontsize=9)
     for column, (variant, settings) in zip(axes.T[1:], variants.items(), strict=True):
-        model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()), num_labels=2)
+        model, processor = load_checkpoint(str(RunFolder(runs_dir, variant, seed).weights()))
         column[0].set_title(textwrap.fill(settings["label"], 20), fontsize=9)
         for axis, row, image, inside in zip(column, chosen, pixels, insides, strict=True):
             stages = predict_image(model, processor, row["image"], rate, output_stages=True).stages.numpy()
@@ -295,6 +315,11 @@ def _mean_line(axis, drift: list[dict], variant: str, field: str, layers: range,
     means, spreads = np.array(cells).T
     axis.plot(list(layers), means, label=label, **style)
     axis.fill_between(list(layers), means - spreads, means + spreads, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _area(image: np.ndarray, names: list[str]) -> np.ndarray:
+    """The part of an image that is shown: of a fundus the field of view."""
+    return field_of_view(image) if names == VESSEL_CLASSES else np.ones(image.shape[:2], dtype=bool)
 
 
 def _heat_map(probability: np.ndarray) -> np.ndarray:

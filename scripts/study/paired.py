@@ -9,16 +9,19 @@ from ..common.keep_rates import rate_name
 from ..reporting.tables import markdown_table
 from .definition import AS_TRAINED, Study, is_as_trained
 from .evaluation import read_images
+from .metrics import metrics_of
 from .run_folder import RunFolder
 
-COMPARED = {"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"}
-FIELDS = ("variant", "seed", "evaluation", "keep_rate", "name", "condition", *COMPARED)
+FIELDS = ("variant", "seed", "evaluation", "keep_rate", "name", "condition")
 NUM_RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # percentiles
 
 
 def collect_images(study: Study, runs_dir: Path) -> list[dict]:
-    """One row with [`FIELDS`] per variant, seed, evaluation, keep rate and image, in the order of the study."""
+    """
+    One row with [`FIELDS`] and the metrics that are compared per variant, seed, evaluation, keep rate and image, in
+    the order of the study.
+    """
     rows = []
     for variant in study.variants:
         for seed in study.seeds:
@@ -27,13 +30,14 @@ def collect_images(study: Study, runs_dir: Path) -> list[dict]:
                 for rate in map(rate_name, study.keep_rates):
                     place = {"variant": variant, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
                     images = measured.get((evaluation, rate), [])
-                    rows += [{field: {**place, **row}[field] for field in FIELDS} for row in images]
+                    fields = (*FIELDS, *metrics_of(images).compared)
+                    rows += [{field: {**place, **row}[field] for field in fields} for row in images]
     return rows
 
 
 def write_images(path: Path, rows: list[dict]) -> None:
     """Write the rows of [`collect_images`] as CSV."""
-    replace_table(path, FIELDS, rows)
+    replace_table(path, (*FIELDS, *metrics_of(rows).compared), rows)
 
 
 class Pairs:
@@ -42,7 +46,7 @@ class Pairs:
 
     Args:
         rows (`list[dict]`): From [`collect_images`].
-        metric (`str`): One of [`COMPARED`].
+        metric (`str`): One of [`StudyMetrics.compared`].
     """
 
     def __init__(self, rows: list[dict], metric: str):
@@ -113,7 +117,7 @@ def paired_markdown(study: Study, rows: list[dict]) -> str:
         against.append((f"{study.variants[other]['label']}, at the same keep rate", lambda rate: (other, rate)))
     for evaluation in [name for name, settings in study.evaluations.items() if is_as_trained(settings)]:
         where = "test images" if evaluation == AS_TRAINED else evaluation
-        for metric, heading in COMPARED.items():
+        for metric, heading in metrics_of(rows).compared.items():
             pairs = Pairs(rows, metric)
             for label, other_at in against:
                 lines = _lines(study, pairs, evaluation, other_at)

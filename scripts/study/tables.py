@@ -9,18 +9,17 @@ from ..common.atomic_files import replace_table
 from ..common.keep_rates import rate_name
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
 from .definition import Study, is_as_trained
+from .metrics import VESSELS, metrics_of
 from .run_folder import RunFolder
 
 FIELDS = ("variant", "seed", "evaluation", "keep_rate", *METRICS)
-CHANGE = "average_precision_change"
-SHOWN = {"average_precision": "Average precision", CHANGE: "Change of average precision", "dice": "Dice"}
 TRAINING_COSTS = ("seconds", "time_ratio", "memory_bytes", "memory_ratio")
 
 
 def collect(study: Study, runs_dir: Path) -> list[dict]:
     """
     One row with [`FIELDS`] per variant, seed, evaluation and keep rate that has been measured, in the order of the
-    study; nan for a metric that a record does not have.
+    study; nan for a metric that a record does not have. Of more than two classes it has the metrics of the record.
     """
     rows = []
     for variant in study.variants:
@@ -31,13 +30,15 @@ def collect(study: Study, runs_dir: Path) -> list[dict]:
                     if rate in results[evaluation]:
                         place = {"variant": variant, "seed": seed, "evaluation": evaluation, "keep_rate": rate}
                         measured = results[evaluation][rate]
-                        rows.append(place | {metric: measured.get(metric, math.nan) for metric in METRICS})
+                        if metrics_of([measured]) is VESSELS:
+                            measured = {metric: measured.get(metric, math.nan) for metric in METRICS}
+                        rows.append(place | measured)
     return rows
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Write the rows of [`collect`] as CSV."""
-    replace_table(path, FIELDS, rows)
+    replace_table(path, FIELDS if metrics_of(rows) is VESSELS else list(rows[0]), rows)
 
 
 def summarise(rows: list[dict], variant: str, evaluation: str, rate: float, metric: str) -> tuple[float, float]:
@@ -47,40 +48,40 @@ def summarise(rows: list[dict], variant: str, evaluation: str, rate: float, metr
 
 
 def with_changes(rows: list[dict]) -> list[dict]:
-    """The rows with [`CHANGE`]: average precision less that of the same weights unpruned; nan where it is missing."""
+    """The rows with the change of the main metric from that of the same weights unpruned; nan where it is missing."""
+    main, change = metrics_of(rows).main, metrics_of(rows).change
 
     def run(row: dict) -> tuple:
         return row["variant"], row["seed"], row["evaluation"]
 
-    unpruned = {run(row): row["average_precision"] for row in rows if float(row["keep_rate"]) == 1}
-    return [row | {CHANGE: row["average_precision"] - unpruned.get(run(row), math.nan)} for row in rows]
+    unpruned = {run(row): row[main] for row in rows if float(row["keep_rate"]) == 1}
+    return [row | {change: row[main] - unpruned.get(run(row), math.nan)} for row in rows]
 
 
 def markdown(study: Study, rows: list[dict]) -> str:
     """
-    For each evaluation the tables of [`SHOWN`]: a row per variant, a column per keep rate, mean ± standard deviation
-    over the seeds.
+    For each evaluation the tables of [`StudyMetrics.shown`]: a row per variant, a column per keep rate, mean ±
+    standard deviation over the seeds.
     """
-    rows = with_changes(rows)
+    metrics, rows = metrics_of(rows), with_changes(rows)
     seeds = {variant: len({row["seed"] for row in rows if row["variant"] == variant}) for variant in study.variants}
     most = max(seeds.values(), default=0)
     parts = [f"# {study.name}\n"]
     parts.append(
-        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of the test "
-        "images inside the field of view. "
+        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, {metrics.pixels}. "
         "A keep rate holds for every stage. Changes are taken within each run, from its own weights unpruned.\n"
     )
     for evaluation in study.evaluations:
-        for metric, heading in SHOWN.items():
+        for metric, heading in metrics.shown.items():
             # Without pruning there is no change.
-            rates = [rate for rate in study.keep_rates if metric != CHANGE or rate != 1]
+            rates = [rate for rate in study.keep_rates if metric != metrics.change or rate != 1]
             lines = [[evaluation, *(rate_name(rate) for rate in rates)]]
             for variant, settings in study.variants.items():
                 cells = [summarise(rows, variant, evaluation, rate, metric) for rate in rates]
                 if all(math.isnan(mean) for mean, _ in cells):
                     continue
                 label = settings["label"] + ("" if seeds[variant] == most else f" ({seeds[variant]} of {most} seeds)")
-                sign = "+" if metric == CHANGE else ""
+                sign = "+" if metric == metrics.change else ""
                 lines.append([label, *(format_mean(*cell, sign) for cell in cells)])
             if len(lines) > 1:
                 parts.append(f"## {heading}, {evaluation}\n\n{markdown_table(lines)}\n")
@@ -115,7 +116,7 @@ def write_costs(study: Study, cost: dict, output_dir: Path) -> None:
 
 def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) -> str:
     """
-    Cost and gain of every training: its time relative to that of the first variant, and average precision at each keep
+    Cost and gain of every training: its time relative to that of the first variant, and the main metric at each keep
     rate less that of the first variant unpruned, mean ± standard deviation over the seeds that both have.
 
     Args:
@@ -127,12 +128,12 @@ def recipes_markdown(study: Study, rows: list[dict], times: dict[str, float]) ->
     parts = [
         f"# {study.name}: recipes\n",
         f"Time of the whole training relative to {settings['label']}, from steps measured side by side, dense steps "
-        f"counted as such; average precision over all pixels less that of {settings['label']}, unpruned, with the "
-        "same seed.\n",
+        f"counted as such; {metrics_of(rows).main_name} over all pixels less that of {settings['label']}, "
+        "unpruned, with the same seed.\n",
     ]
     for evaluation in [name for name, changes in study.evaluations.items() if is_as_trained(changes)]:
         precisions = {
-            (row["variant"], row["seed"], row["keep_rate"]): row["average_precision"]
+            (row["variant"], row["seed"], row["keep_rate"]): row[metrics_of(rows).main]
             for row in rows
             if row["evaluation"] == evaluation
         }
