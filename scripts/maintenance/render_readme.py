@@ -5,8 +5,11 @@ Render README, results pages and the card of the reference model from files unde
     python -m reg4pru.maintenance.render_readme --check    only tell which are out of date
 
 Between `<!-- table: results/demo/table.md -->` and `<!-- end of table -->` is the content of that file; after
-`<!-- table: results/demo/table.md | Dice, as trained -->` only the section with that heading. model_card.md is
-rendered completely (reference_card.py).
+`<!-- table: results/demo/table.md | Dice, as trained -->` only the section with that heading. Within a sentence
+`<!-- value: results/demo/table.md | Dice, as trained | Reg4Pru | 0.7 -->0.646<!-- end -->` holds the cell of that row
+and column, without its standard deviation; the section is left out where a file has one table, and a row that its
+first cell does not tell apart is named by several, `pruned / 0.7`. model_card.md is rendered completely
+(reference_card.py).
 """
 
 import argparse
@@ -25,29 +28,35 @@ CARD = "model_card.md"
 BLOCK = re.compile(
     r"(<!-- table: (?P<path>\S+)(?: \| (?P<section>[^\n]+?))? -->\n).*?(<!-- end of table -->)", re.DOTALL
 )
+VALUE = re.compile(r"(<!-- value: (?P<place>[^\n]+?) -->)[^<]*(<!-- end -->)")
 
 
 def render(text: str, root: Path = REPOSITORY) -> str:
     """
-    The text of a page with every block replaced by the content of its file.
+    The text of a page with every block and every value replaced by what its file holds.
 
     Raises:
-        `ValueError`: if a block names a file, or a section of it, that does not exist.
+        `ValueError`: if one names a file, or a section, row or column of it, that does not exist.
     """
 
+    def read(name: str, section: str | None) -> str:
+        if not (root / name).is_file():
+            raise ValueError(f"A page includes {name}, which does not exist: run the command that writes it.")
+        text = (root / name).read_text(encoding="utf-8")
+        return section_of(text, section, name) if section else text
+
+    def value(place: re.Match) -> str:
+        name, *section, row, column = place["place"].split(" | ")
+        return place[1] + cell_of(read(name, section[0] if section else None), row, column, name) + place[3]
+
     def content(block: re.Match) -> str:
-        path = root / block["path"]
-        if not path.is_file():
-            raise ValueError(f"A page includes {block['path']}, which does not exist: run the command that writes it.")
-        text = path.read_text(encoding="utf-8")
-        if block["section"]:
-            text = section_of(text, block["section"], block["path"])
+        text = read(block["path"], block["section"])
         # Headings of the file do not fit between those of the page.
         lines = [line for line in text.strip().splitlines() if not line.startswith("# ")]
         lines = [f"**{line.lstrip('# ')}**" if line.startswith("##") else line for line in lines]
         return f"{block[1]}\n{chr(10).join(lines).strip()}\n\n{block[4]}"
 
-    return BLOCK.sub(content, text)
+    return VALUE.sub(value, BLOCK.sub(content, text))
 
 
 def section_of(text: str, heading: str, path: str) -> str:
@@ -56,6 +65,20 @@ def section_of(text: str, heading: str, path: str) -> str:
     if heading not in sections:
         raise ValueError(f"A page includes the section {heading!r} of {path}, which has {', '.join(sections)}.")
     return sections[heading]
+
+
+def cell_of(text: str, row: str, column: str, path: str) -> str:
+    """One number of the first Markdown table of a text; raises `ValueError` unless row and column are one each."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    heading, _, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    begins = row.split(" / ")
+    found = [cells for cells in rows if cells[: len(begins)] == begins]
+    if column not in heading or len(found) != 1:
+        raise ValueError(
+            f"A page shows the value of {row!r} and {column!r} in {path}, whose table has {len(found)} such rows and "
+            f"the columns {', '.join(heading)}."
+        )
+    return found[0][heading.index(column)].split(" ± ")[0]
 
 
 def rendered_pages() -> dict[Path, str]:

@@ -72,6 +72,23 @@ def test_one_section_of_a_file(root):
         render(block.format("").replace(", pruned", ""), root)
 
 
+def test_numbers_within_a_sentence(root):
+    (root / "two.md").write_text(
+        "# Heading\n\n## Dice\n\n| as trained | 1.0 | 0.7 |\n| --- | ---: | ---: |\n| pruned | 0.9 ± 0.1 | 0.8 |\n\n"
+        "## Time\n\n| variant | rate | × |\n|---|---|---|\n| **pruned** | 0.5 | 1.4 |\n| **pruned** | 0.7 | 1.2 |\n"
+    )
+    dice = "falls from <!-- value: two.md | Dice | pruned | 1.0 -->{}<!-- end --> to {}"
+    time = "<!-- value: two.md | Time | pruned / 0.7 | × -->{}<!-- end -->"
+    assert render(dice.format("0.1", time.format("")), root) == dice.format("0.9", time.format("1.2"))
+    for place, problem in (
+        ("two.md | Dice | dense | 1.0", "0 such rows"),
+        ("two.md | Time | pruned | ×", "2 such rows"),
+        ("two.md | Dice | pruned | 0.5", "the columns as trained, 1.0, 0.7"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            render(f"<!-- value: {place} --><!-- end -->", root)
+
+
 @pytest.fixture
 def run(root, monkeypatch):
     """Runs the command on a repository of its own, with a card that needs no rendering."""
