@@ -93,6 +93,17 @@ def test_the_tool_gives_a_label_map(comparer, opened):
         tool(base64.b64encode(b"text").decode())
 
 
+def test_the_tool_of_two_classes_with_names_of_their_own(tiny_model, opened):
+    model = tiny_model(id2label={0: "background", 1: "polyp"})
+    comparer = Comparer(model, Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None))
+    tool = segmentation_tool(comparer)
+    assert "essel" not in tool.__doc__
+    answer = json.loads(tool(base64.b64encode(as_png(Image.fromarray(opened.pixels))).decode()))
+    mask = np.asarray(Image.open(BytesIO(base64.b64decode(answer["mask"]))))
+    assert answer["class"] == "polyp"
+    assert answer["class_fraction"] == pytest.approx(np.mean(mask == 255), abs=1e-6)
+
+
 def test_a_true_label_map_is_read_with_its_ignored_pixels(comparer, opened):
     content = as_png(Image.fromarray(opened.truth))
     np.testing.assert_array_equal(comparer.view.open_truth(content, opened.truth.shape), opened.truth)
