@@ -11,14 +11,14 @@ COMMANDS = {
     "train": ("train", "train a model from a recipe, on one or several devices"),
     "finetune": ("finetune", "fine-tune a checkpoint with the Trainer of transformers"),
     "prune": ("prune", "prune a checkpoint that was never trained for it, on images without labels"),
-    "evaluate": ("evaluate", "measure a checkpoint at several keep rates"),
-    "predict": ("predict", "find the vessels in images"),
+    "evaluate": ("evaluate", "measure the accuracy of a checkpoint at several keep rates"),
+    "predict": ("predict", "segment images"),
     "app": ("app.__main__", "show in a browser what pruning does to an image"),
     "export": ("export", "write a pruned model as ONNX"),
     "benchmark": ("benchmark", "measure time, operations and memory against the dense model; compare engines"),
-    "tune": ("tune", "choose keep rates for a budget in milliseconds"),
+    "tune": ("tune", "find the most accurate keep rates for a budget in milliseconds"),
     "study": ("study.__main__", "train and measure many variants; tables and figures"),
-    "prepare": ("prepare", "turn the FIVES archive into a data set for the Hub"),
+    "prepare": ("prepare", "turn images with masks or label maps into a data set for the Hub"),
     "push": ("push", "push a checkpoint to the Hub, with its card"),
 }
 
@@ -26,7 +26,7 @@ COMMANDS = {
 def usage() -> str:
     """What `reg4pru --help` prints."""
     lines = [f"  {name:<{max(map(len, COMMANDS))}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: reg4pru COMMAND [options]", "", *lines, "", "reg4pru COMMAND --help tells more."])
+    return "\n".join(["usage: reg4pru COMMAND [options]", "", *lines, "", "reg4pru COMMAND --help shows its flags and an example."])
 
 
 def main() -> int | None:

@@ -36,16 +36,19 @@ def render(text: str, root: Path = REPOSITORY) -> str:
     The text of a page with every block and every value replaced by what its file holds.
 
     Raises:
-        `ValueError`: if one names a file, or a section, row or column of it, that does not exist.
+        `ValueError`: if one names a file, or a section, row or column of it, that does not exist, or a value
+            begins a line.
     """
 
     def read(name: str, section: str | None) -> str:
         if not (root / name).is_file():
             raise ValueError(f"A page includes {name}, which does not exist: run the command that writes it.")
-        text = (root / name).read_text(encoding="utf-8")
-        return section_of(text, section, name) if section else text
+        found = (root / name).read_text(encoding="utf-8")
+        return section_of(found, section, name) if section else found
 
     def value(place: re.Match) -> str:
+        if place.string[: place.start()].endswith("\n"):  # there a comment ends the paragraph
+            raise ValueError(f"A value begins a line, where Markdown takes it for a block: {place['place']}.")
         name, *section, row, column = place["place"].split(" | ")
         return place[1] + cell_of(read(name, section[0] if section else None), row, column, name) + place[3]
 

@@ -87,6 +87,8 @@ def test_numbers_within_a_sentence(root):
     ):
         with pytest.raises(ValueError, match=problem):
             render(f"<!-- value: {place} --><!-- end -->", root)
+    with pytest.raises(ValueError, match="begins a line"):
+        render(f"falls to\n{time}", root)
 
 
 @pytest.fixture
