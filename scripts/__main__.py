@@ -26,7 +26,8 @@ COMMANDS = {
 def usage() -> str:
     """What `reg4pru --help` prints."""
     lines = [f"  {name:<{max(map(len, COMMANDS))}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: reg4pru COMMAND [options]", "", *lines, "", "reg4pru COMMAND --help shows its flags and an example."])
+    more = "reg4pru COMMAND --help shows its flags and an example."
+    return "\n".join(["usage: reg4pru COMMAND [options]", "", *lines, "", more])
 
 
 def main() -> int | None:
