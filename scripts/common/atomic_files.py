@@ -9,9 +9,12 @@ from pathlib import Path
 def replace_text(path: Path, text: str) -> None:
     """Write a file in the place of what stands there."""
     beside = path.with_name(f"{path.name}.tmp")
-    with beside.open("w", encoding="utf-8", newline="") as file:  # the same bytes on every system
-        file.write(text)
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:  # the same bytes on every system
+            file.write(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # where the disk was full
 
 
 def replace_table(path: Path, fields: Sequence[str], rows: Iterable[dict]) -> None:
