@@ -10,6 +10,8 @@ from ..common.atomic_files import replace_table, replace_text
 from .tables import markdown_table
 
 UNDEFINED = "–"
+# What stands beside metrics.json, is of the same weights, and is published with it.
+_COMPANIONS = ("per_image.csv", "table.md", "figure.png", "classes.png")
 HEADINGS = {
     "average_precision": "AP",
     "auroc": "AUROC",
@@ -100,6 +102,8 @@ def write_results(
     # JSON knows no nan: what is undefined becomes null.
     content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
     replace_text(output_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
+    for name in _COMPANIONS:  # what an earlier evaluation left is not of these weights
+        (output_dir / name).unlink(missing_ok=True)
     images = [{"keep_rate": rate, **row} for rate, metrics in measured.items() for row in metrics.rows]
     replace_table(output_dir / "per_image.csv", list(images[0]), images)
     replace_text(output_dir / "table.md", table)

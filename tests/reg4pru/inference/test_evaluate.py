@@ -164,6 +164,11 @@ def test_a_figure_that_fails_costs_no_results(tiny_model, save_checkpoint, monke
     assert evaluate.main([*map(str, flags)]) == 1
     assert json.loads((tmp_path / "out/metrics.json").read_text())["results"]["1.0"]["num_images"] == 1
 
+    for name in ("figure.png", "classes.png"):  # of an earlier evaluation, with other weights
+        (tmp_path / "out" / name).write_bytes(b"old")
+    assert evaluate.main([*map(str, flags), "--overwrite_output_dir"]) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "per_image.csv", "table.md"}
+
     monkeypatch.setattr("reg4pru.reporting.evaluation.replace_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(SystemExit, match=r"Measured, but .* could not be written to: full"):
         evaluate.main([*map(str, flags), "--overwrite_output_dir"])
