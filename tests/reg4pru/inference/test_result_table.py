@@ -2,6 +2,7 @@
 
 import csv
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,6 +63,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("remove"), st.integers(0, 2)),
     st.tuples(st.just("garbage"), st.binary(max_size=20)),
     st.tuples(st.just("run"), st.integers(1, 3)),
+    st.tuples(st.just("two runs at once"), st.integers(1, 3)),
 )
 
 
@@ -70,6 +72,11 @@ def happen(event: tuple, tasks: list[Task], out: Path) -> None:
     lines = table.read_bytes().splitlines(keepends=True) if table.exists() else []
     if kind == "run":
         predict(tasks[:value], out)
+    elif kind == "two runs at once":
+        with ThreadPoolExecutor(2) as writers:
+            runs = [writers.submit(predict, some, out) for some in (tasks[:value], tasks[value - 1 :])]
+        for run in runs:
+            run.result()
     elif kind == "replace":
         Path(tasks[value].image.name).write_bytes(bytes([event[2]]))
     elif kind == "remove":
