@@ -24,7 +24,7 @@ _FEW_VALUES = 4
 _MOST = 0.6
 _EXPECTED = (
     "expected black and white, or 0 and 1, with 255 for pixels to be ignored; in a label map, such as one of arteries "
-    "and veins, name the vessels: vessel_labels=[1, 2]"
+    "and veins, name the vessels: vessel_labels=[1, 2], or all classes: classes=[...]"
 )
 
 
