@@ -1,5 +1,6 @@
-"""End to end: the commands of `make quick`, and what the pages show in Python, on what these have written."""
+"""End to end: the commands of `make quick`, what the pages show in Python, on what these wrote, and the notebook."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ SMALLER = {
     "--synthetic_counts 16 1 2": "--synthetic_counts 2 1 1",
     "--max_train_steps 150 --eval_steps 150": "--max_train_steps 2 --eval_steps 2",
     "max_steps=100": "max_steps=1",
+    "max_steps=150": "max_steps=1",
     "eval_steps=50": "eval_steps=1",
     "synthetic_counts=(16, 2, 2)": "synthetic_counts=(2, 1, 1)",
 }
@@ -30,14 +32,19 @@ def smaller(text: str) -> str:
     return text
 
 
+def run(script: str, folder: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
 def commands_of_quick() -> list[list[str]]:
     recipe = (ROOT / "Makefile").read_text().split("\nquick: install\n")[1].split("\n\n")[0]
-    for written, run in (
+    for written, meant in (
         ("$(VENV)/bin/reg4pru", f"{sys.executable} -m reg4pru"),
         ("$(RUN)", sys.executable),
         ("$(QUICK)", "outputs/quick"),
     ):
-        recipe = recipe.replace(written, run)
+        recipe = recipe.replace(written, meant)
     return [shlex.split(line) for line in smaller(recipe.replace("\\\n", " ")).splitlines()]
 
 
@@ -68,5 +75,11 @@ def test_python_of_the_pages_runs(folder, page):
     shown = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     script = "\n".join(smaller(block) for block in shown if not any(place in block for place in ELSEWHERE))
     assert script
-    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    run(script, folder)
+
+
+def test_the_notebook_runs(tmp_path):
+    notebook = json.loads((ROOT / "docs/quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    run(smaller("\n".join(cells)), tmp_path)
+    assert (tmp_path / "outputs/quickstart/model/config.json").is_file()
