@@ -21,7 +21,7 @@ from .reference_card import reference_card
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (
-    *(f"docs/{page}.md" for page in ("inference", "method", "studies")),
+    *(f"docs/{page}.md" for page in ("inference", "method", "prune", "studies")),
     *("README.md", "results/README.md", "results/attempts.md", "results/small_models.md"),
 )
 CARD = "model_card.md"
