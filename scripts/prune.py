@@ -19,7 +19,7 @@ from pathlib import Path
 from .common.cli import CommandParser, check_at_least_1, set_up_logging
 from .common.keep_rates import check_keep_rates
 from .common.output_checks import check_writable
-from .pruning.arguments import PruneArguments
+from .pruning.arguments import UNFINISHED, PruneArguments
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ def check(arguments: PruneArguments) -> None:
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
-    if output_dir.is_dir() and {path.name for path in output_dir.iterdir()} - {"unfinished", "figure.png"}:
+    names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
+    if names and UNFINISHED not in names:  # it goes last, so a run that was killed is known by it
         raise ValueError(f"--output_dir is {output_dir}, which is not empty: choose another.")
     check_writable(output_dir, "--output_dir")
 

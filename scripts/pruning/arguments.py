@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+# In the output folder: what an interrupted run has finished so far.
+UNFINISHED = "unfinished"
+
 
 @dataclass(kw_only=True)
 class PruneArguments:

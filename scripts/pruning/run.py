@@ -21,7 +21,7 @@ from ..common.weight_fingerprints import fingerprint_checkpoint
 from ..inference.input_images import list_files, list_stored
 from ..reporting.agreement import write_report
 from .agreement import measure_agreement, verdict
-from .arguments import PruneArguments
+from .arguments import UNFINISHED, PruneArguments
 from .base_model import read_base, read_processor
 from .calibration import fit_correction, fit_selector
 from .distillation import distill
@@ -30,9 +30,7 @@ from .tile_states import SampledTiles, TileStates
 
 logger = logging.getLogger(__name__)
 
-# In the output folder: what an interrupted run has finished so far.
-UNFINISHED, SETTINGS = "unfinished", "settings.json"
-ADAPTER = "adapter"
+SETTINGS, ADAPTER = "settings.json", "adapter"
 FITTED = {
     "selector": "divergence", "drift_correction": True, "train_pruning": "hard", "routing": False,
     "blend_share_weight": 2.0, "allocation": "image",

@@ -1,6 +1,8 @@
 """What the dense model makes of tiles, computed once and kept on disk: what everything is fitted to."""
 
 import json
+import math
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +30,9 @@ class TileStates:
         model ([`Reg4PruForSemanticSegmentation`]): With its stages; never pruned here.
         num_tiles (`int`): How many tiles.
 
+    Raises:
+        `ValueError`: if the disk has no room for them.
+
     Attributes:
         stages (`list[np.ndarray]`): After the layer of each stage, `(num_tiles, num_patches, hidden_size)`.
         pixels (`np.ndarray`): The tiles, `(num_tiles, 3, height, width)`.
@@ -47,6 +52,12 @@ class TileStates:
             "queries": (num_tiles, config.num_queries, config.hidden_size),
         }
         folder.mkdir(parents=True, exist_ok=True)
+        missing = sum(4 * math.prod(shape) for name, shape in shapes.items() if not (folder / f"{name}.npy").exists())
+        if missing > shutil.disk_usage(folder).free:
+            raise ValueError(
+                f"The states of {num_tiles} tiles take {missing / 1e9:.1f} GB, and {folder} has "
+                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB left: lower --num_tiles."
+            )
         self.files = {name: self._open(name, shape) for name, shape in shapes.items()}
         self.stages = [self.files[f"stage-{stage}"] for stage in range(config.num_stages)]
         self.pixels, self.reactivated, self.queries = (

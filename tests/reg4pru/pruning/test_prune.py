@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,25 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(flags, tmp_path, monk
     main(flags)
     assert len(fits) == 6 + 1  # three stages of two; what was finished is not done again
     assert same_weights(tmp_path / "whole", tmp_path / "out")
+
+
+def test_a_run_that_was_killed_while_it_saved_is_finished(flags, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            main(flags)
+    assert (tmp_path / "out" / "config.json").exists()
+    main(flags)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"prune_results.json", "table.md", "adapter"}
+    with pytest.raises(SystemExit):  # finished
+        main(flags)
+
+
+def test_a_disk_without_room_for_the_states_is_named(flags, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert "lower --num_tiles" in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_settings_do_not_go_on_with_what_was_left(flags, tmp_path, monkeypatch):
