@@ -168,7 +168,10 @@ class ResultFolder:
         Raises:
             `ValueError`: if a file of the tasks is that of another image, or of no run of this command.
         """
-        ways, begun = "choose another --output_dir, or add --overwrite to", self._begun()
+        ways = "choose another --output_dir, or add --overwrite to"
+        files = {task.key: [self.folder / task.result(kind) for kind in kinds] for task in tasks}
+        there = {key: [path for path in paths if path.exists()] for key, paths in files.items()}
+        begun = self._begun()  # after the files: another run that is at work says first what it begins
         owned = set()
         for task, row in self._with_rows(tasks):
             if not task.image.is_called(row["file"]) and not self._is_of(task.image, row):
@@ -180,7 +183,7 @@ class ResultFolder:
             if row["mask"] == task.result("mask"):
                 owned.add(task.key)
         for task in tasks:
-            foreign = [path for kind in kinds if (path := self.folder / task.result(kind)).exists()]
+            foreign = there[task.key]
             lines = {f"{task.key[1]}\t{_one_line(name)}" for name in (task.image.name, task.image.place)}
             if foreign and task.key not in owned and not lines & begun:
                 raise ValueError(
