@@ -181,10 +181,10 @@ def main(argv: list[str] | None = None) -> int:
         if not state.is_main_process:
             problems = []  # they are reported once
         if not arguments.overwrite:
-            results.refuse_foreign_results(tasks, kinds)
+            results.unless_busy(results.refuse_foreign_results, tasks, kinds)
         model, processor, settings, former_weights = load(arguments, device)
         made = made_kinds(arguments, model.config)
-        results.refuse_other_settings(tasks, settings, arguments.overwrite, former_weights)
+        results.unless_busy(results.refuse_other_settings, tasks, settings, arguments.overwrite, former_weights)
         check_writable(output_dir, "--output_dir")
     except ValueError as error:
         parser.error(str(error))

@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +110,15 @@ class ResultFolder:
             yield
         finally:
             lock.release()
+
+    def unless_busy(self, check: Callable[..., None], *arguments: object) -> None:
+        """Check the folder if no other run writes there, and let none do so meanwhile: what is read would not last."""
+        lock = FileLock(self.folder / ".predictions.lock")
+        if not Path(lock.lock_file).exists():  # nor is it made: nothing is written before all is checked
+            check(*arguments)
+            return
+        with suppress(Timeout), lock.acquire(timeout=0):
+            check(*arguments)
 
     def rows(self) -> list[dict[str, str]]:
         """

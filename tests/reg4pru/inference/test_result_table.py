@@ -27,8 +27,9 @@ def task_of(path: Path, rate: float | None = None) -> Task:
 def predict(tasks: list[Task], out: Path) -> None:
     """A run whose masks show what the image holds."""
     results = ResultFolder(out)
-    results.refuse_foreign_results(tasks, KINDS)
+    results.unless_busy(results.refuse_foreign_results, tasks, KINDS)
     with results.alone():
+        results.refuse_foreign_results(tasks, KINDS)
         results.prepare(tasks, {"model_name_or_path": "x"}, KINDS, False)
         done = results.done(tasks)
         for task in tasks:
