@@ -1,6 +1,5 @@
 """Selectors and drift corrections apart from the model they belong to: a few MB that are put on it again."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers.utils import cached_file
 from .backbone_loading import HUB_ARGUMENTS, PRUNING_WEIGHTS
 from .configuration_reg4pru import Reg4PruConfig
 from .modeling_reg4pru import Reg4PruForSemanticSegmentation
+from .speed_budget import fingerprint_tensors
 
 # Not `adapter_config.json`, by which transformers knows an adapter of PEFT.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "pruning_adapter.json", "pruning_adapter.safetensors"
@@ -103,11 +103,7 @@ def load_pruning_adapter(
 
 def fingerprint_without_pruning(model: Reg4PruForSemanticSegmentation) -> str:
     """Fingerprint of all weights of a model but those of selectors and drift corrections."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(_other_weights(model).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return fingerprint_tensors(_other_weights(model))
 
 
 def _prunes(name: str) -> bool:

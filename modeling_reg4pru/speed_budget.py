@@ -55,6 +55,15 @@ def fingerprint_weights(folder: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_tensors(weights: dict[str, torch.Tensor]) -> str:
+    """Fingerprint of weights in memory, by their names: the same whatever files they are saved in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def check_tuned_weights(folder: str | os.PathLike, speed: dict) -> None:
     """
     Args:

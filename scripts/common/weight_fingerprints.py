@@ -4,11 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
 from transformers import BaseImageProcessor
 from transformers.utils import cached_file
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, speed_budget
 from modeling_reg4pru.speed_budget import fingerprint_weights
 
 # Of a configuration, what another version, or a copy on the Hub, writes otherwise and no prediction depends on.
@@ -53,8 +52,4 @@ def fingerprint_configuration(model: Reg4PruForSemanticSegmentation, processor: 
 
 def fingerprint_tensors(model: Reg4PruForSemanticSegmentation) -> str:
     """Of the weights in memory: what `predictions.json` had before it had that of the checkpoint's files."""
-    weights = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return weights.hexdigest()
+    return speed_budget.fingerprint_tensors(model.state_dict())
