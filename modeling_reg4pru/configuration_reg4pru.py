@@ -80,8 +80,9 @@ class Reg4PruConfig(EomtDinov3Config):
             Scores the patch tokens: `"mlp"` (DynamicViT's, learns through the policy), `"foreground_mlp"` (the same
             layers, which learn where the foreground is), `"learned_query"` (CROPR's, learns that, too), `"divergence"`
             (the same layers, which learn what dropping a token would change, without labels: by in-place distillation
-            with drift corrections, or fitted to a finished model by `reg4pru prune`) or `"random"` (a control). Those
-            that learn where the foreground is are trained only where class 0 is background.
+            with drift corrections, or fitted to a finished model by `reg4pru prune`), `"divergence_query"` (CROPR's,
+            learns that) or `"random"` (a control). Those that learn where the foreground is are trained only where
+            class 0 is background.
         train_pruning (`str`, *optional*, defaults to `"soft"`):
             How tokens are pruned in training: `"none"`, `"soft"` (a policy hides them from the others' attention) or
             `"hard"` (they are physically removed).

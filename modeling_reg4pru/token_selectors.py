@@ -218,6 +218,16 @@ class LearnedQuerySelector(TokenSelector):
         return 2 * hidden_size
 
 
+class DivergenceQuerySelector(LearnedQuerySelector):
+    """The learned query of CROPR where there is no foreground: it learns what [`DivergenceSelector`] learns."""
+
+    learns_from = "divergence"
+    scores_output = True
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states) + INITIAL_BIAS[0]
+
+
 class RandomSelector(TokenSelector):
     """Uniform scores: the control, without parameters."""
 
@@ -236,6 +246,7 @@ SELECTOR_CLASSES = {
     "foreground_mlp": ForegroundMlpSelector,
     "divergence": DivergenceSelector,
     "learned_query": LearnedQuerySelector,
+    "divergence_query": DivergenceQuerySelector,
     "random": RandomSelector,
 }
 

@@ -10,6 +10,7 @@ The definition of a study, read from a YAML file: variants × seeds to train, an
       - {selector: random}                # with this change of the model
       - {name: HRF, dataset: $HRF_DIR}    # on other images, at the same working size; `split` as in training
       - {working_size: 1024}              # at this size, whatever the working size of a variant
+    limit: 60                             # only the first so many images of an evaluation; unset, all
     compare: [soft, reg4pru]              # the two variants that figures show side by side
     variants:                             # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
@@ -43,14 +44,16 @@ from ..training.arguments import TRAIN_ARGUMENTS
 logger = logging.getLogger(__name__)
 
 # What an evaluation may change: the model, and the images that it is done on.
-MODEL_FIELDS = ("selection_pool", "selector", "reactivation_layer", "blend_share_weight", "allocation")
+MODEL_FIELDS = (
+    "selection_pool", "selector", "reactivation_layer", "blend_share_weight", "allocation", "context_grid",
+)  # fmt: skip
 DATA_FIELDS = ("dataset", "split", "working_size")
 # Flags that the study sets for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"
 
 REQUIRED_FIELDS = ("recipe", "seeds", "keep_rates", "variants")
-OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": []}
+OPTIONAL_FIELDS = {"overrides": {}, "config": {}, "evaluations": [], "compare": [], "limit": None}
 # Fields that a study adds to those of its base instead of replacing them.
 MERGED_FIELDS = ("overrides", "config")
 
@@ -67,6 +70,7 @@ class Study:
             model as trained, on the test images.
         variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by name.
         compare (`list[str]`): Two variants to show side by side, or none.
+        limit (`int`, *optional*): The first so many images of an evaluation are measured; unset, all.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Study:
     evaluations: dict[str, dict]
     variants: dict[str, dict]
     compare: list[str]
+    limit: int | None = None
 
     @property
     def shown_rate(self) -> float:
@@ -149,7 +154,10 @@ def read_study(path: Path) -> Study:
         evaluations={AS_TRAINED: {}, **_read_evaluations(content["evaluations"], path)},
         variants={name: _read_variant(name, settings or {}, path) for name, settings in content["variants"].items()},
         compare=content["compare"],
+        limit=content["limit"],
     )
+    if study.limit is not None and (type(study.limit) is not int or study.limit < 1):
+        raise ValueError(f"`limit` of {path} is {study.limit!r}: it must be a positive number of images.")
     if study.compare and (len(study.compare) != 2 or set(study.compare) - set(study.variants)):
         raise ValueError(f"`compare` of {path} is {study.compare}: it must name two of {', '.join(study.variants)}.")
     for variant in study.variants:

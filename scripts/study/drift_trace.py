@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.segmentation_head import semantic_logits
 
 
 class GridTrace(NamedTuple):
@@ -80,7 +81,7 @@ def trace_grid(
         queries = output[:, :num_queries] if num_queries else model.query.weight[None].expand(len(output), -1, -1)
         states.append(grid)
         active.append(runs)
-        logits.append(model.predict(queries, grid, grid_size)[0])
+        logits.append(semantic_logits(*model.predict(queries, grid, grid_size)))
     return GridTrace(torch.stack(states), torch.stack(active), torch.stack(logits))
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 
+import yaml
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
@@ -19,7 +20,7 @@ from ..inference.loading import load_checkpoint, select_at_random
 from ..inference.model_classes import check_same_classes, is_of_vessels, model_classes
 from ..inference.predictors import predictors
 from ..training.setup import load_data
-from .definition import DATA_FIELDS, Study
+from .definition import DATA_FIELDS, MODEL_FIELDS, Study, is_as_trained
 from .metrics import CLASSES, VESSELS, metrics_of
 from .run_folder import RunFolder
 
@@ -33,13 +34,17 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
     image to `per_image.csv`.
     """
     results, rows = folder.results(), read_images(folder)
+    selector = yaml.safe_load(folder.recipe.read_text(encoding="utf-8")).get("config_overrides", {}).get("selector")
     first_on: dict[tuple, str] = {}  # data → the first evaluation on it
     for name, settings in study.evaluations.items():
         done = results.setdefault(name, {})
         first = first_on.setdefault(tuple(settings.get(field) for field in DATA_FIELDS), name)
+        changes_nothing = {field: settings[field] for field in MODEL_FIELDS if field in settings} == {
+            "selector": selector
+        }
         for rate in map(rate_name, study.keep_rates):
             # What an evaluation changes in the model has no effect without pruning.
-            if first != name and float(rate) == 1:
+            if first != name and (float(rate) == 1 or (changes_nothing and is_as_trained(study.evaluations[first]))):
                 done[rate], rows[name, rate] = results[first][rate], rows[first, rate]
         # What has no rows of images was measured before these were recorded, and is measured again.
         known = {rate for rate in done if (name, rate) in rows}
@@ -47,7 +52,9 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         if not missing:
             continue
         model, processor = load_evaluated(folder, settings)
-        images, by_rate = _images(folder, settings, model), predictors(model, processor, missing, batch_size=16)
+        images = _images(folder, settings, model)
+        images = images.select(range(min(study.limit or len(images), len(images))))
+        by_rate = predictors(model, processor, missing, batch_size=16)
         check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
         names = model_classes(model.config)
         if len(names) == 2:
@@ -67,11 +74,6 @@ def _over_all_pixels(result: dict) -> dict[str, float]:
         return {metric: result["pooled"][metric] for metric in METRICS}
     per_class = {f"iou_{name}": values["iou"] for name, values in result["per_class"].items()}
     return {metric: result[metric] for metric in CLASSES.compared} | per_class
-
-
-def has_vessels(folder: RunFolder) -> bool:
-    """Whether a run was measured by the metrics of two classes."""
-    return metrics_of(rate for rates in folder.results().values() for rate in rates.values()) is VESSELS
 
 
 def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanticSegmentation, BaseImageProcessor]:

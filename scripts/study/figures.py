@@ -31,7 +31,7 @@ from ..reporting.tables import mean_and_sd
 from ..training.setup import load_data
 from .definition import AS_TRAINED, Study, is_as_trained
 from .drift import collect_drift, spread, write_drift
-from .metrics import VESSELS, metrics_of
+from .metrics import metrics_of
 from .run_folder import RunFolder
 from .tables import summarise
 
@@ -59,10 +59,9 @@ def draw_figures(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict
     if not study.compare:
         return
     draw_throughput(study, rows, cost, output_dir / "throughput.png")
-    if metrics_of(rows) is VESSELS:
-        drift = collect_drift(study, runs_dir)
-        write_drift(output_dir / "drift.csv", drift)
-        draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
+    drift = collect_drift(study, runs_dir)
+    write_drift(output_dir / "drift.csv", drift)
+    draw_drift(study, drift, study.shown_rate, output_dir / "drift.png")
     seed = seed_with_weights(study, runs_dir)
     if seed is None:
         logger.warning("figure1.png and stages.png are not drawn: no seed has the weights of all variants.")
@@ -284,8 +283,8 @@ def draw_stages(study: Study, runs_dir: Path, seed: int, images: Dataset, path: 
 
 
 def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None:
-    """Cosine similarity of preserved and unpruned states by layer; average precision decoded after the last layers."""
-    num_layers = max(row["layer"] for row in drift) + 1
+    """Cosine similarity of preserved and unpruned states by layer; the main metric decoded after the last layers."""
+    metrics, num_layers = metrics_of(drift), max(row["layer"] for row in drift) + 1
     figure = new_figure(9.5, 5.2)
     similarity, decoded = figure.subplots(1, 2)
     for variant in study.compare:
@@ -294,12 +293,12 @@ def draw_drift(study: Study, drift: list[dict], rate: float, path: Path) -> None
         _mean_line(similarity, drift, variant, "cosine_pruned", range(num_layers), label, style)
         _mean_line(similarity, drift, variant, "cosine_kept", range(num_layers), f"{label}: kept tokens", thin)
         last = range(max(num_layers - 4, 0), num_layers)
-        _mean_line(decoded, drift, variant, "average_precision", last, label, style)
-        _mean_line(decoded, drift, variant, "average_precision_unpruned", last, f"{label}: unpruned", thin)
+        _mean_line(decoded, drift, variant, metrics.main, last, label, style)
+        _mean_line(decoded, drift, variant, f"{metrics.main}_unpruned", last, f"{label}: unpruned", thin)
         decoded.set_xticks(list(last))
     similarity.set(xlabel="after layer", ylabel="cosine similarity to the unpruned state")
     similarity.set_title(f"pruned tokens, keep rate {rate_name(rate)} at every stage", fontsize=10)
-    decoded.set(xlabel="decoded after layer", ylabel="average precision")
+    decoded.set(xlabel="decoded after layer", ylabel=metrics.main_name)
     decoded.set_title("decoded by the model's own heads", fontsize=10)
     for axis in (similarity, decoded):
         tidy(axis)

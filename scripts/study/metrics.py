@@ -44,12 +44,12 @@ class StudyMetrics(NamedTuple):
 VESSELS = StudyMetrics(
     *("average_precision", "average precision", "dice", "Dice", "cldice", "clDice"),
     compared={"average_precision": "Average precision", "dice": "Dice", "cldice": "clDice"},
-    pixels="all pixels of the test images inside the field of view",
+    pixels="inside the field of view",
 )
 CLASSES = StudyMetrics(
     *("mean_iou", "mean IoU", "boundary_iou", "boundary IoU", "boundary_iou", "boundary IoU"),
     compared={"mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy", "boundary_iou": "Boundary IoU"},
-    pixels="all pixels of the test images that have a label",
+    pixels="that have a label",
 )
 
 

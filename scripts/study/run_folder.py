@@ -55,26 +55,33 @@ class RunFolder:
             )
         return self.checkpoint
 
-    def check_weights(self) -> None:
+    def check_measured(self, limit: int | None = None) -> None:
         """
-        Note the fingerprint of the weights before anything is measured. Records of early versions have none; they
-        are kept as they are, and [`~reg4pru.study.runs.complete_runs`] names them in a warning.
+        Note the fingerprint of the weights, and the `limit` of the study, before anything is measured. Records of
+        early versions have none; they are kept as they are, and [`~reg4pru.study.runs.complete_runs`] names them in a
+        warning.
 
         Raises:
-            `ValueError`: if the weights are other ones than those that were measured.
+            `ValueError`: if other weights or another number of images were measured.
         """
+        known = (
+            json.loads(self.measured_weights.read_text(encoding="utf-8")) if self.measured_weights.is_file() else {}
+        )
+        remedy = f"or move {', '.join(self._records())} away to measure again."
+        if known and known.get("limit") != limit:
+            counts = ["all images" if count is None else f"{count} images" for count in (known.get("limit"), limit)]
+            raise ValueError(f"{self.path} was measured on {counts[0]}, not {counts[1]}. Change `limit`, {remedy}")
         if not self.has_weights:
             return
         weights = fingerprint_weights(self.checkpoint)
-        if self.measured_weights.is_file():
-            measured = json.loads(self.measured_weights.read_text(encoding="utf-8"))["weights"]
-            if measured != weights:
-                raise ValueError(
-                    f"{self.path} was measured with other weights (fingerprint {measured}) than {self.checkpoint} has "
-                    f"now ({weights}). Restore these, or move {', '.join(self._records())} away to measure again."
-                )
-        elif not self.is_unproven:
-            replace_text(self.measured_weights, json.dumps({"weights": weights}) + "\n")
+        if known and known["weights"] != weights:
+            raise ValueError(
+                f"{self.path} was measured with other weights (fingerprint {known['weights']}) than {self.checkpoint} "
+                f"has now ({weights}). Restore these, {remedy}"
+            )
+        if not known and not self.is_unproven:
+            limited = {} if limit is None else {"limit": limit}
+            replace_text(self.measured_weights, json.dumps({"weights": weights, **limited}) + "\n")
 
     @property
     def is_unproven(self) -> bool:

@@ -21,7 +21,7 @@ from ..common.devices import warn_of_emulation
 from ..training.checkpoints import list_checkpoints
 from .definition import Study
 from .drift import measure_run as measure_drift
-from .evaluation import evaluate_run, has_vessels
+from .evaluation import evaluate_run
 from .run_folder import RunFolder
 
 logger = logging.getLogger("study")
@@ -102,7 +102,7 @@ def end_with_parent() -> None:
 
 def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_processes: int = 1) -> None:
     """
-    Do what is left of a run: training, evaluations and, for compared variants of two classes, drift.
+    Do what is left of a run: training, evaluations and, for compared variants, drift.
 
     Raises:
         `ValueError`: if the run was started with another recipe, or measured with other weights than it has.
@@ -116,9 +116,9 @@ def complete_run(study: Study, runs_dir: Path, variant: str, seed: int, num_proc
             folder.check_recipe(recipe)
             if not folder.is_trained:
                 _train(folder, recipe, num_processes)
-            folder.check_weights()
+            folder.check_measured(study.limit)
             evaluate_run(study, folder)
-            if variant in study.compare and has_vessels(folder):
+            if variant in study.compare:
                 measure_drift(folder, study.shown_rate)
     except Timeout as error:
         raise RuntimeError(f"another process is working on {folder.path}; wait until it ends.") from error

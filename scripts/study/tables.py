@@ -66,9 +66,11 @@ def markdown(study: Study, rows: list[dict]) -> str:
     metrics, rows = metrics_of(rows), with_changes(rows)
     seeds = {variant: len({row["seed"] for row in rows if row["variant"] == variant}) for variant in study.variants}
     most = max(seeds.values(), default=0)
+    images = "the test images" if study.limit is None else f"the first {study.limit} test images"
     parts = [f"# {study.name}\n"]
     parts.append(
-        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, {metrics.pixels}. "
+        f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of {images} "
+        f"{metrics.pixels}. "
         "A keep rate holds for every stage. Changes are taken within each run, from its own weights unpruned.\n"
     )
     for evaluation in study.evaluations:

@@ -56,7 +56,9 @@ CONFIGURATIONS = st.fixed_dictionaries(
             st.sampled_from([None, [], [0], [0, 1], [1, 2]]), st.lists(st.integers(-1, 5), max_size=3)
         ),
         "keep_rates": RATES,
-        "selector": choice(["mlp", "foreground_mlp", "divergence", "learned_query", "random"], ["none", ""]),
+        "selector": choice(
+            ["mlp", "foreground_mlp", "divergence", "learned_query", "divergence_query", "random"], ["none", ""]
+        ),
         "train_pruning": choice(["none", "hard"], ["soft", "never"]),
         "selection_pool": choice(["active", "all"], [""]),
         "reactivation_layer": whole(3, 4),

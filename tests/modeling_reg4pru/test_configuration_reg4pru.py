@@ -35,7 +35,8 @@ BAD_FIELDS = [
     ({"drift_correction": True, "train_pruning": "none"}, "`drift_correction=True` with `train_pruning='none'`"),
     (
         {"selector": "best"},
-        "`selector` is 'best': it must be one of mlp, foreground_mlp, divergence, learned_query, random",
+        "`selector` is 'best': it must be one of mlp, foreground_mlp, divergence, learned_query, "
+        "divergence_query, random",
     ),
     ({"context_grid": -1}, "`context_grid` is -1"),
     ({"train_pruning": "medium"}, "`train_pruning` is 'medium': it must be one of none, soft, hard"),

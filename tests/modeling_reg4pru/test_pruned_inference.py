@@ -79,7 +79,7 @@ def reference_forward(model, pixel_values, rates):
         if index in config.pruning_layers:
             stage = config.pruning_layers.index(index)
             count = stage_counts(config, rates, num_patches)[stage]
-            scores = model.selectors[stage](patches if config.selector in ("foreground_mlp", "divergence") else given)
+            scores = model.selectors[stage](patches if model.selectors[stage].scores_output else given)
             if config.selection_pool == "active":
                 scores = scores.masked_fill(~active, float("-inf"))
             next_active = torch.zeros_like(active).scatter(1, scores.topk(count, dim=1).indices, True)
@@ -107,7 +107,7 @@ def reference_forward(model, pixel_values, rates):
 
 @pytest.mark.parametrize("reactivation_layer", [3, 4, 5], ids=["before_the_queries", "after_L-2", "after_L-1"])
 @pytest.mark.parametrize("pool", ["active", "all"])
-@pytest.mark.parametrize("selector", ["mlp", "foreground_mlp", "divergence", "learned_query"])
+@pytest.mark.parametrize("selector", ["mlp", "foreground_mlp", "divergence", "learned_query", "divergence_query"])
 @pytest.mark.parametrize("drift_correction", [False, True], ids=["as_they_left", "corrected"])
 @torch.no_grad()
 def test_removing_tokens_equals_hiding_and_freezing_them(

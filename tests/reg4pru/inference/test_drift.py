@@ -44,10 +44,11 @@ def test_before_the_first_removal_pruned_and_unpruned_agree(tiny_model, pixel_va
     assert (drift.pruned[1:] < 1 - 1e-4).all()
 
 
-def test_the_last_logits_are_those_of_the_model(tiny_model, pixel_values):
-    model = tiny_model()
+@pytest.mark.parametrize("classes", [{}, {"num_labels": 4, "num_queries": 6}], ids=["binary", "four_classes"])
+def test_the_last_logits_are_those_of_the_model(tiny_model, pixel_values, classes):
+    model = tiny_model(**classes)
     with torch.inference_mode():
-        logits = model(pixel_values, keep_rates=0.5).masks_queries_logits
+        logits = model(pixel_values, keep_rates=0.5).logits
     torch.testing.assert_close(trace_grid(model, pixel_values, 0.5).logits[-1], logits)
 
 

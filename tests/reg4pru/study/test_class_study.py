@@ -1,4 +1,4 @@
-"""A study of label maps of five classes from end to end: two variants, one seed, a few steps of a tiny model."""
+"""A study of label maps of five classes: two variants, one seed, a few steps of a tiny model, in this process."""
 
 import csv
 import json
@@ -8,7 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from reg4pru.study.evaluation import read_images
+from reg4pru import train
+from reg4pru.study import evaluation, runs
+from reg4pru.study.definition import read_study
+from reg4pru.study.evaluation import load_evaluated, read_images
+from reg4pru.study.results import write_costs_and_figures, write_tables
 from reg4pru.study.run_folder import RunFolder
 
 NAMES = ["sky", "road", "tree", "car", "fence"]
@@ -23,10 +27,11 @@ RECIPE = {
 }  # fmt: skip
 STUDY = {
     "recipe": "recipe.yaml", "overrides": {"max_train_steps": 2}, "seeds": [0], "keep_rates": [1.0, 0.5],
-    "evaluations": [{"selector": "random"}, {"working_size": 64}], "compare": ["soft", "hard"],
+    "evaluations": [{"selector": "random"}, {"context_grid": 2}, {"working_size": 64}], "limit": 2,
+    "compare": ["soft", "random"],
     "variants": {
         "soft": {"label": "soft mask", "config": {"train_pruning": "soft"}},
-        "hard": {"label": "hard", "config": {"train_pruning": "hard"}},
+        "random": {"label": "random tokens", "config": {"selector": "random", "train_pruning": "hard"}},
     },
 }  # fmt: skip
 
@@ -35,7 +40,7 @@ STUDY = {
 def folder(tmp_path):
     """A study, and its images."""
     generator = np.random.default_rng(0)
-    for side, count in (("train", 4), ("val", 1), ("test", 2)):
+    for side, count in (("train", 4), ("val", 1), ("test", 3)):
         for kind in ("images", "labels"):
             (tmp_path / "streets" / kind / side).mkdir(parents=True)
         for number in range(count):
@@ -49,31 +54,59 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.timeout(900)
-def test_classes_are_compared_by_mean_iou(folder, run_command):
-    arguments = ("small.yaml", "--runs_dir", "runs", "--output_dir", "results", "--cost_rounds", 1)
-    done = run_command("study", *arguments)
-    assert done.returncode == 0, done.stderr
-    measured = json.loads((folder / "runs/hard/seed-0/evaluation.json").read_text())["as trained"]["0.5"]
-    assert measured.keys() == {"mean_iou", "pixel_accuracy", "boundary_iou", *(f"iou_{name}" for name in NAMES)}
-    with (folder / "results/table.csv").open(newline="") as file:
+def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
+    def train_here(run: RunFolder, recipe: dict, num_processes: int) -> None:
+        run.recipe.write_text(yaml.safe_dump(recipe))
+        train.main([str(run.recipe), "--output_dir", str(run.training)])
+
+    evaluated = []
+
+    def load_noted(run: RunFolder, settings: dict):
+        model, processor = load_evaluated(run, settings)
+        evaluated.append((model.config.selector, settings, model.config.context_grid))
+        return model, processor
+
+    monkeypatch.setattr(runs, "_train", train_here)
+    monkeypatch.setattr(evaluation, "load_evaluated", load_noted)
+    monkeypatch.chdir(folder)
+    study, runs_dir, results = read_study(folder / "small.yaml"), folder / "runs", folder / "results"
+    for variant in study.variants:
+        runs.complete_run(study, runs_dir, variant, 0)
+    write_costs_and_figures(study, runs_dir, results, write_tables(study, runs_dir, results), cost_rounds=1)
+
+    measured = RunFolder(runs_dir, "random", 0).results()
+    of_rate = measured["as trained"]["0.5"]
+    assert of_rate.keys() == {"mean_iou", "pixel_accuracy", "boundary_iou", *(f"iou_{name}" for name in NAMES)}
+    assert measured["selector=random"] == measured["as trained"], "tokens were drawn as it is"
+    others = ({"context_grid": 2}, {"working_size": 64})
+    assert [settings for name, settings, _ in evaluated if name == "mlp"] == [{}, {"selector": "random"}, *others]
+    assert [settings for name, settings, _ in evaluated if name == "random"] == [{}, *others]
+    assert all(grid == settings.get("context_grid", 0) for _, settings, grid in evaluated)
+    with (results / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 3 * 2
-    (row,) = [
-        row for row in rows if (row["variant"], row["evaluation"], row["keep_rate"]) == ("hard", "as trained", "0.5")
-    ]
-    assert float(row["mean_iou"]) == measured["mean_iou"]
-    table = (folder / "results/table.md").read_text()
+    assert len(rows) == 2 * 4 * 2
+    place = ("random", "as trained", "0.5")
+    (row,) = [row for row in rows if (row["variant"], row["evaluation"], row["keep_rate"]) == place]
+    assert float(row["mean_iou"]) == of_rate["mean_iou"]
+    table = (results / "table.md").read_text()
     assert "## Mean IoU, as trained" in table
-    assert "## Change of mean IoU, as trained" in table
-    assert "all pixels of the test images that have a label" in table
-    assert "## Pixel accuracy against" in (folder / "results/paired.md").read_text()
-    assert "mean IoU over all pixels" in (folder / "results/recipes.md").read_text()
-    assert "more accurate (mean IoU)" in (folder / "results/race.md").read_text()
-    drawn = {path.name for path in (folder / "results").glob("*.png")}
-    assert drawn == {"keep_rates.png", "throughput.png", "race.png", "figure1.png", "stages.png"}
+    assert "## Change of mean IoU, context_grid=2" in table
+    assert "all pixels of the first 2 test images that have a label" in table
+    assert "## Pixel accuracy against" in (results / "paired.md").read_text()
+    assert "mean IoU over all pixels" in (results / "recipes.md").read_text()
+    assert "more accurate (mean IoU)" in (results / "race.md").read_text()
+    drawn = {path.name for path in results.glob("*.png")}
+    assert drawn == {"drift.png", "keep_rates.png", "throughput.png", "race.png", "figure1.png", "stages.png"}
     for name in ("table.md", "paired.md", "recipes.md", "race.md"):
-        assert "verage precision" not in (folder / "results" / name).read_text()
-    hard = read_images(RunFolder(folder / "runs", "hard", 0))["as trained", "0.5"]
-    assert [image["name"] for image in hard] == ["test/test0", "test/test1"]
-    assert all(0 <= image["iou_sky"] <= 1 for image in hard)
+        assert "verage precision" not in (results / name).read_text()
+    images = read_images(RunFolder(runs_dir, "random", 0))["as trained", "0.5"]
+    assert [image["name"] for image in images] == ["test/test0", "test/test1"]
+    assert all(0 <= image["iou_sky"] <= 1 for image in images)
+
+    with (results / "drift.csv").open(newline="") as file:
+        drift = list(csv.DictReader(file))
+    assert [row["layer"] for row in drift] == list("0123") * 2
+    assert all(0 <= float(row[name]) <= 1 for row in drift for name in ("mean_iou", "mean_iou_unpruned"))
+    study.limit = 1
+    with pytest.raises(ValueError, match=r"was measured on 2 images, not 1 images. Change `limit`, or move"):
+        runs.complete_run(study, runs_dir, "soft", 0)

@@ -23,23 +23,23 @@ def folder(tiny_model, tmp_path) -> RunFolder:
 
 
 def test_other_weights_than_those_that_were_measured_are_refused(folder, tiny_model):
-    folder.check_weights()
+    folder.check_measured()
     weights = fingerprint_weights(folder.checkpoint)
     assert json.loads(folder.measured_weights.read_text()) == {"weights": weights}
     folder.evaluation.write_text("{}")
-    folder.check_weights()
+    folder.check_measured()
     tiny_model(initializer_range=0.1).save_pretrained(folder.checkpoint)
     with pytest.raises(ValueError, match=rf"{weights}.* or move measured_weights.json, evaluation.json away"):
-        folder.check_weights()
+        folder.check_measured()
     assert folder.evaluation.read_text() == "{}"
     folder.remove_measurements()
-    folder.check_weights()
+    folder.check_measured()
     assert json.loads(folder.measured_weights.read_text()) == {"weights": fingerprint_weights(folder.checkpoint)}
 
 
 def test_records_of_early_versions_are_not_said_to_be_of_these_weights(folder):
     folder.evaluation.write_text("{}")
-    folder.check_weights()
+    folder.check_measured()
     assert not folder.measured_weights.exists()
     assert folder.is_unproven
 
