@@ -3,10 +3,10 @@ Time and quality in several precisions and engines, of dense and pruned models i
 
 Compared are EoMT of transformers with the same weights, the other EoMT of transformers (on DINOv2 or DINOv3) of the
 same shape with random weights, and the model at every keep rate, each in every engine that works on this machine.
-Quality is measured on images and needs a checkpoint; time does not.
+Quality is measured on images and needs a checkpoint; time does not. It is that of the logits, which are what exported
+models return: of several classes `reg4pru evaluate` knows the masks of all queries, and its edges differ a little.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from transformers import set_seed
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 
+from ..common.atomic_files import replace_json
 from ..common.data_overlap import describe_data
 from ..common.devices import usable_device
 from ..common.keep_rates import rate_name
@@ -32,7 +33,7 @@ from ..inference.onnx_export import check_allocation
 from .arguments import BenchmarkArguments
 from .baselines import dense_model, model_config, variant, variant_config
 from .engines import EngineModel, Logits, build_engine, why_not
-from .quality import QUALITIES, measure_quality
+from .quality import CLASS_QUALITIES, QUALITIES, measure_quality, qualities_of
 from .report import engine_table
 from .timing import interleaved_seconds, summary
 
@@ -61,8 +62,7 @@ class EngineComparison:
         images (`Dataset`, *optional*): Images to measure quality on.
 
     Raises:
-        `ValueError`: if the model is not binary with one query, its tiles share a budget, its input is not square, or
-            no engine works here.
+        `ValueError`: if the tiles of the model share a budget, its input is not square, or no engine works here.
     """
 
     def __init__(
@@ -72,8 +72,6 @@ class EngineComparison:
         processor: Reg4PruImageProcessor | None = None,
         images: Dataset | None = None,
     ):
-        if not model.config.is_binary:
-            raise ValueError("Engines are compared for models with one query and two classes.")
         check_allocation(model.config)
         self.arguments, self.model = arguments, model
         (self.batch_size,) = arguments.batch_sizes
@@ -106,8 +104,7 @@ class EngineComparison:
             results = self.measure(Path(folder))
         output_dir = Path(self.arguments.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        results = json.loads(json.dumps(results), parse_constant=lambda constant: None)  # there is no nan in JSON
-        (output_dir / "engines.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        replace_json(output_dir / "engines.json", results, indent=1)
         text = engine_table(results)
         (output_dir / "table.md").write_text(text + "\n", encoding="utf-8")
         return text
@@ -149,7 +146,7 @@ class EngineComparison:
 
     def _quality(self, run: Callable[[torch.Tensor], torch.Tensor], trained: bool) -> dict[str, float | None]:
         if self.images is None or not trained:
-            return dict.fromkeys(QUALITIES)
+            return dict.fromkeys(QUALITIES if self.model.config.num_labels == 2 else CLASS_QUALITIES)
         common = {"batch_size": self.batch_size, "seed": self.arguments.seed}
         engine = EngineModel(run, self.device, self.model.config.id2label)
         return measure_quality(engine, self.processor, self.images, "config", **common)
@@ -158,19 +155,18 @@ class EngineComparison:
 def with_ratios(rows: list[dict], seconds: list[list[float]], batch_size: int) -> list[dict]:
     """
     The rows with their times, the ratio to the first row (EoMT of transformers in the first engine) within rounds, and
-    the `change` of their average precision from that of the same model in the first engine.
+    the `change` of their first quality from that of the same model in the first engine.
 
     Args:
         rows (`list[dict]`): What was measured, all engines of a model together.
         seconds (`list[list[float]]`): Seconds of every row, by round.
         batch_size (`int`): Images per call.
     """
-    first: dict[tuple, float | None] = {}
+    main, first = next(iter(qualities_of(rows[0]))), {}
     timed = []
     for row, own in zip(rows, seconds, strict=True):
-        reference = first.setdefault((row["model"], row["keep_rate"]), row["average_precision"])
-        known = row["average_precision"] is not None
-        change = row["average_precision"] - reference if known else None
+        reference = first.setdefault((row["model"], row["keep_rate"]), row[main])
+        change = None if row[main] is None else row[main] - reference
         timed.append({**row, "change": change, "seconds": own, **summary(own, seconds[0], batch_size)})
     return timed
 

@@ -21,7 +21,8 @@ _ONNX = ("onnx", "onnx_int8")
 
 class Logits(nn.Module):
     """
-    A binary model, ours or EoMT of transformers, as a function: images to logits `(batch, 2, map_height, map_width)`.
+    A model, ours or EoMT of transformers, as a function: images to logits `(batch, num_labels, map_height,
+    map_width)`.
 
     Args:
         model (`nn.Module`): In evaluation mode. The masked attention of EoMT of transformers must be annealed to zero;
@@ -39,7 +40,11 @@ class Logits(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         outputs = self.model(pixel_values)
-        return outputs.logits if self.is_ours else semantic_logits(outputs.masks_queries_logits, None)
+        if self.is_ours:
+            return outputs.logits
+        # With one query there is no class to tell, and the class head of EoMT is random.
+        classes = outputs.class_queries_logits if self.model.config.num_queries > 1 else None
+        return semantic_logits(outputs.masks_queries_logits, classes)
 
 
 class EngineModel(nn.Module):

@@ -7,8 +7,9 @@ from ..common.keep_rates import rate_name
 from ..reporting.style import COLOURS, DPI, new_figure, tidy
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
 from .arguments import ENGINES
+from .quality import qualities_of
 
-# Of average precision: what an engine may lose and still be recommended.
+# Of average precision or mean IoU: what an engine may lose and still be recommended.
 TOLERANCE = 0.005
 
 
@@ -70,9 +71,10 @@ def attention_table(result: dict) -> str:
 def engine_table(results: dict) -> str:
     """`engines.json` as Markdown: a row per model and engine, what was left out, and the engine to use."""
     rows, made, size = results["rows"], results["provenance"], results["image_size"]
-    lines = [
-        ["model", "keep rate", "engine", "ms", "quartiles", "× first", "AP", "change by engine", "Dice", "clDice"]
-    ]
+    (main, heading), *others = qualities_of(rows[0]).items()
+    name = {"AP": "average precision"}.get(heading, heading)
+    columns = [heading, "change by engine", *(heading for _, heading in others)]
+    lines = [["model", "keep rate", "engine", "ms", "quartiles", "× first", *columns]]
     for row in rows:
         lines.append(
             [
@@ -82,23 +84,23 @@ def engine_table(results: dict) -> str:
                 f"{1000 * row['latency']:.1f}",
                 _quartiles([1000 * value for value in row["latency_quartiles"]], 1),
                 f"{row['ratio']:.2f}",
-                format_number(row["average_precision"]),
+                format_number(row[main]),
                 format_number(row["change"], "+.3f"),
-                *(format_number(row[name]) for name in ("dice", "cldice")),
+                *(format_number(row[other]) for other, _ in others),
             ]
         )
     engines = "; ".join(f"{name}: {ENGINES[name]}" for name in dict.fromkeys(row["engine"] for row in rows))
     parts = [
         f"Measured on {made['date'][:10]} on {made['device']}, images of {size} × {size} pixels, batch size "
-        f"{results['settings']['batch_size']}. {engines}. Models without average precision have random weights.",
+        f"{results['settings']['batch_size']}. {engines}. Models without {name} have random weights.",
         markdown_table(lines),
         *(f"Not measured: {name}, {reason}." for name, reason in results["skipped"].items()),
-        *_recommendation(rows),
+        *_recommendation(rows, main, heading, name),
     ]
     return "\n\n".join(parts)
 
 
-def _recommendation(rows: list[dict]) -> list[str]:
+def _recommendation(rows: list[dict], main: str, heading: str, name: str) -> list[str]:
     """The fastest engine at every keep rate that loses no more than [`TOLERANCE`]; nothing without quality."""
     lines = []
     for rate in dict.fromkeys(row["keep_rate"] for row in rows if row["keep_rate"] is not None):
@@ -106,11 +108,13 @@ def _recommendation(rows: list[dict]) -> list[str]:
         accurate = [row for row in of_rate if row["change"] >= -TOLERANCE]
         if accurate:
             best = min(accurate, key=lambda row: row["latency"])
-            precision = format_number(best["average_precision"])
-            lines.append(f"- keep rate {rate_name(rate)}: {best['engine']}, {best['ratio']:.2f} × (AP {precision})")
+            quality = format_number(best[main])
+            lines.append(
+                f"- keep rate {rate_name(rate)}: {best['engine']}, {best['ratio']:.2f} × ({heading} {quality})"
+            )
     if not lines:
         return []
-    return ["\n".join([f"Fastest engine that loses no more than {TOLERANCE} of average precision:", "", *lines])]
+    return ["\n".join([f"Fastest engine that loses no more than {TOLERANCE} of {name}:", "", *lines])]
 
 
 def plot_throughput(rows: list[dict], title: str, path: Path) -> None:

@@ -24,7 +24,7 @@ from modeling_reg4pru.speed_budget import (
 )
 from modeling_reg4pru.tiled_inference import predict_image
 
-from ..common.atomic_files import replace_text
+from ..common.atomic_files import replace_json, replace_text
 from ..common.cli import check_at_least_1
 from ..common.data_overlap import describe_data
 from ..common.former_names import with_present_names
@@ -212,7 +212,7 @@ class Tuning:
                 raise ValueError(f"The validation images contain no {what}: quality cannot be measured on them.")
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
-            replace_text(self.unfinished, _json({"identity": self.identity, "qualities": rows}))
+            replace_text(self.unfinished, json.dumps({"identity": self.identity, "qualities": rows}, indent=1) + "\n")
         return self.qualities[setting]
 
     def measure_times(self) -> dict[Setting, list[float]]:
@@ -263,8 +263,7 @@ class Tuning:
             "checkpoint": {name: vars(self.model.config)[name] for name in Setting._fields},
             "candidates": [{**row, "on_front": index in front} for index, row in enumerate(rows)],
         }
-        standard = json.loads(json.dumps(speed), parse_constant=lambda constant: None)  # there is no nan in JSON
-        replace_text(self.folder / SPEED_FILE, _json(standard))
+        replace_json(self.folder / SPEED_FILE, speed, indent=1)
         replace_text(self.folder / "speed.md", speed_markdown(speed) + "\n")
         draw_front(speed, self.folder / "speed.png")
         self.unfinished.unlink(missing_ok=True)
@@ -274,10 +273,6 @@ class Tuning:
 def speed_markdown(speed: dict) -> str:
     """What is shown of a `speed.json`, as Markdown."""
     return f"{measured_sentence(speed)}\n\n{front_table(speed)}"
-
-
-def _json(content: dict) -> str:
-    return json.dumps(content, indent=1) + "\n"
 
 
 def write_choice(folder: Path, speed: dict, budget: float) -> dict:

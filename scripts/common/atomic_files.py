@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def replace_text(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)  # where the disk was full
+
+
+def replace_json(path: Path, content: dict, indent: int = 2) -> None:
+    """Write JSON, which knows no nan: what is undefined becomes null."""
+    content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
+    replace_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def replace_table(path: Path, fields: Sequence[str], rows: Iterable[dict]) -> None:

@@ -3,7 +3,7 @@ A figure of what the app shows: an image with and without pruning, where tokens 
 
     python -m reg4pru.maintenance.gallery --model runs/sample/last --output results/app/gallery.png
 
-The image is a synthetic one.
+The image is a synthetic one of a retina, unless `--image` names another, which models of other things need.
 """
 
 import argparse
@@ -17,10 +17,13 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from datasets_fives.sources.synthetic import draw_image
+from modeling_reg4pru.image_reading import open_image, read_image
 
+from ..app.class_view import ClassView
 from ..app.comparison import Comparer, OpenImage, shown_overlays, shown_panels
 from ..app.prediction import Prediction
 from ..inference.loading import load_checkpoint
+from ..inference.model_classes import is_of_vessels, model_classes
 from ..reporting.panels import stage_colours
 from ..reporting.style import hide_axes, new_figure
 
@@ -31,7 +34,7 @@ _SIDE, _SEED = 512, 4071
 
 def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: int) -> Figure:
     """
-    Draw the figure: unpruned, pruned and stage of pruning above, vessels by keep rate below.
+    Draw the figure: unpruned, pruned and stage of pruning above, what differs by keep rate below.
 
     Args:
         image ([`OpenImage`]): The image.
@@ -54,12 +57,17 @@ def draw_gallery(image: OpenImage, strip: dict[float, Prediction], num_stages: i
         columnspacing=1,
     )  # fmt: skip
     tokens = sum(image.dense.token_counts)
+    (score, heading), *_ = image.view.scores.items()
     for axis, (rate, prediction) in zip(below.subplots(1, len(strip)), strip.items(), strict=True):
         panel = shown_panels(image, prediction, num_stages)["differences"]
-        dice = image.view.agreement(prediction, image.dense.labels, image.inside)["dice"]
+        agreement = image.view.agreement(prediction, image.dense.labels, image.inside)[score]
         share = 100 * sum(prediction.token_counts) / tokens
-        _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of the tokens, Dice {dice:.3f}")
-    below.supxlabel("grey: with and without pruning; vermillion: only without; blue: only with pruning", fontsize=8)
+        _show(axis, panel, f"keep rate {rate:g}\n{share:.0f} % of the tokens, {heading} {agreement:.3f}")
+    if isinstance(image.view, ClassView):
+        colours = "grey: the same class; vermillion: another class with pruning"
+    else:
+        colours = "grey: with and without pruning; vermillion: only without; blue: only with pruning"
+    below.supxlabel(colours, fontsize=8)
     return figure
 
 
@@ -74,13 +82,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Checkpoint: a folder or a Hub id.")
     parser.add_argument("--output", required=True, type=Path, help="The PNG file to write.")
+    parser.add_argument("--image", type=Path, help="An image; default: a synthetic one of a retina.")
     arguments = parser.parse_args(argv)
     try:
-        comparer = Comparer(*load_checkpoint(arguments.model, num_labels=2))
+        comparer = Comparer(*load_checkpoint(arguments.model))
+        if arguments.image is None and not is_of_vessels(comparer.model.config):
+            names = ", ".join(model_classes(comparer.model.config))
+            raise ValueError(
+                f"--image is not given, but the model finds {names}, and the synthetic image is of vessels."
+            )
+        if arguments.image is None:
+            pixels, _ = draw_image(_SIDE, "N", np.random.SeedSequence(_SEED))
+        else:
+            pixels = read_image(open_image(arguments.image))
     except ValueError as error:
         parser.error(str(error))
-    pixels, _ = draw_image(_SIDE, "N", np.random.SeedSequence(_SEED))
-    image = comparer.open("synthetic", Image.fromarray(pixels))
+    image = comparer.open("shown", Image.fromarray(pixels))
     strip = {rate: comparer.predict(pixels, rate) for rate in STRIP}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()

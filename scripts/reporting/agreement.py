@@ -1,12 +1,11 @@
 """The report of `reg4pru prune`: a table, a figure, and everything as JSON."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..common.atomic_files import replace_text
+from ..common.atomic_files import replace_json, replace_text
 from ..common.keep_rates import rate_name
 from .style import hide_axes, new_figure
 from .tables import UNDEFINED, format_number, markdown_table
@@ -58,8 +57,7 @@ def report_text(results: dict) -> str:
 def write_report(output_dir: Path, results: dict) -> None:
     """Write `table.md` and, last, `prune_results.json`, which says that the folder is complete."""
     replace_text(output_dir / TABLE, report_text(results) + "\n")
-    content = json.loads(json.dumps(results), parse_constant=lambda constant: None)  # JSON knows no nan
-    replace_text(output_dir / PRUNE_RESULTS, json.dumps(content, indent=2) + "\n")
+    replace_json(output_dir / PRUNE_RESULTS, results)
 
 
 def draw_differences(path: Path, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], title: str) -> None:

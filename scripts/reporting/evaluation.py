@@ -1,12 +1,11 @@
 """The results of an evaluation by keep rate: as a table to read, as JSON and CSV to compute with."""
 
-import json
 import math
 from pathlib import Path
 
 from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics
 
-from ..common.atomic_files import replace_table, replace_text
+from ..common.atomic_files import replace_json, replace_table, replace_text
 from .tables import markdown_table
 
 UNDEFINED = "–"
@@ -99,9 +98,7 @@ def write_results(
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     content = {**context, "results": {rate: metrics.compute() for rate, metrics in measured.items()}}
-    # JSON knows no nan: what is undefined becomes null.
-    content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
-    replace_text(output_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
+    replace_json(output_dir / "metrics.json", content)
     for name in _COMPANIONS:  # what an earlier evaluation left is not of these weights
         (output_dir / name).unlink(missing_ok=True)
     images = [{"keep_rate": rate, **row} for rate, metrics in measured.items() for row in metrics.rows]

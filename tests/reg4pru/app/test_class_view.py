@@ -19,6 +19,7 @@ from reg4pru.app.html_tables import comparison_table, headline, measured_row
 from reg4pru.app.mcp_tool import segmentation_tool
 from reg4pru.app.page import Page
 from reg4pru.inference.model_classes import model_classes
+from reg4pru.maintenance import gallery
 from reg4pru.reporting.class_colours import label_image
 
 
@@ -113,3 +114,14 @@ def test_a_true_label_map_is_read_with_its_ignored_pixels(comparer, opened):
         comparer.view.open_truth(as_png(Image.fromarray(np.full((64, 96), 9, np.uint8))), (64, 96))
     with pytest.raises(ValueError, match="true label map has 96 × 64 pixels, the image 32 × 32"):
         comparer.view.open_truth(content, (32, 32))
+
+
+def test_the_gallery_takes_an_image_of_classes(comparer, street_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gallery, "load_checkpoint", lambda *_, **__: (comparer.model, comparer.processor))
+    flags = ["--model", "any", "--output", str(tmp_path / "gallery.png")]
+    with pytest.raises(SystemExit):
+        gallery.main(flags)
+    assert "--image is not given, but the model finds sky, building, road" in capsys.readouterr().err
+    street_images[0]["image"].save(tmp_path / "street.png")
+    assert gallery.main([*flags, "--image", str(tmp_path / "street.png")]) == 0
+    assert np.asarray(Image.open(tmp_path / "gallery.png").convert("L")).std() > 10

@@ -6,12 +6,15 @@ import datasets
 import pytest
 import torch
 
+from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import benchmark
 from reg4pru.benchmarking import engines
+from reg4pru.benchmarking.arguments import BenchmarkArguments
 from reg4pru.benchmarking.baselines import dense_model, variant
 from reg4pru.benchmarking.engine_comparison import EngineComparison, with_ratios
 from reg4pru.benchmarking.engines import Logits, build_engine, why_not
+from reg4pru.benchmarking.quality import measure_quality
 from reg4pru.benchmarking.report import engine_table
 from reg4pru.inference.predictors import predictor
 
@@ -20,17 +23,34 @@ from ...variants import VARIANTS
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def learned(tiny_model):
-    """
-    A model as EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels, and with all
-    that the default recipe adds.
-    """
-    return tiny_model(positions="learned", position_grid=[5, 5], key_bias=True, **VARIANTS["default"])
+# As EoMT on DINOv2 has it, with a table of positions for other images than those of 64 pixels, and with all that the
+# default recipe adds.
+LEARNED = {"positions": "learned", "position_grid": [5, 5], "key_bias": True, **VARIANTS["default"]}
+
+
+def test_classes_are_compared_by_mean_iou(street_model, street_images, tmp_path):
+    arguments = BenchmarkArguments(
+        output_dir=str(tmp_path), engines=["float32"], keep_rates=[1.0, 0.5], rounds=1, min_seconds=0.001
+    )
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
+    comparison = EngineComparison(arguments, street_model, processor, street_images.select(range(1)))
+    table = comparison.run()
+    rows = json.loads((tmp_path / "engines.json").read_text(), parse_constant=pytest.fail)["rows"]
+    dense, other, unpruned, pruned = (row["mean_iou"] for row in rows)
+    assert dense == pytest.approx(unpruned, abs=1e-4)
+    assert other is None
+    assert pruned != unpruned
+    assert unpruned == pytest.approx(
+        measure_quality(street_model, processor, comparison.images, 1.0, batch_size=1, seed=0)["mean_iou"], abs=0.02
+    )
+    assert "| mean IoU | change by engine | pixel accuracy | boundary IoU |" in table
+    assert "Fastest engine that loses no more than 0.005 of mean IoU" in table
 
 
 @torch.no_grad()
-def test_the_dense_model_of_learned_positions(learned, pixel_values):
+@pytest.mark.parametrize("classes", [{}, {"num_labels": 4, "num_queries": 6}], ids=["binary", "four_classes"])
+def test_the_dense_model_of_learned_positions(tiny_model, pixel_values, classes):
+    learned = tiny_model(**LEARNED, **classes)
     dense = dense_model(learned, 64)
     assert type(dense).__name__ == "EomtForUniversalSegmentation"
     wanted = learned(pixel_values, keep_rates=1.0)
@@ -133,8 +153,6 @@ def test_tiles_that_share_a_budget_are_not_measured_tile_by_tile_unsaid(
 
 
 def test_an_engine_stands_in_for_the_model(tiny_model, images):
-    from modeling_reg4pru import Reg4PruImageProcessor
-
     model = variant(tiny_model(), keep_rates=0.5)
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64})
     stand_in = engines.EngineModel(Logits(model), CPU, model.config.id2label)
