@@ -304,9 +304,9 @@ def _official(records, groups, validation_fraction, draw) -> dict[str, list[int]
     splits = {split: [i for i, record in enumerate(records) if record.split == split] for split in SPLITS}
     if not splits["train"]:
         raise ValueError(
-            'The source has no "train" images, so there is no official split of it: '
-            'pass split="resplit" (70:20:10 at random), split="sample" (the 14-image sample) '
-            "or a mapping of names."
+            'The source has no "train" images, so there is no official split of it: give --split resplit '
+            '(split="resplit" in Python), which draws 70:20:10 at random, or a YAML or JSON file of names, '
+            "{train: [a, b], test: [c]}."
         )
     # An image must not be trained on if it is also in a split that measures.
     for split, others in (("test", ("train", "validation")), ("validation", ("train",))):

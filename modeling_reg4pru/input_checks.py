@@ -1,9 +1,14 @@
 """Checks of what a forward pass is given: images, labels, and a configuration that was changed later."""
 
+from collections.abc import Sequence
+
 import torch
+from transformers import logging
 
 from .configuration_reg4pru import Reg4PruConfig
 from .token_selectors import SELECTOR_CLASSES
+
+logger = logging.get_logger(__name__)
 
 
 def check_inputs(
@@ -69,6 +74,23 @@ def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> No
     elif not known.all():
         seen = labels[~known].unique().tolist()
         raise ValueError(f"`labels` holds {', '.join(map(str, seen[:8]))}: allowed are {allowed}.")
+
+
+def warn_of_untaught_selectors(config: Reg4PruConfig, keep_rates: float | Sequence[float] | None) -> None:
+    """
+    Say, once, that selectors learn nothing in a training step with labels that prunes: where they learn divergence
+    only a dense pass beside it teaches them, and that step has no labels.
+
+    Args:
+        config (`Reg4PruConfig`): As it is now.
+        keep_rates (`float`, sequence of `float` or `None`): Of the step.
+    """
+    learns = config.selectors_learn and SELECTOR_CLASSES[config.selector].learns_from == "divergence"
+    if learns and keep_rates is not None and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"`selector={config.selector!r}` learns nothing from labels: without in-place distillation it stays as it "
+            "is. Train with `reg4pru train` or `reg4pru finetune` and --distillation, or with their Reg4PruTrainer."
+        )
 
 
 def check_selectors(config: Reg4PruConfig, selectors_learn: bool) -> None:

@@ -25,7 +25,7 @@ from .backbone_loading import (
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .drift_correction import DriftCorrection, ZeroLinear
 from .image_budget import follow_tokens
-from .input_checks import check_inputs, check_selectors
+from .input_checks import check_inputs, check_selectors, warn_of_untaught_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
@@ -261,6 +261,8 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             self._learns_masked = self.config.masked_attention
         if isinstance(keep_rates, str) and keep_rates == "config":
             keep_rates = self.config.keep_rates
+        if self.training and labels is not None:
+            warn_of_untaught_selectors(self.config, keep_rates)
         tokens = follow_tokens(self, grid_size, keep_rates, labels, patch_offsets, output_keep_masks, output_token_ids)
         states = self.dropout(self.embeddings(pixel_values))
         states = tokens.begin(states, self.rope_embeddings(pixel_values.to(states.dtype)))

@@ -13,8 +13,10 @@ from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, B
 from transformers import EvalPrediction
 
 from datasets_fives import class_names
+from datasets_fives.class_names import BINARY
 from datasets_fives.masks import check_classes, check_labels
 from datasets_fives.metrics import ClassMetrics
+from datasets_fives.metrics.evaluation import imaged_area
 from modeling_reg4pru import Reg4PruImageProcessor
 from modeling_reg4pru.image_budget import budget_groups
 from modeling_reg4pru.image_tiles import TileBlender, TiledImage, cut_tile
@@ -53,8 +55,8 @@ class ImageTiles(torch.utils.data.Dataset):
         `ValueError`: for masks that hold anything but the classes of the rows and 255.
 
     Returns:
-        `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image,
-        and `patch_offsets` `(9,)`.
+        `dict` (when indexed): `pixel_values` `(3, tile, tile)`, `labels` `(tile, tile)`, 255 beyond the image and, of
+        vessels, outside the field of view, and `patch_offsets` `(9,)`.
     """
 
     def __init__(self, rows: Dataset, processor: Reg4PruImageProcessor, allocation: str = "tile"):
@@ -68,7 +70,8 @@ class ImageTiles(torch.utils.data.Dataset):
             self.places += [(row, tile) for tile in range(len(one))]
             if self.batch_size is not None:
                 self.places += [None] * (-len(one) % self.batch_size)
-        self.num_labels = len(class_names(rows))
+        names = class_names(rows)
+        self.num_labels, self.is_of_vessels = len(names), names == list(BINARY)
         for row, mask in enumerate(rows["mask"]):
             if self.num_labels == 2:
                 check_labels(np.asarray(mask), f"The mask of validation image {row}")
@@ -106,7 +109,10 @@ class ImageTiles(torch.utils.data.Dataset):
             row = self.rows[image]
             tiles = self.processor.cut_image(row["image"])
             size = tiles.patch_offsets[0, 4:6].tolist()
-            labels = resize_label_map(np.asarray(row["mask"]), *size, num_labels=self.num_labels)
+            mask = np.asarray(row["mask"])
+            if self.is_of_vessels:  # nothing counts outside the field of view, as in `reg4pru evaluate`
+                mask = np.where(imaged_area(row), mask, np.uint8(IGNORE_INDEX))
+            labels = resize_label_map(mask, *size, num_labels=self.num_labels)
             self._opened = image, tiles, labels
         return self._opened[1:]
 

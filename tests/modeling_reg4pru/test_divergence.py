@@ -1,5 +1,6 @@
 """The divergence of a dropped token, and the selector that guesses its logarithm."""
 
+import logging
 import math
 
 import pytest
@@ -119,3 +120,16 @@ def test_without_a_correction_there_is_no_guess_to_learn_from(tiny_model, pixel_
     with pytest.raises(ValueError, match=r"`selector='divergence'` learns how wrong the guess.*drift_correction=True"):
         model(pixel_values, labels=labels)
     assert model.eval()(pixel_values, labels=labels).loss.isfinite()
+
+
+def test_a_step_that_teaches_no_selector_is_said_once(tiny_model, pixel_values, labels, caplog):
+    logging.Logger.warning_once.cache_clear()
+    model = tiny_model(**LEARNS).train()
+    model(pixel_values, labels=labels, keep_rates=None)
+    model(pixel_values, keep_rates=0.5)
+    model.eval()(pixel_values, labels=labels)
+    assert "learns nothing" not in caplog.text
+    model.train()
+    for _ in range(2):
+        model(pixel_values, labels=labels)
+    assert caplog.text.count("`selector='divergence'` learns nothing from labels") == 1
