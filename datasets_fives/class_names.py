@@ -98,8 +98,8 @@ def find_labels(
     if classes == ():
         if ignore_value is not None or reduce_labels:
             raise ValueError(
-                f"ignore_value and reduce_labels are of label maps, but {source} names no classes: give classes, or "
-                f"a file {', '.join(CLASS_FILES)} beside the images."
+                f"ignore_value and reduce_labels are for label maps, but {source} names no classes: give classes, "
+                f"or a file {', '.join(CLASS_FILES)} beside the images."
             )
         return None
     names = read_class_file(classes) if isinstance(classes, (str, Path)) else classes
@@ -154,7 +154,7 @@ def check_occurrence(found: Sequence[Sequence[int]], names: Sequence[str], where
     absent = [name for label, name in enumerate(names) if label not in counts]
     if len(counts) < 2 and (len(names) > 2 or 1 not in counts):
         shown = f"only {names[next(iter(counts))]!r}" if counts else "ignored pixels only"
-        raise ValueError(f"Nothing can be learnt from {where}: its {len(found)} label maps have {shown}.")
+        raise ValueError(f"Nothing can be learned from {where}: its {len(found)} label maps have {shown}.")
     if absent:
         logger.warning(
             "%d of %d classes occur in no label map of %s: %s", len(absent), len(names), where, ", ".join(absent)

@@ -137,7 +137,7 @@ def _read_mapping(classes: Mapping) -> tuple[list[str], list]:
             f"{dict(classes)!r}."
         ) from error
     if by_value and not 0 <= by_value[0][0] <= by_value[-1][0] <= _HIGHEST_VALUE:
-        raise ValueError(f"Values of classes are 0 to {_HIGHEST_VALUE}, got {by_value[0][0]} to {by_value[-1][0]}.")
+        raise ValueError(f"Class values are 0 to {_HIGHEST_VALUE}, got {by_value[0][0]} to {by_value[-1][0]}.")
     return [name for _, name in by_value], [value for value, _ in by_value]
 
 
@@ -244,5 +244,5 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
         return image
     if image.getchannel(image.getbands()[-1]).getextrema() != (255, 255):
-        raise ValueError("label map has pixels that are transparent: save it without an alpha channel")
+        raise ValueError("label map has transparent pixels: save it without an alpha channel")
     return image.convert({"LA": "L", "PA": "P"}.get(image.mode, "RGB"))

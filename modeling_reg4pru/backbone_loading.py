@@ -121,7 +121,7 @@ def check_loading(missing_keys: Iterable[str], checkpoint: str) -> None:
     if any(name.startswith("selectors.") for name in missing):
         logger.warning("%s has no trained selectors: below a keep rate of 1 it prunes at random.", checkpoint)
     if any(name.startswith("drift_corrections.") for name in missing):
-        logger.warning("%s has no trained drift corrections: pruned tokens come back as they left.", checkpoint)
+        logger.warning("%s has no trained drift corrections: pruned tokens come back unchanged.", checkpoint)
 
 
 def check_backbone(config: Reg4PruConfig, backbone: Backbone, checkpoint: str) -> None:

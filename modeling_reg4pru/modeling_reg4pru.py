@@ -208,7 +208,10 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         unknown = sorted(set(kwargs) - Reg4PruConfig.default_fields() - OTHER_FIELDS)
         if unknown:
-            raise ValueError(f"from_backbone got {', '.join(unknown)}: no field of Reg4PruConfig, no way to load.")
+            raise ValueError(
+                f"from_backbone got {', '.join(unknown)}: neither a field of Reg4PruConfig nor an argument "
+                "of from_pretrained."
+            )
         if config is not None and kwargs:
             raise ValueError(f"Give either `config` or fields of it, not both: got `config` and {sorted(kwargs)}.")
         backbone = read_backbone(checkpoint, **hub)

@@ -91,13 +91,15 @@ def load_pruning_adapter(
     if weights != content["base_weights"]:
         raise ValueError(
             f"{adapter} was fitted to {content['base_model']}, whose weights have the fingerprint "
-            f"{content['base_weights']}, but {base_model} has {weights}: it fits no other weights."
+            f"{content['base_weights']}, but {base_model} has {weights}: it fits those weights only."
         )
     model = add_pruning(base, **content["config"])
     missing, unexpected = model.load_state_dict(load_file(found[ADAPTER_WEIGHTS]), strict=False)
     wrong = [*(name for name in missing if _prunes(name)), *unexpected]
     if wrong:
-        raise ValueError(f"{adapter} does not hold what its {ADAPTER_CONFIG} says: {wrong[0]} is missing or too many.")
+        raise ValueError(
+            f"{adapter} does not hold what its {ADAPTER_CONFIG} says: {wrong[0]} is missing or unexpected."
+        )
     return model.to(dtype)
 
 

@@ -1,12 +1,13 @@
 """
-Measure what pruning saves: latency, throughput, operations and memory against the dense model of transformers; with
---engines what low precision, torch.compile and ONNX Runtime save, and what they cost in quality.
+Measure what pruning saves: latency, throughput, operations and memory, compared with the dense model of transformers;
+with --engines, what low precision, torch.compile and ONNX Runtime save and what they cost in accuracy.
 
-With --tile_size an image is cut into tiles, as predictions do, and a forward pass is that of all of them.
+With --tile_size an image is cut into tiles, as for predictions, and a forward pass is that of all its tiles.
 
-Rounds are interleaved: every model runs once per round, also the dense model with the same weights, and ratios are
-taken within a round. Writes benchmark.json (after every round, so that an interruption keeps what was measured),
-table.md and benchmark.png, and with --profile where the time goes; with --engines, engines.json and table.md.
+Rounds are interleaved: every model, including the dense one with the same weights, runs once per round, and ratios are
+computed within rounds. Writes benchmark.json (after every round, so that nothing is lost when it is interrupted),
+table.md and benchmark.png, and with --profile the time spent in each operator; with --engines, engines.json and
+table.md.
 
 Example:
     reg4pru benchmark --model_size small --image_size 1024 --output_dir outputs/benchmark

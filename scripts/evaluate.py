@@ -1,9 +1,9 @@
 """
-Measure a checkpoint at several keep rates.
+Measure the accuracy of a checkpoint at several keep rates.
 
-Writes metrics.json, per_image.csv, table.md and figure.png, and prints the table; of more than two classes also
-classes.png, with the IoU of each. Images are measured one at a time, so a test set of any size fits in memory. Those
-that the checkpoint was trained on are refused, whatever they are called here.
+Writes metrics.json, per_image.csv, table.md and figure.png, and prints the table; with more than two classes also
+classes.png, the IoU of each class. Images are measured one at a time, so a test set of any size fits in memory. Images
+that the checkpoint was trained on are refused, even if they have been renamed.
 
 Example:
     reg4pru evaluate --model_name_or_path outputs/tiny/last --synthetic_counts 64 2 10 --output_dir outputs/evaluated
@@ -30,9 +30,9 @@ class EvaluationArguments(EvaluationDataArguments):
     _argument_group_name = "evaluation"
 
     output_dir: str = field(metadata={"help": "Folder for metrics.json, per_image.csv, table.md and figure.png."})
-    side: str = field(default="test", metadata={"help": "The side to measure: train, validation or test."})
+    side: str = field(default="test", metadata={"help": "Part of the data set to measure: train, validation or test."})
     at_working_size: bool = field(
-        default=False, metadata={"help": "Measure at the size at which the model sees images."}
+        default=False, metadata={"help": "Measure at the model's working size rather than at the images' own."}
     )
     keep_rates: list[float] = field(
         default_factory=lambda: [1.0, 0.7, 0.5, 0.3],
@@ -42,14 +42,18 @@ class EvaluationArguments(EvaluationDataArguments):
         default=None, metadata={"help": "What a stage chooses among; default: that of the checkpoint."}
     )
     allocation: Literal["tile", "image"] | None = field(
-        default=None, metadata={"help": "What keep rates hold for; default: as the checkpoint says."}
+        default=None,
+        metadata={
+            "help": "Whether a keep rate holds for each tile or for the image; default: that of the checkpoint."
+        },
     )
     selector: Literal["random"] | None = field(
-        default=None, metadata={"help": "'random' replaces the trained selectors by chance, as a control."}
+        default=None,
+        metadata={"help": "'random' selects tokens at random instead of with the trained selectors, as a control."},
     )
     field_of_view: bool = field(default=True, metadata={"help": "Measure inside the field of view only (vessels)."})
     threshold: float = field(
-        default=0.5, metadata={"help": "Of two classes: a pixel is foreground if its probability is above it."}
+        default=0.5, metadata={"help": "With two classes: probability above which a pixel is foreground."}
     )
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Allow an output folder that is not empty."})

@@ -1,9 +1,9 @@
 """
-Write the pruned model of a checkpoint as an ONNX file that takes any batch size, and check it with onnxruntime.
+Export the pruned model of a checkpoint as an ONNX file for any batch size, and check it with ONNX Runtime.
 
-Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). The
-keep rates and the image size are fixed in the file, and noted in its metadata; so are the counts of tokens, which is
-what makes pruning fast everywhere. Needs `pip install "reg4pru[export]"`.
+Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). Keep
+rates and image size are fixed in the file and noted in its metadata; so are the numbers of tokens, which is what makes
+pruning fast in every runtime. Needs `pip install "reg4pru[export]"`.
 
 Example:
     reg4pru export --model_name_or_path outputs/tiny/last --output model.onnx --keep_rates 0.7
@@ -32,9 +32,11 @@ class ExportArguments:
     )
     allocation: Literal["tile"] | None = field(
         default=None,
-        metadata={"help": "'tile': export a checkpoint whose tiles share the budget of their image, tile by tile."},
+        metadata={"help": "'tile' exports a checkpoint whose tiles share a budget with a fixed budget per tile."},
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the images; default: the checkpoint's."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the input images; default: that of the checkpoint."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
 
 

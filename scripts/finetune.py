@@ -1,14 +1,14 @@
 """
-Fine-tune a Reg4Pru checkpoint with the `Trainer` of transformers, from and to the Hub.
+Fine-tune a Reg4Pru checkpoint with the `Trainer` of transformers.
 
-Every flag of transformers' `TrainingArguments` is taken, too, such as --output_dir, --max_steps, --learning_rate,
---per_device_train_batch_size, --eval_strategy, --push_to_hub and --hub_model_id; they are listed at
+All flags of transformers' `TrainingArguments` are accepted as well, among them --output_dir, --max_steps,
+--learning_rate, --per_device_train_batch_size, --eval_strategy, --push_to_hub and --hub_model_id; see
 https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments.
 
-Samples and their order, random draws, learning rates, keep-rate warm-up and weight average are those of `reg4pru
-train`: on one CPU both end in the same weights, if the batches of a step divide the samples of an epoch. A killed run
-continues, to the same result, with `--resume_from_checkpoint latest`. SIGTERM and Ctrl-C let it finish its step and
-save a full state; the exit code is 143 or 130. A second Ctrl-C ends it at once.
+Samples, their order, random draws, learning rates, keep-rate warm-up and weight average are those of `reg4pru train`:
+on one CPU both end with the same weights, provided that the batches of a step divide the samples of an epoch. A run
+that was killed continues, with the same result, with `--resume_from_checkpoint latest`. On SIGTERM or Ctrl-C the
+current step is finished, a full state is saved, and the exit status is 143 or 130; a second Ctrl-C stops at once.
 
 Example:
     reg4pru finetune --model_name_or_path user/reg4pru-vits16-fives --dataset user/fives --random_crop \\

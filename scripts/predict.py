@@ -1,17 +1,18 @@
 """
 Segment images.
 
-Writes for every image, at its own size, <name>_mask.png (0 and 255), <name>_probability.png (16 bits: 65535 is
-probability 1) and <name>_overlay.png (what was found drawn over the image), and a row of predictions.csv. Of vessels
-the overlay shows the field of view only; mask and probability are as the model predicts them, outside of it, too. Of
-more than two classes <name>_mask.png is a label map (a palette, whose indices are the classes), the overlay has a
-legend below it, there is no probability, and the table counts the pixels of every class. With --keep_rates every name
-ends in the rate. Images whose row is in the table already are left out, so a run that was stopped continues where it
-was; one that cannot be read or predicted is reported at the end, and the exit status is 1.
-A folder holds the predictions of one model made one way, as predictions.json says, and others are refused.
-An image that has been replaced by another is predicted anew, and a second run waits until the first has ended. Where
-files of several folders have one name, the names of their results begin with those of the folders.
-`accelerate launch -m reg4pru predict` shares the images out over the devices.
+For every image, at its own size, writes <name>_mask.png (0 and 255), <name>_probability.png (16 bits: 65535 is
+probability 1), <name>_overlay.png (the prediction drawn over the image) and a row of predictions.csv. For vessels the
+overlay shows the field of view only; mask and probability cover the whole image. With more than two classes
+<name>_mask.png is a label map (a palette image whose indices are the classes), the overlay has a legend, there is no
+probability, and the table counts the pixels of each class. With --keep_rates every name ends with the rate.
+
+Images that already have a row in the table are skipped, so a run that was stopped continues when it is started again.
+Images that cannot be read or predicted are reported at the end, and the exit status is then 1. A folder holds the
+predictions of one model with one set of settings, recorded in predictions.json; anything else is refused. An image
+whose file has been replaced is predicted again, and a second run waits until the first has ended. Where files in
+several folders have the same name, the names of their results start with those of the folders.
+`accelerate launch -m reg4pru predict` distributes the images over the devices.
 
 Example:
     reg4pru predict --model_name_or_path outputs/tiny/last --images images/ "more/*.jpg" --output_dir outputs/masks
@@ -48,7 +49,7 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
         default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    side: str = field(default="test", metadata={"help": "The side of the data set: train, validation or test."})
+    side: str = field(default="test", metadata={"help": "Part of the data set: train, validation or test."})
     keep_rates: list[float] | None = field(
         default=None,
         metadata={
@@ -57,15 +58,19 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
         },
     )
     allocation: Literal["tile", "image"] | None = field(
-        default=None, metadata={"help": "What keep rates hold for; default: as the checkpoint says."}
+        default=None,
+        metadata={
+            "help": "Whether a keep rate holds for each tile or for the image; default: that of the checkpoint."
+        },
     )
-    stage_map: bool = field(default=False, metadata={"help": "Also show at which stage every token was pruned."})
+    stage_map: bool = field(default=False, metadata={"help": "Also draw at which stage each token was pruned."})
     threshold: float = field(
-        default=0.5, metadata={"help": "Of two classes: a pixel is foreground if its probability is above it."}
+        default=0.5, metadata={"help": "With two classes: probability above which a pixel is foreground."}
     )
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass."})
     fast: bool = field(
-        default=False, metadata={"help": "Compute in bfloat16 where this machine can; it says so where it cannot."}
+        default=False,
+        metadata={"help": "Compute in bfloat16 where the machine supports it; a message says where it does not."},
     )
     seed: int = field(default=0, metadata={"help": "Seed, for a checkpoint that selects tokens at random."})
     parquet: bool = field(default=False, metadata={"help": "Also write masks and probabilities as a data set."})

@@ -1,9 +1,9 @@
 """
-Turn images with label maps, or the published FIVES archive, into a data set for the Hub: Parquet shards and a card
-whose numbers are computed.
+Turn images with masks or label maps, or the published FIVES archive, into a data set for the Hub: Parquet shards and
+a card with statistics.
 
-Published splits are kept; other commands take the validation part out of train where there is none. A push that failed
-is repeated with the same command, which uses what is prepared already.
+Published splits are kept; where there is no validation part, other commands take one out of train. After a failed
+push, run the same command again: it reuses what has been prepared.
 
 Example:
     reg4pru prepare --dataset camvid --classes classes.txt --ignore_value 11 --output_dir prepared
@@ -34,16 +34,19 @@ class PrepareArguments(DatasetUploadArguments, DatasetArguments):
     )
     fives_dir: str | None = field(
         default=None,
-        metadata={"help": "Instead: folder of the FIVES archive, <split>/Original, <split>/Ground truth, unchanged."},
+        metadata={
+            "help": "Instead of --dataset: folder of the FIVES archive as published, <split>/Original "
+            "and <split>/Ground truth."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Seed of a drawn split."})
     license: str | None = field(
-        default=None, metadata={"help": "Licence of the images of --dataset, as the Hub calls it, such as cc-by-4.0."}
+        default=None, metadata={"help": "Licence of the images, by its name on the Hub, such as cc-by-4.0."}
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where the data set is written; may be left out with --push_to_hub."}
+        default=None, metadata={"help": "Folder to write the data set to; optional with --push_to_hub."}
     )
-    images_per_shard: int = field(default=100, metadata={"help": "Images in a Parquet file."})
+    images_per_shard: int = field(default=100, metadata={"help": "Images per Parquet file."})
 
 
 def _short_name(dataset: str) -> str:

@@ -1,12 +1,12 @@
 """
 Prune a segmentation ViT that was never trained for it, on images without labels.
 
-Takes an EoMT checkpoint (DINOv2 or DINOv3, any classes) or one of this project. Its weights stay as they are; a
-selector and a drift correction for each pruning stage are fitted to what they compute, in minutes. With --level
-distill all weights then learn to predict the same with fewer tokens. Writes a checkpoint that runs at any keep rate,
-an adapter with what is new alone, and a report: how far the pruned prediction agrees with the unpruned one on images
-that nothing was fitted to, what that saves here, and where they differ. A run that was killed continues when it is
-started again.
+Takes an EoMT checkpoint (DINOv2 or DINOv3, any classes) or one of this project. Its weights stay as they are; in
+minutes, a selector and a drift correction for each pruning stage are fitted to what the model computes. With --level
+distill, all weights then learn to predict the same with fewer tokens. Writes a checkpoint that runs at any keep rate,
+an adapter that contains only what was added, and a report: how closely pruned and unpruned predictions agree on images
+that nothing was fitted to, how much time that saves on this machine, and where they differ. A run that was killed
+continues when it is started again.
 
 Example:
     reg4pru prune --model_name_or_path tue-mps/ade20k_semantic_eomt_large_512 --images images/ --output_dir out/pruned

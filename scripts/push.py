@@ -1,8 +1,8 @@
 """
 Push a checkpoint to the Hub: weights, configuration, image processor, code for remote use, results and a model card.
 
-All of it arrives as one commit or not at all. --output_dir writes the same folder here, to look at before. --space
-then pushes a Space in which the checkpoint can be tried; written here, it is <output_dir>-space.
+Everything is pushed in one commit, or nothing is. --output_dir only writes the same files to a folder, for inspection.
+--space also pushes a Space where the checkpoint can be tried (with --output_dir, it is written to <output_dir>-space).
 
 Example:
     reg4pru push --model_name_or_path runs/vits16/best --metrics runs/vits16-evaluated/metrics.json \\

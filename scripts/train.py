@@ -1,9 +1,9 @@
 """
 Train a Reg4Pru model.
 
-A recipe is a YAML file, or the name of one that comes with the package; it comes first, and flags override it. A run
-that was killed continues with `--resume_from_checkpoint latest`. SIGTERM and Ctrl-C let it finish its step and save a
-full state; the exit code is 143 or 130. A second Ctrl-C ends it at once.
+The recipe, a YAML file or the name of one that comes with the package, is the first argument; flags override it. A run
+that was killed continues with `--resume_from_checkpoint latest`. On SIGTERM or Ctrl-C the current step is finished, a
+full state is saved, and the exit status is 143 or 130; a second Ctrl-C stops at once.
 
 Example:
     reg4pru train tiny_synthetic --output_dir outputs/tiny

@@ -1,12 +1,12 @@
 """
 Choose keep rate, reactivation layer, selection pool and allocation of a trained checkpoint for this machine.
 
-One checkpoint serves every keep rate, so nothing is trained: every setting is measured, its quality on the validation
-images and its time for the first of them, with all of its tiles, side by side with all others on this device.
-speed.json, speed.md and speed.png are written into the checkpoint, with the settings that no other beats in both time
-and average precision, or mean IoU of more than two classes; an interrupted measurement continues where it stopped.
---budget_ms then writes the most accurate setting within a budget into config.json; if speed.json exists already,
-nothing is measured again.
+One checkpoint serves every keep rate, so nothing is trained. The accuracy of every setting is measured on the
+validation images, and its time on the first of them, with all of its tiles, interleaved with all other settings.
+speed.json, speed.md and speed.png are written to the checkpoint; they hold the settings that no other setting beats
+in both time and accuracy (average precision, or mean IoU with more than two classes). An interrupted measurement
+continues when it is started again. --budget_ms then writes the most accurate setting within a budget to config.json;
+if speed.json already exists, nothing is measured again.
 
 Example:
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit

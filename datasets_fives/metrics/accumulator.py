@@ -190,7 +190,7 @@ class VesselMetrics:
                 raise ValueError(f"{setting} differs: {mine} here, {theirs} in the metrics to merge.")
         both = sorted({row["name"] for row in self.rows} & {row["name"] for row in other.rows})
         if both:
-            raise ValueError(f"Measured by both, must be by one only: {', '.join(both)}.")
+            raise ValueError(f"Measured by both, but each image must be measured once: {', '.join(both)}.")
         self.rows += [dict(row) for row in other.rows]
         self._counts += [dict(counts) for counts in other._counts]
         self._calibration += other._calibration

@@ -31,7 +31,7 @@ def checked(
                 f"{name}: the {what} is not binary: it goes from {array.min()} to {array.max()}, allowed are 0 and 1."
             )
     if probability.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: the probabilities are of type {probability.dtype}, needed are real numbers.")
+        raise ValueError(f"{name}: the probabilities are of type {probability.dtype}, real numbers are needed.")
     lowest, highest = probability.min(), probability.max()
     if not (lowest >= 0 and highest <= 1):  # written so that nan fails too
         raise ValueError(f"{name}: the probabilities go from {lowest} to {highest}, allowed is 0 to 1 and no nan.")

@@ -36,9 +36,9 @@ def write_space(folder: str | Path, repo_id: str) -> Path:
         raise ValueError(f"repo_id is {repo_id!r}; it must be {allowed}.")
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; needed is an empty or new folder.")
+        raise ValueError(f"{folder} is a file; an empty or new folder is needed.")
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; needed is an empty or new folder.")
+        raise ValueError(f"{folder} is not empty; an empty or new folder is needed.")
 
     source, (files, requirements) = Path(__file__).parent, _MODULES[name]
     card = (source / f"{name}_card.md").read_text(encoding="utf-8").replace("<user>", user)

@@ -127,7 +127,7 @@ def _by_split(kinds: list[Path]) -> dict[str, list[Path]]:
         return {"": kinds}
     shared = {split: [found[split] for found in inside] for split in SPLITS if all(split in found for found in inside)}
     if left_out := sorted(split for split in inside[0] if split not in shared):
-        logger.warning("Left out for lack of masks or label maps: %s of %s.", ", ".join(left_out), kinds[0])
+        logger.warning("Left out, without a mask or label map: %s of %s.", ", ".join(left_out), kinds[0])
     return shared or {"": kinds}
 
 
@@ -201,7 +201,7 @@ def _list_files(path: Path) -> dict[str, Path]:
         if name.encode(errors="replace").decode() != name:
             raise ValueError(f"{folder} holds {file.name!r}, a name that is not UTF-8: rename it.")
         if name in found:
-            raise ValueError(f"{folder} holds {found[name].name} and {file.name}: which one is meant?")
+            raise ValueError(f"{folder} holds {found[name].name} and {file.name}: which one should be used?")
         found[name] = file.absolute()
     if not found:
         raise ValueError(f"No images in {path}: there are no image files ({', '.join(SUFFIXES)}).")
@@ -221,7 +221,7 @@ def _match(
     unmatched = [f"{stem} (image)" for stem in images if stem not in mask_of]
     unmatched += [f"{stem} (mask)" for stem in sorted(set(masks) - set(mask_of.values()))]
     if unmatched:
-        logger.warning("Left out for lack of a counterpart in %s: %s.", where, list_some(unmatched))
+        logger.warning("Left out, without a counterpart in %s: %s.", where, list_some(unmatched))
     pairs = [(stem, [images[stem], masks[mask_of[stem]]]) for stem in images if stem in mask_of]
     if fields is None:
         return pairs

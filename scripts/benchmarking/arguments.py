@@ -30,50 +30,54 @@ class BenchmarkArguments(AsSeenArguments):
     )
     output_dir: str = field(metadata={"help": "Folder of the results."})
     model_size: Literal["debug", "tiny", "small", "base", "large"] = field(
-        default="small", metadata={"help": "Shape of random weights."}
+        default="small", metadata={"help": "Size of the model with random weights."}
     )
     image_size: int = field(default=1024, metadata={"help": "Side of the square images."})
     tile_size: int | None = field(
         default=None,
-        metadata={"help": "Side of the tiles that images are cut into, as in predictions; default: none."},
+        metadata={"help": "Side of the tiles into which images are cut, as for predictions; default: whole images."},
     )
     batch_sizes: list[int] = field(default_factory=lambda: [1], metadata={"help": "Images per forward pass."})
     keep_rates: list[float] | None = field(
         default=None,
-        metadata={"help": "Of every stage; default: 1.0 0.9 0.8 0.7 0.6 0.5 0.3, with --engines 1.0 0.7 0.5 0.3."},
+        metadata={
+            "help": "Keep rates of every stage; default: 1.0 0.9 0.8 0.7 0.6 0.5 0.3, with --engines 1.0 0.7 0.5 0.3."
+        },
     )
-    rounds: int = field(default=5, metadata={"help": "Interleaved rounds."})
+    rounds: int = field(default=5, metadata={"help": "Number of interleaved rounds."})
     min_seconds: float = field(
-        default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
+        default=0.2, metadata={"help": "Seconds for which short forward passes are repeated within a round."}
     )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: chosen by torch."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the results in output_dir."})
     reactivation_layers: list[int] = field(
-        default_factory=lambda: [-2, -1], metadata={"help": "Negative ones count from the end."}
+        default_factory=lambda: [-2, -1],
+        metadata={"help": "Layers after which tokens are put back; negative ones count from the end."},
     )
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = field(
         default=None, metadata={"help": "Mode of torch.compile; default: not compiled."}
     )
     inference: bool = field(default=True, metadata={"help": "Measure inference."})
-    train: bool = field(default=False, metadata={"help": "Measure the training step, too."})
+    train: bool = field(default=False, metadata={"help": "Also measure the training step."})
     train_batch_size: int = field(default=1, metadata={"help": "Images per training step."})
     train_rounds: int = field(default=5, metadata={"help": "Interleaved rounds of training steps."})
-    profile: bool = field(default=False, metadata={"help": "Write where the time goes, operator by operator."})
+    profile: bool = field(default=False, metadata={"help": "Also write the time spent in each operator."})
     engines: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Compare engines and precisions instead, and with a checkpoint their quality on the images of "
+            "help": f"Compare engines and precisions instead; with a checkpoint, also their accuracy on the images of "
             f"--dataset: all, or some of {', '.join(ENGINES)}."
         },
     )
     allocation: Literal["tile", "image"] | None = field(
         default=None,
         metadata={
-            "help": "With --tile_size, what keep rates hold for; engines know 'tile' only; default: as the "
-            "checkpoint says."
+            "help": "With --tile_size: whether a keep rate holds for each tile or for the image; "
+            "--engines takes 'tile'"
+            "only; default: that of the checkpoint."
         },
     )
-    side: str = field(default="test", metadata={"help": "With --engines, the side to measure on."})
+    side: str = field(default="test", metadata={"help": "With --engines: the part of the split to measure on."})
 
 
 # Flags that apply with or without --engines only.
@@ -103,9 +107,9 @@ def check_benchmark(arguments: BenchmarkArguments) -> None:
     if arguments.engines == ["all"]:
         arguments.engines = list(ENGINES)
     if unknown := set(arguments.engines or ()) - set(ENGINES):
-        raise ValueError(f"--engines has {', '.join(sorted(unknown))}: they are all, or some of {', '.join(ENGINES)}.")
+        raise ValueError(f"--engines has {', '.join(sorted(unknown))}: give all, or some of {', '.join(ENGINES)}.")
     if arguments.engines and len(arguments.batch_sizes) > 1:
-        raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: engines are compared at one.")
+        raise ValueError(f"--batch_sizes is {arguments.batch_sizes}: engines are compared at one batch size.")
     if arguments.keep_rates is None:
         arguments.keep_rates = [1.0, 0.7, 0.5, 0.3] if arguments.engines else [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3]
     check_keep_rates(arguments.keep_rates)
@@ -129,28 +133,36 @@ class TuneArguments(AsSeenArguments):
 
     keep_rates: list[float] = field(
         default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
-        metadata={"help": "Keep rates of every stage, 1.0 among them."},
+        metadata={"help": "Keep rates to try for every stage; 1.0 must be among them."},
     )
     reactivation_layers: list[int] = field(
         default_factory=lambda: [-2, -1],
-        metadata={"help": "Negative ones count from the end; the checkpoint's own is always measured, too."},
+        metadata={
+            "help": "Layers after which tokens are put back; negative ones count from the end. The "
+            "checkpoint's own is always included."
+        },
     )
     selection_pools: list[str] = field(
         default_factory=lambda: ["active", "all"],
-        metadata={"help": "The checkpoint's own is always measured, too."},
+        metadata={"help": "What stages may choose among; the checkpoint's own is always included."},
     )
     allocations: list[str] = field(
         default_factory=lambda: ["tile", "image"],
-        metadata={"help": "What keep rates hold for; the checkpoint's own is always measured, too."},
+        metadata={
+            "help": "Whether a keep rate holds for each tile or for the image; the checkpoint's own "
+            "is always included."
+        },
     )
-    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass; also when time is measured."})
-    rounds: int = field(default=5, metadata={"help": "Interleaved rounds of timing."})
+    batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass, also while timing."})
+    rounds: int = field(default=5, metadata={"help": "Number of interleaved rounds of timing."})
     min_seconds: float = field(
-        default=0.2, metadata={"help": "Repeat short forward passes within a round for so long."}
+        default=0.2, metadata={"help": "Seconds for which short forward passes are repeated within a round."}
     )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: chosen by torch."})
     budget_ms: float | None = field(
         default=None,
-        metadata={"help": "Milliseconds per image: write the best setting within this budget into config.json."},
+        metadata={
+            "help": "Budget in milliseconds per image: write the most accurate setting within it to config.json."
+        },
     )
-    overwrite: bool = field(default=False, metadata={"help": "Measure again, and replace earlier results."})
+    overwrite: bool = field(default=False, metadata={"help": "Measure again and replace earlier results."})

@@ -61,7 +61,7 @@ class Benchmark:
         if self.tiles is not None and model.config.allocation == "image" and arguments.compile_mode:
             raise ValueError(
                 f"--compile_mode is {arguments.compile_mode}, but tiles that share the budget of their image have "
-                "unequal numbers of tokens, which no graph has: add --allocation tile."
+                "unequal numbers of tokens, which a compiled graph cannot have: add --allocation tile."
             )
         self.model = model.eval().to(self.device)
         side = self.input_size // model.config.patch_size

@@ -31,31 +31,37 @@ class DatasetArguments:
         metadata={"help": "'official', 'resplit', 'sample', or a YAML or JSON file of names by side."},
     )
     condition_pattern: str | None = field(
-        default=None, metadata={"help": "Regular expression whose one group is the condition in a name."}
+        default=None,
+        metadata={"help": "Regular expression whose one group captures the condition from an image's name."},
     )
     group_pattern: str | None = field(
         default=None,
-        metadata={"help": "Regular expression whose one group in a name is what a drawn split keeps together."},
+        metadata={
+            "help": "Regular expression with one group: images whose names share what it captures "
+            "stay together in a drawn split."
+        },
     )
     classes: list[str] | None = field(
         default=None,
-        metadata={"help": "Names of the classes of label maps, or a file of them; default: as the data set says."},
+        metadata={"help": "Class names of label maps, or a file that lists them; default: those of the data set."},
     )
     ignore_value: list[int] | None = field(
-        default=None, metadata={"help": "Values of pixels that do not count, or red green blue; default: 255."}
+        default=None, metadata={"help": "Label values to ignore, or one colour as red green blue; default: 255."}
     )
     reduce_labels: bool = field(
-        default=False, metadata={"help": "Label maps count the classes from 1, and 0 is ignored."}
+        default=False, metadata={"help": "Label maps number classes from 1, and 0 is ignored."}
     )
     vessel_labels: list[int] | None = field(
-        default=None, metadata={"help": "Values of a label map that are vessels, such as 1 2; the rest is background."}
+        default=None, metadata={"help": "Label values that are vessels, such as 1 2; everything else is background."}
     )
     working_size: int | None = field(
-        default=None, metadata={"help": "Longer side to which images are reduced; default: their own size."}
+        default=None, metadata={"help": "Longer side, in pixels, to which images are scaled; default: their own size."}
     )
     synthetic_counts: list[int] = field(
         default_factory=lambda: [64, 8, 16],
-        metadata={"help": "Synthetic images for train, validation and test; the same for training and evaluation."},
+        metadata={
+            "help": "How many synthetic images to draw for train, validation and test; give all commands the same."
+        },
     )
 
 
@@ -65,9 +71,10 @@ class RepositoryArguments:
 
     _argument_group_name = "Hub"
 
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Create a private repository."})
     overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace the content of the repository even if it is something else."}
+        default=False,
+        metadata={"help": "Replace the content of the repository even if it was not written by this command."},
     )
 
 
@@ -78,7 +85,7 @@ class ModelUploadArguments(RepositoryArguments):
     _argument_group_name = "Hub"
 
     push_to_hub: bool = field(default=False, metadata={"help": "Push the best checkpoint when training ends."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Repository for it, user/name."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to, user/name."})
 
 
 @dataclass(kw_only=True)
@@ -87,5 +94,5 @@ class DatasetUploadArguments(RepositoryArguments):
 
     _argument_group_name = "Hub"
 
-    push_to_hub: bool = field(default=False, metadata={"help": "Upload the data set, as one commit."})
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository for it, user/name."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the data set in one commit."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository to push to, user/name."})

@@ -96,7 +96,7 @@ def refuse_trained(
     """
     if trained is None:
         logger.warning(
-            "%s does not say which images it was trained on (no %s): nobody can tell if these were among them.",
+            "%s does not say which images it was trained on (no %s): so these images may be among them.",
             checkpoint,
             FILE,
         )

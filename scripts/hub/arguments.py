@@ -12,7 +12,7 @@ class PushArguments(RepositoryArguments):
     _argument_group_name = "checkpoint"
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint: a folder with config.json and model.safetensors."})
-    hub_model_id: str = field(metadata={"help": "Repository, user/name."})
+    hub_model_id: str = field(metadata={"help": "Repository to push to, user/name."})
     train_results: str | None = field(
         default=None, metadata={"help": "train_results.json; default: the one in the checkpoint's folder or above."}
     )
@@ -26,13 +26,18 @@ class PushArguments(RepositoryArguments):
     )
     license: str | None = field(
         default=None,
-        metadata={"help": "Of the weights; default: apache-2.0 from scratch, else the base model's or 'other'."},
+        metadata={
+            "help": "Licence of the weights; default: that of the base model, apache-2.0 for weights "
+            "from scratch, else 'other'."
+        },
     )
     space: str | None = field(
-        default=None, metadata={"help": "Also push a Space, user/name, with a demo of the checkpoint."}
+        default=None, metadata={"help": "Also push a Space, user/name, that demonstrates the checkpoint."}
     )
     allow_training_images: bool = field(
         default=False, metadata={"help": "Also publish metrics of images that the checkpoint was trained on."}
     )
     commit_message: str = field(default="Upload checkpoint", metadata={"help": "Title of the commit."})
-    output_dir: str | None = field(default=None, metadata={"help": "Only write the folder, here; push nothing."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Only write the files, to this folder; push nothing."}
+    )

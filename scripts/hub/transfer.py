@@ -176,7 +176,8 @@ def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> st
         broken = _mismatches(model_name_or_path, folder)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ValueError(
-            f"{model_name_or_path!r} is no local folder and no accessible model on the Hub: {_first_line(error)}"
+            f"{model_name_or_path!r} is neither a local folder nor an accessible model on the Hub: "
+            f"{_first_line(error)}"
         ) from None
     except PermissionError as error:
         raise TransferError(
@@ -189,7 +190,9 @@ def fetch_checkpoint(model_name_or_path: str, revision: str | None = None) -> st
             "Run the same command again: complete files are kept."
         ) from None
     if broken:
-        raise TransferError(f"{', '.join(broken)} of {model_name_or_path} arrived damaged twice. Try again later.")
+        raise TransferError(
+            f"{', '.join(broken)} of {model_name_or_path} were damaged in transit twice. Try again later."
+        )
     return folder
 
 

@@ -12,9 +12,9 @@ class EvaluationDataArguments(DatasetArguments, CheckpointArguments):
     _argument_group_name = "data"
 
     allow_training_images: bool = field(
-        default=False, metadata={"help": "Measure images that the checkpoint was trained on, too."}
+        default=False, metadata={"help": "Also measure images that the checkpoint was trained on."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Measure only the first so many images."})
+    limit: int | None = field(default=None, metadata={"help": "Measure only this many images, the first ones."})
     seed: int = field(default=0, metadata={"help": "Seed of synthetic images, splits and random selection."})
 
 
@@ -25,5 +25,6 @@ class AsSeenArguments(EvaluationDataArguments):
     _argument_group_name = "data"
 
     working_size: int | None = field(
-        default=None, metadata={"help": "Longer side to which images are reduced; default: that of the checkpoint."}
+        default=None,
+        metadata={"help": "Longer side, in pixels, to which images are scaled; default: that of the checkpoint."},
     )

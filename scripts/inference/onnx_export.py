@@ -116,7 +116,7 @@ def check_allocation(config: Reg4PruConfig) -> None:
         )
     if config.blend_share_weight > 0:
         logger.warning(
-            "Exports and engines do not know how tiles lie: `blend_share_weight` (%g) has no effect in them.",
+            "Exports and engines do not know where tiles lie: `blend_share_weight` (%g) has no effect in them.",
             config.blend_share_weight,
         )
 
@@ -136,7 +136,7 @@ def export_checked(model: Reg4PruForSemanticSegmentation, image_size: tuple[int,
     rates = expand_keep_rates(model.config.keep_rates, model.config.num_stages)
     if min(rates, default=1.0) < 1 and any(isinstance(selector, RandomSelector) for selector in model.selectors):
         raise ValueError(
-            f"The checkpoint selects tokens by chance (`selector` is {model.config.selector!r}), so an export cannot "
+            f"The checkpoint selects tokens at random (`selector` is {model.config.selector!r}), so an export cannot "
             "be checked: export it unpruned (--keep_rates 1.0), or a checkpoint with another selector."
         )
     path.parent.mkdir(parents=True, exist_ok=True)

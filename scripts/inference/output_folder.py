@@ -103,7 +103,7 @@ class ResultFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("Another run writes to %s: waiting until it has ended.", self.folder)
+            logger.warning("Another run is writing to %s: waiting until it ends.", self.folder)
             lock.acquire()
         try:
             self._fingerprints.clear()
@@ -125,7 +125,7 @@ class ResultFolder:
         The rows of all tables that are whole, one for each mask.
 
         Raises:
-            `ValueError`: if one of them is no table of this command.
+            `ValueError`: if one of them was not written by this command.
         """
         rows = [row for table in self._tables() for row in read_table(table)[0]]
         return list({row["mask"] or (row["file"], row["keep_rate"]): row for row in rows}.values())
@@ -244,7 +244,7 @@ class ResultFolder:
             replaced = [task for task, row in self._with_rows(tasks) if self._is_of(task.image, row) is False]
             if replaced:
                 names = list(dict.fromkeys(task.image.name for task in replaced))
-                logger.warning("Other images than before under the same name, predicted anew: %s", list_some(names))
+                logger.warning("Images replaced since the last run, predicted again: %s", list_some(names))
                 self._drop(replaced, ())
         files = {name: task.image for task in tasks for name in (task.image.name, task.image.place)}
         known = [(files.get(row["file"]) or files.get(os.path.abspath(row["file"])), row) for row in self.rows()]
@@ -252,7 +252,7 @@ class ResultFolder:
         if stale:
             named = [f"{row['file']} at {row['keep_rate']}" for row in stale]
             logger.warning(
-                "Removed, as the image is another now and this run does not predict it: %s", list_some(named)
+                "Removed, because the image has been replaced and this run does not predict it: %s", list_some(named)
             )
             self._drop([], (), stale)
         if not self.rows():  # else they are noted, and the same
@@ -264,7 +264,7 @@ class ResultFolder:
             rows, clean = read_table(table)
             once = {row["mask"] or (row["file"], row["keep_rate"]): row for row in rows}
             if not clean or len(once) < len(rows):
-                logger.warning("%s has rows that are not whole, or twice there: they do not count.", table)
+                logger.warning("%s has incomplete or repeated rows, which are ignored.", table)
                 write_table(table, list(once.values()))
 
     def _with_rows(self, tasks: list[Task]) -> Iterator[tuple[Task, dict[str, str]]]:
@@ -325,7 +325,7 @@ class ResultFolder:
         except ValueError:  # no JSON, or no text at all
             noted = None
         if not isinstance(noted, dict) or "model_name_or_path" not in noted:
-            raise ValueError(f"{path} exists and is not of this command: choose another --output_dir.")
+            raise ValueError(f"{path} exists and was not written by this command: choose another --output_dir.")
         return noted
 
 

@@ -42,7 +42,7 @@ def read_table(table: Path) -> tuple[list[dict[str, str]], bool]:
         holds these only, under the present heading.
 
     Raises:
-        `ValueError`: If it is no table of this command.
+        `ValueError`: If it was not written by this command.
     """
     text = table.read_bytes().decode("utf-8", errors="replace")
     if _is_begun_heading(text):  # of a run that was killed there
@@ -50,7 +50,7 @@ def read_table(table: Path) -> tuple[list[dict[str, str]], bool]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     heading = tuple(reader.fieldnames or ())
     if not {"file", "keep_rate", "seconds"} <= set(heading):
-        raise ValueError(f"{table} is no table of this command: choose another --output_dir.")
+        raise ValueError(f"{table} was not written by this command: choose another --output_dir.")
     rows, count = [], 0
     try:
         for row in reader:

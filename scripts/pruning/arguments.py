@@ -23,7 +23,7 @@ class PruneArguments:
         default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    side: str = field(default="train", metadata={"help": "The side of the data set: train, validation or test."})
+    side: str = field(default="train", metadata={"help": "Part of the data set: train, validation or test."})
     level: Literal["calibrate", "distill"] = field(
         default="calibrate",
         metadata={
@@ -31,7 +31,7 @@ class PruneArguments:
             "fewer tokens."
         },
     )
-    max_steps: int = field(default=300, metadata={"help": "Steps of 4 tiles of level 'distill'."})
+    max_steps: int = field(default=300, metadata={"help": "Training steps (of 4 tiles each) with --level distill."})
     pruning_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Layers after which tokens are pruned; default: a quarter, half, three quarters."},
@@ -42,7 +42,8 @@ class PruneArguments:
     context_grid: int = field(
         default=0,
         metadata={
-            "help": "Tokens that the first stage drops go on as means over so many cells squared; 0: they do not."
+            "help": "Side of the grid over whose cells the tokens dropped first are averaged into "
+            "context tokens; 0 for none."
         },
     )
     keep_rates: list[float] = field(
@@ -50,7 +51,8 @@ class PruneArguments:
     )
     num_tiles: int = field(default=400, metadata={"help": "Tiles to fit on, drawn from all images."})
     working_size: int | None = field(
-        default=None, metadata={"help": "Longer side of images in pixels; default: as the checkpoint sees them."}
+        default=None,
+        metadata={"help": "Longer side, in pixels, to which images are scaled; default: that of the checkpoint."},
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    seed: int = field(default=0, metadata={"help": "Seed of all random draws."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})

@@ -55,7 +55,7 @@ class UnlabelledImages(Sequence):
         if len(distinct) < len(inputs):
             logger.warning("%d of %d images are copies of others: left out.", len(inputs) - len(distinct), len(inputs))
         if len(distinct) < 2:
-            raise ValueError(f"Got {len(distinct)} distinct images: at least 2 are needed, better 10 or more.")
+            raise ValueError(f"Got {len(distinct)} distinct images: at least 2 are needed, and 10 or more are better.")
         if np.stack(list(thumbnails.values())).std(axis=0).mean() < ALIKE:
             raise ValueError(
                 f"The {len(distinct)} images look alike: what is fitted to one scene holds for that scene only. Give "
@@ -92,7 +92,7 @@ def check_scale(sizes: Sequence[tuple[int, int]], working_size: int | None) -> N
     if working_size and working_size > 2 * longest:
         logger.warning(
             "The images have %d pixels (the longer side), and are enlarged to the %d at which the checkpoint sees "
-            "images: they show less than it knows. Set --working_size if that is not meant.",
+            "images: which adds no detail. Set --working_size to avoid it.",
             longest,
             working_size,
         )

@@ -1,11 +1,11 @@
 """
 Train and evaluate every variant of a study with every seed, and write tables and figures of the results.
 
-STUDY is a YAML file, or the name of a study that comes with the package. A study can be stopped and started again at
-any time: finished runs are kept, and an interrupted training continues from its latest checkpoint. table.csv contains
-all numbers, table.md means and standard deviations over the seeds, per_image.csv the numbers of every image, paired.md
+STUDY is a YAML file or the name of a study that comes with the package. A study can be stopped and started again at
+any time: finished runs are kept, and an interrupted training continues from its latest checkpoint. table.csv holds all
+numbers, table.md means and standard deviations over the seeds, per_image.csv the numbers of every image, and paired.md
 their differences between variants. When all runs are finished, costs are measured (cost.csv, cost.md, recipes.md) and
-figures drawn. The format of a study is described in study/definition.py, the files of a run in study/run_folder.py.
+figures are drawn. study/definition.py describes the format of a study, study/run_folder.py the files of a run.
 
 Example:
     reg4pru study synthetic --output_dir results/synthetic --runs_dir runs/synthetic
@@ -31,11 +31,13 @@ class StudyArguments:
 
     output_dir: str = field(metadata={"help": "Folder for tables and figures."})
     runs_dir: str = field(metadata={"help": "Folder of the runs."})
-    num_parallel: int = field(default=1, metadata={"help": "Simultaneous runs; if above 1, on a thread each."})
+    num_parallel: int = field(
+        default=1, metadata={"help": "Runs at the same time; with more than one, each uses one thread."}
+    )
     num_processes: int = field(default=1, metadata={"help": "Processes per run (accelerate launch)."})
-    cost_rounds: int = field(default=20, metadata={"help": "Interleaved rounds of the cost measurement."})
-    only: list[str] | None = field(default=None, metadata={"help": "Only these variants."})
-    seeds: list[int] | None = field(default=None, metadata={"help": "Only these seeds."})
+    cost_rounds: int = field(default=20, metadata={"help": "Number of interleaved rounds when costs are measured."})
+    only: list[str] | None = field(default=None, metadata={"help": "Run only these variants."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Run only these seeds."})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,10 +13,11 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "Reg4Pru or EoMT-DINOv3 checkpoint (folder or Hub id) to start from."}
+        default="", metadata={"help": "Reg4Pru or EoMT checkpoint (folder or Hub id) to start from."}
     )
     backbone_name_or_path: str = field(
-        default="", metadata={"help": "DINOv3 ViT checkpoint (folder or Hub id) to take the backbone from."}
+        default="",
+        metadata={"help": "Plain ViT (folder or Hub id; DINOv3, DINOv2, ViT or MAE) to use as the backbone."},
     )
     config_overrides: list[str] = field(
         default_factory=list,
@@ -24,9 +25,14 @@ class ModelArguments:
     )
     ignore_mismatched_sizes: bool = field(
         default=False,
-        metadata={"help": "Start from a checkpoint of other classes: what depends on their number is made anew."},
+        metadata={
+            "help": "Start from a checkpoint with other classes: weights that depend on their number "
+            "are reinitialised."
+        },
     )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Recompute activations in the backward pass: slower, but takes less memory."}
+    )
 
 
 @dataclass(kw_only=True)
@@ -35,24 +41,23 @@ class DataArguments(DatasetArguments):
 
     _argument_group_name = "training samples"
 
-    tile_size: int | None = field(
-        default=None, metadata={"help": "Cut the images into tiles of this side, after splitting."}
-    )
+    tile_size: int | None = field(default=None, metadata={"help": "Train on tiles of this side, cut after the split."})
     random_crop: bool = field(
-        default=False, metadata={"help": "Train on random crops as large as the model's input, not on whole images."}
+        default=False, metadata={"help": "Train on random crops of the model's input size instead of whole images."}
     )
-    samples_per_image: int = field(default=1, metadata={"help": "How often an epoch visits each image."})
-    augment_flips: bool = field(default=True, metadata={"help": "Mirror half of the samples, left and right."})
+    samples_per_image: int = field(default=1, metadata={"help": "Samples taken from each image per epoch."})
+    augment_flips: bool = field(default=True, metadata={"help": "Flip half of the samples horizontally."})
     augment_turns: bool = field(
-        default=True, metadata={"help": "Turn samples by quarters; off for images that have an up and down."}
+        default=True,
+        metadata={"help": "Rotate samples by multiples of 90 degrees; switch off for images with an up and a down."},
     )
-    augment_colours: bool = field(default=True, metadata={"help": "Vary the colours of the samples."})
+    augment_colours: bool = field(default=True, metadata={"help": "Jitter the colours of the samples."})
     augment_scales: list[float] = field(
         default_factory=lambda: [0.85, 1.0],
-        metadata={"help": "Least and largest side that a sample shows, in parts of a crop; above 1 it shows more."},
+        metadata={"help": "Smallest and largest area shown, as a fraction of the crop's side; above 1 zooms out."},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the training images while they download; Hub or Parquet."}
+        default=False, metadata={"help": "Stream the training images from the Hub or from Parquet files."}
     )
 
 
@@ -66,14 +71,14 @@ class PruningScheduleArguments:
         default=0.2, metadata={"help": "Fraction of training over which the keep rates go from 1 to the target."}
     )
     keep_rate_range: list[float] | None = field(
-        default=None, metadata={"help": "Draw the keep rate of every step from this range instead of warming it up."}
+        default=None, metadata={"help": "Draw the keep rate of each step from this range instead of warming it up."}
     )
     dense_fraction: float = field(
         default=0.0, metadata={"help": "Fraction of training that runs dense before pruning and routing begin."}
     )
     distillation: bool = field(
         default=False,
-        metadata={"help": "Run every step that prunes dense, too, and let the pruned pass learn its prediction."},
+        metadata={"help": "In steps that prune, also run the model dense and train the pruned pass to match it."},
     )
 
 
@@ -83,15 +88,17 @@ class OptimizerArguments:
 
     _argument_group_name = "optimiser"
 
-    layer_decay: float = field(default=0.8, metadata={"help": "Learning rate falls by this factor per layer down."})
+    layer_decay: float = field(
+        default=0.8, metadata={"help": "Factor by which the learning rate falls from each layer to the one below."}
+    )
     selector_learning_rate: float | None = field(
         default=None,
-        metadata={
-            "help": "Learning rate of selectors and drift corrections; that of the rest, where it is not given."
-        },
+        metadata={"help": "Learning rate of selectors and drift corrections; default: learning_rate."},
     )
-    head_warmup_steps: int = field(default=200, metadata={"help": "Warm-up of everything but the backbone."})
-    backbone_warmup_steps: int = field(default=400, metadata={"help": "Warm-up of the backbone, after the head's."})
+    head_warmup_steps: int = field(default=200, metadata={"help": "Warm-up steps of everything but the backbone."})
+    backbone_warmup_steps: int = field(
+        default=400, metadata={"help": "Warm-up steps of the backbone, after those of the head."}
+    )
     poly_power: float = field(default=0.9, metadata={"help": "Power of the polynomial decay."})
     ema_decay: float = field(default=0.999, metadata={"help": "Decay of the weight average; 0 switches it off."})
 
@@ -102,15 +109,15 @@ class TrainArguments(ModelUploadArguments, OptimizerArguments, PruningScheduleAr
 
     _argument_group_name = "training"
 
-    output_dir: str = field(default="", metadata={"help": "Folder of the run (needed, here or in the recipe)."})
+    output_dir: str = field(default="", metadata={"help": "Folder of the run (required, here or in the recipe)."})
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Allow a folder that is not empty. What a run has written there is removed (checkpoints, best, "
-            "last, log, results); other files stay."
+            "help": "Allow a folder that is not empty. What an earlier run wrote there (checkpoints, best, last, "
+            "log, results) is removed; other files stay."
         },
     )
-    seed: int = field(default=0, metadata={"help": "Seed of weights, data and every draw."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, data and all random draws."})
     num_train_epochs: int = field(default=50, metadata={"help": "Epochs, unless max_train_steps is given."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides the epochs."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Images per device and step."})
@@ -118,23 +125,30 @@ class TrainArguments(ModelUploadArguments, OptimizerArguments, PruningScheduleAr
         default=1, metadata={"help": "Batches per optimiser step, whose losses are averaged."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on matrices only."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})
-    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Number format."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare images."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, applied to matrices only."})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Norm to which gradients are clipped; 0 disables clipping."}
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = field(
+        default="no", metadata={"help": "Mixed precision of training."}
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Worker processes that load images."})
     eval_steps: int | None = field(
-        default=None, metadata={"help": "Validate every so many steps; default: per epoch."}
+        default=None, metadata={"help": "Steps between validations; default: once per epoch."}
     )
     checkpointing_steps: int | None = field(
-        default=None, metadata={"help": "Save the full state every so many steps."}
+        default=None,
+        metadata={"help": "Steps between full states, from which a run can resume; default: none are saved."},
     )
-    checkpoints_total_limit: int = field(default=2, metadata={"help": "How many full states are kept."})
+    checkpoints_total_limit: int = field(default=2, metadata={"help": "Number of full states to keep."})
     resume_from_checkpoint: str = field(
         default="",
-        metadata={"help": "A full state, or 'latest'; with the settings that it was trained with."},
+        metadata={"help": "Full state to resume from, or 'latest'; all other settings must be unchanged."},
     )
-    logging_steps: int = field(default=10, metadata={"help": "Log the mean losses every so many steps."})
-    report_to: str = field(default="", metadata={"help": "A tracker that Accelerate knows, such as trackio."})
+    logging_steps: int = field(default=10, metadata={"help": "Steps between logs of the mean losses."})
+    report_to: str = field(
+        default="", metadata={"help": "Experiment tracker supported by Accelerate, such as trackio."}
+    )
 
 
 @dataclass(kw_only=True)
@@ -146,8 +160,10 @@ class FinetuneArguments(OptimizerArguments, PruningScheduleArguments):
 
     _argument_group_name = "fine-tuning"
 
-    head_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of everything but the backbone."})
-    backbone_warmup_steps: int = field(default=0, metadata={"help": "Warm-up of the backbone, after the head's."})
+    head_warmup_steps: int = field(default=0, metadata={"help": "Warm-up steps of everything but the backbone."})
+    backbone_warmup_steps: int = field(
+        default=0, metadata={"help": "Warm-up steps of the backbone, after those of the head."}
+    )
 
 
 @dataclass(kw_only=True)
@@ -163,10 +179,14 @@ class StartArguments:
     )
     ignore_mismatched_sizes: bool = field(
         default=False,
-        metadata={"help": "Start from a checkpoint of other classes: what depends on their number is made anew."},
+        metadata={
+            "help": "Start from a checkpoint with other classes: weights that depend on their number "
+            "are reinitialised."
+        },
     )
     overwrite_repo: bool = field(
-        default=False, metadata={"help": "Replace what the Hub repository holds, even if it is something else."}
+        default=False,
+        metadata={"help": "Replace the content of the repository even if it was not written by this command."},
     )
 
 

@@ -157,7 +157,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> str | None:
     elif (Path(wanted) / "progress.json").is_file():
         found = newest_intact([Path(wanted)], Path(wanted))
     else:
-        raise ValueError(f"{wanted} is no full state of `reg4pru train`: it has no progress.json.")
+        raise ValueError(f"{wanted} is not a full state of `reg4pru train`: it has no progress.json.")
     check_pickles(Path(found))
     return found
 
@@ -182,7 +182,7 @@ def find_trainer_checkpoint(output_dir: Path, wanted: str) -> str:
     if wanted == "latest":
         return newest_intact(list_trainer_checkpoints(output_dir), output_dir)
     if not (Path(wanted) / SEAL).is_file():
-        raise ValueError(f"{wanted} is no full state of `reg4pru finetune`, or was not finished: it has no {SEAL}.")
+        raise ValueError(f"{wanted} is not a full state of `reg4pru finetune`, or was not finished: it has no {SEAL}.")
     return newest_intact([Path(wanted)], Path(wanted))
 
 
@@ -203,7 +203,7 @@ def newest_intact(states: list[Path], where: Path) -> str:
                 logger.warning("%s. Continuing from the state before, %s.", "; ".join(damages), state)
             return str(state)
         damages.append(f"The full state {state} is damaged: {damage}")
-    raise ValueError(f"{'; '.join(damages)}. There is none before it: start again in another --output_dir.")
+    raise ValueError(f"{'; '.join(damages)}. There is no earlier one: start again in another --output_dir.")
 
 
 def check_steps_left(state: str, step: int, total_steps: int) -> None:

@@ -49,7 +49,7 @@ def _read_recipe(parser: argparse.ArgumentParser, name: str) -> dict:
         path = find_yaml(name, "recipes")
         recipe = with_present_names(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except yaml.YAMLError as error:
-        parser.error(f"recipe {path} is no YAML: {error}")
+        parser.error(f"recipe {path} is not YAML: {error}")
     except ValueError as error:
         parser.error(str(error))
     if not isinstance(recipe, dict):
@@ -106,7 +106,7 @@ def config_fields(overrides: list[str]) -> dict:
         try:
             value = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"config_overrides: the value of {override!r} is no YAML.") from error
+            raise ValueError(f"config_overrides: the value of {override!r} is not YAML.") from error
         # PyYAML takes 1e-4 for a string; what float() understands is a number.
         try:
             parsed[name.strip()] = float(value) if isinstance(value, str) else value

@@ -96,7 +96,7 @@ def check_finite(losses: dict[int, torch.Tensor], names: Callable[[int], list[st
         if value - value != 0:  # inf and nan
             raise TrainingError(
                 f"The loss of step {step} is {value}. Its images were {', '.join(names(step))}. Nothing was "
-                f"saved since. {saved} A run that goes on keeps its settings: if the same comes again, look at these "
+                f"saved since. {saved} A resumed run keeps its settings: if the same happens again, look at these "
                 "images, or start a new run in another --output_dir with a lower --learning_rate, or with bf16 in "
                 "place of fp16."
             )

@@ -62,8 +62,8 @@ def check_overwriting(output_dir: Path, sources: dict[str, str]) -> None:
         config = output_dir / name / "config.json"
         if config.is_file() and not _is_checkpoint(config.parent):
             raise ValueError(
-                f"--output_dir is {output_dir}, whose {name}/ holds a model that is none of ours, and the weights "
-                "would be written there: choose another."
+                f"--output_dir is {output_dir}, whose {name}/ holds a model that this command did not write and would "
+                "overwrite: choose another."
             )
 
 
@@ -97,7 +97,7 @@ def lock_folder(output_dir: Path, writes: bool) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"Another run writes to {output_dir}: wait for its end, end it, or choose another folder."
+            f"Another run writes to {output_dir}: wait until it ends, stop it, or choose another folder."
         ) from error
     try:
         yield

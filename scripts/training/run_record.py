@@ -94,7 +94,7 @@ def check_state(state: Path, began: Path, same_run: bool, settings: dict) -> Non
     if not (same_run or settings["streaming"]) and read_training_images(str(state)) is None:
         raise ValueError(
             f"--resume_from_checkpoint is {state}, which does not say which images it has learned from (no "
-            f"{IMAGES}): nobody could keep them out of a measurement later. Take a state that says so."
+            f"{IMAGES}): they could not be kept out of a later evaluation. Choose a state that does."
         )
     record = read_record(began)
     if record is None:

@@ -88,7 +88,7 @@ def read_overrides(arguments: ModelArguments) -> dict:
     known = set(Reg4PruConfig().to_dict()) | {"num_labels"}
     unknown = sorted(set(overrides) - known)
     if unknown:
-        raise ValueError(f"config_overrides has {unknown}, which are no fields of Reg4PruConfig.")
+        raise ValueError(f"config_overrides has {unknown}, which are not fields of Reg4PruConfig.")
     return overrides
 
 
@@ -151,7 +151,7 @@ def check_num_labels(config: Reg4PruConfig, names: Sequence[str]) -> None:
         raise ValueError(
             f"The model has {config.num_labels} classes ({', '.join(names_of(config))}), the data set {len(names)} "
             f"({', '.join(names)}). Leave num_labels and id2label out, which follow from the data; to start from a "
-            "checkpoint of other classes pass --ignore_mismatched_sizes, which makes its class head anew."
+            "checkpoint of other classes pass --ignore_mismatched_sizes, which reinitialises its class head."
         )
 
 
@@ -190,7 +190,7 @@ def _fields_for(start: str, names: Sequence[str], ignore_mismatched_sizes: bool)
     if not ignore_mismatched_sizes:
         check_num_labels(saved, names)
     logger.warning(
-        "%s has %d classes, the data set %d: what depends on their number begins anew.",
+        "%s has %d classes, the data set %d: weights that depend on that number are reinitialised.",
         *(start, saved.num_labels, len(names)),
     )
     fields = _class_fields(names)

@@ -159,7 +159,7 @@ def test_two_classes_are_read_like_vessels(archive, tmp_path, load):
     with pytest.raises(ValueError, match="vessel_labels make one class of several, but there are 5 classes"):
         load(archive, classes=CLASSES, vessel_labels=[1])
     for kwargs in ({"ignore_value": 11}, {"reduce_labels": True}):
-        with pytest.raises(ValueError, match=r"of label maps, but .*fives names no classes: give classes"):
+        with pytest.raises(ValueError, match=r"for label maps, but .*fives names no classes: give classes"):
             load(archive, **kwargs)
         with pytest.raises(ValueError, match="label maps, which need names of classes"):
             load_vessels(archive, **kwargs)
@@ -205,7 +205,7 @@ def test_classes_that_never_occur_are_named(street, load, caplog, tmp_path):
     root = street(folder="flat")
     for path in (root / "labels").rglob("*.png"):
         Image.new("L", (32, 24), 2).save(path)
-    with pytest.raises(ValueError, match=r"Nothing can be learnt from .*: its 12 label maps have only 'road'"):
+    with pytest.raises(ValueError, match=r"Nothing can be learned from .*: its 12 label maps have only 'road'"):
         load(root, classes=CLASSES)
     Image.new("L", (32, 24), 255).save(root / "labels" / "train" / "A1_000.png")
     Image.new("L", (32, 24), 1).save(root / "labels" / "train" / "A1_001.png")

@@ -145,7 +145,7 @@ def test_an_interruption_leaves_what_was_measured(tmp_path):
         ({"batch_sizes": [1, 0]}, "--batch_sizes is"),
         ({"split": "sample"}, "--split is sample: it needs --engines"),
         ({"engines": ["all"], "train": True}, "--train is True: it is not for --engines"),
-        ({"engines": ["int4"]}, "--engines has int4: they are all, or some of float32"),
+        ({"engines": ["int4"]}, "--engines has int4: give all, or some of float32"),
         ({"engines": ["all"], "batch_sizes": [1, 2]}, "engines are compared at one"),
     ],
 )

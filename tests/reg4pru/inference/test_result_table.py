@@ -129,7 +129,7 @@ def test_no_keep_rate_keeps_what_was_predicted_of_an_image_that_was_replaced(out
     kept = [row for row in rows if row["fingerprint"] == fingerprint(b"1")]
     assert [row["file"] for row in kept] == [str(paths[1])] * 3
     assert {path.name for path in out.glob("*_mask*.png")} == {row["mask"] for row in rows}
-    assert "Removed, as the image is another now and this run does not predict it: " in caplog.text
+    assert "Removed, because the image has been replaced and this run does not predict it: " in caplog.text
     assert f"{paths[0]} at 0.3" in caplog.text
 
 

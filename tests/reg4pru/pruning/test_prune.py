@@ -87,7 +87,7 @@ def test_the_adapter_is_put_on_the_base_again(flags, pixel_values, tmp_path, mor
     other = Reg4PruForSemanticSegmentation.from_pretrained(tmp_path / "eomt")
     other.query.weight += 1
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="fits no other weights"):
+    with pytest.raises(ValueError, match="fits those weights only"):
         load_pruning_adapter(str(tmp_path / "other"), tmp_path / "out" / "adapter")
 
 

@@ -95,7 +95,7 @@ def test_bad_config_overrides_are_refused(override):
         ({"config_overrides": ["routing=false"]}, ["config_overrides", "['routing=false']", "mapping"]),
         ({"max_train_steps": 0}, ["--max_train_steps is 0", "at least 1"]),
         ("[seed, 1]", ["['seed', 1]", "must be a mapping"]),
-        ("seed: [1", ["is no YAML"]),
+        ("seed: [1", ["is not YAML"]),
     ],
     ids=str,
 )

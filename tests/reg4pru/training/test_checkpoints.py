@@ -72,7 +72,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "checkpoints" / "unfinished").mkdir(parents=True)
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         find_checkpoint(tmp_path, "latest")
-    with pytest.raises(ValueError, match=r"is no full state of `reg4pru train`: it has no progress.json"):
+    with pytest.raises(ValueError, match=r"is not a full state of `reg4pru train`: it has no progress.json"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoints" / "unfinished"))
 
 

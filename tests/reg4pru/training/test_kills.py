@@ -143,7 +143,7 @@ def test_a_damaged_state_is_skipped_with_a_warning(runs, command):
     for state in states:
         damage(state / "optimizer.bin" if command == "train" else state / "optimizer.pt")
     assert runs.complete(command, name, "--resume_from_checkpoint", "latest") != 0
-    assert "There is none before it: start again" in runs.said(name)
+    assert "There is no earlier one: start again" in runs.said(name)
 
 
 def test_no_token_is_written_anywhere(runs):

@@ -95,7 +95,7 @@ def test_a_full_state_behind_a_link_is_not_removed(folder, capsys):
 
 def test_a_model_that_is_none_of_ours_is_not_written_over(folder, capsys):
     (folder / "best" / "config.json").write_text('{"model_type": "vit"}')
-    assert "whose best/ holds a model that is none of ours" in refusal(capsys, folder)
+    assert "whose best/ holds a model that this command did not write" in refusal(capsys, folder)
     remove_run(folder)
     assert {"best/config.json", "best/model.safetensors"} <= files(folder)
 

@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_its_own_settings_only(runs, refusal, command, flag, 
     message = refusal(command, command, *LATEST, flag, *given)
     assert f"{newest(runs, command, command)} was trained with other settings: " in message
     assert said in message
-    assert "Give those that were, or start a new run in another --output_dir." in message
+    assert "Use those settings, or start a new run in another --output_dir." in message
 
 
 def test_every_setting_that_differs_is_named(refusal):

@@ -335,7 +335,7 @@ def test_training_starts_from_a_checkpoint_or_a_backbone(run, tmp_path):
         (["--model_name_or_path", "no/where/at/all"], CONFIG, ["--model_name_or_path is no/where/at/all"]),
         (["--backbone_name_or_path", "no/where/at/all"], CONFIG, ["--backbone_name_or_path is no/where/at/all"]),
         (["--dataset", "no/where/at/all"], CONFIG, ["'no/where/at/all' is no", "Known are"]),
-        (["--resume_from_checkpoint", "no/where"], CONFIG, ["no/where is no full state of `reg4pru train`"]),
+        (["--resume_from_checkpoint", "no/where"], CONFIG, ["no/where is not a full state of `reg4pru train`"]),
     ],
     ids=str,
 )
