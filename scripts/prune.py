@@ -3,14 +3,15 @@ Prune a segmentation ViT that was never trained for it, on images without labels
 
 Takes an EoMT checkpoint (DINOv2 or DINOv3, any classes) or one of this project. Its weights stay as they are; in
 minutes, a selector and a drift correction for each pruning stage are fitted to what the model computes. With --level
-distill, all weights then learn to predict the same with fewer tokens. Writes a checkpoint that runs at any keep rate,
-an adapter that contains only what was added, and a report: how closely pruned and unpruned predictions agree on images
-that nothing was fitted to, how much time that saves on this machine, and where they differ. A run that was killed
-continues when it is started again.
+distill, all weights then learn to predict the same with fewer tokens; with --level labels, they learn from labels, as
+in the default recipe. Writes a checkpoint that runs at any keep rate, an adapter that contains only what was added,
+the times from which set_speed_budget chooses, and a report: how closely pruned and unpruned predictions agree on
+images that nothing was fitted to, what is lost against labels where there are some, how much time that saves on this
+machine, and where the predictions differ. A run that was killed continues when it is started again.
 
 Example:
     reg4pru prune --model_name_or_path tue-mps/ade20k_semantic_eomt_large_512 --images images/ --output_dir out/pruned
-    reg4pru prune --model_name_or_path runs/dense/last --dataset user/images --side train --output_dir out/pruned
+    reg4pru prune --model_name_or_path runs/dense/last --dataset user/images --report_side test --output_dir out/pruned
 """
 
 import logging
@@ -27,9 +28,15 @@ logger = logging.getLogger(__name__)
 def check(arguments: PruneArguments) -> None:
     """Raises `ValueError` for flags that cannot work, before anything is read."""
     check_keep_rates(arguments.keep_rates)
-    check_at_least_1(arguments, "num_tiles", "working_size", "max_steps")
+    check_at_least_1(arguments, "num_tiles", "working_size", "max_steps", "report_limit")
     if bool(arguments.images) == bool(arguments.dataset):
         raise ValueError("Give --images or --dataset, one of them.")
+    if arguments.report_side and not arguments.dataset:
+        raise ValueError(f"--report_side is {arguments.report_side}: it is a side of --dataset, which is not given.")
+    if arguments.report_side == arguments.side:
+        raise ValueError(f"--report_side and --side are both {arguments.side}: report on images to fit nothing to.")
+    if arguments.report_limit and not arguments.report_side:
+        raise ValueError("--report_limit is for --report_side, which is not given.")
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")
@@ -54,5 +61,5 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     print(report_text(results))
     logger.info(
-        "Written to %s: the checkpoint, adapter, table.md, figure.png, prune_results.json", arguments.output_dir
+        "Written to %s: the checkpoint, table.md, figure.png, speed.json, prune_results.json", arguments.output_dir
     )

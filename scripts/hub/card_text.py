@@ -8,6 +8,7 @@ from datasets_fives.sources.fives_archive import is_archive_name
 
 from ..common.recipes import RECIPE
 from ..inference.model_classes import VESSEL_CLASSES
+from ..reporting.agreement import report_text
 from ..reporting.speed import front_table
 from ..reporting.speed import measured_sentence as tuned_sentence
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
@@ -164,6 +165,15 @@ def data_sentence(results: dict | None, dataset_id: str | None, fives: set[str])
         "The user's own images. Their origin and licence were not recorded: whoever publishes these weights must "
         f"state them here.{images}"
     )
+
+
+def pruning(pruned: dict | None) -> dict[str, str]:
+    """What `reg4pru prune` learnt from, and its report, from its `prune_results.json`; empty without one."""
+    if pruned is None:
+        return {"pruned_on": "", "pruning_report": ""}
+    labels = "with their labels" if pruned["arguments"]["level"] == "labels" else "without labels"
+    images = f"on {pruned['num_images']['fitted_on']} images {labels} (hashes: `prune_results.json`)"
+    return {"pruned_on": images, "pruning_report": report_text(pruned)}
 
 
 def training_sentence(results: dict | None, start: str | None, base_model: str | None) -> str:

@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from safetensors import safe_open
 
 from ..inference.model_classes import VESSEL_CLASSES
-from ..reporting.agreement import report_text
 from ..reporting.class_evaluation import HEADINGS
 from . import card_text, class_card_text
 
@@ -122,7 +121,7 @@ def render_card(
         **card_text.tuned(tuned),
         data_sentence=card_text.data_sentence(train_results, dataset_id, fives),
         training_sentence=card_text.training_sentence(train_results, start, base_model),
-        pruning_report=report_text(pruned) if pruned else "",
+        **card_text.pruning(pruned),
         recipe_table=card_text.recipe_table(config, arguments),
         licence_sentence=card_text.licence_sentence(license, base_model, base_licence, bool(fives)),
         cites_fives=bool(fives),

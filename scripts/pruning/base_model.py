@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Models whose encoder is a plain ViT that also decodes: what this project can prune.
 MODEL_TYPES = ("reg4pru", "eomt_dinov3", "eomt")
+# What an image processor makes of the values of pixels.
+PIXEL_FIELDS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 def read_base(model_name_or_path: str, revision: str | None = None) -> Reg4PruForSemanticSegmentation:
@@ -100,8 +102,7 @@ def read_processor(
             size={"height": tile, "width": tile},
             working_size=working_size,
             num_labels=config.num_labels,
-            image_mean=saved.image_mean,
-            image_std=saved.image_std,
+            **{name: getattr(saved, name) for name in PIXEL_FIELDS},
         )
     if (processor.size["height"], processor.size["width"]) != (height, width):
         raise ValueError(

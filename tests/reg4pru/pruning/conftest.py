@@ -43,3 +43,34 @@ def image_files(tmp_path) -> Path:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return torch.randn(2, 3, 64, 64)
+
+
+@pytest.fixture
+def flags(eomt, image_files, tmp_path) -> list[str]:
+    """Of `reg4pru prune`, to `tmp_path / "out"`."""
+    return [
+        "--model_name_or_path", str(tmp_path / "eomt"), "--images", str(image_files),
+        "--output_dir", str(tmp_path / "out"), "--keep_rates", "0.7", "0.4",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def labelled(image_files, tmp_path) -> Path:
+    """A data set of 20 images to train on, and three to test on, with label maps of three classes."""
+    folder, draws = tmp_path / "labelled", np.random.default_rng(1)
+    files = sorted(image_files.iterdir())
+    for kind in ("images", "labels"):
+        for side in ("train", "test"):
+            (folder / kind / side).mkdir(parents=True)
+    for number in range(23):
+        side, name = ("train" if number < 20 else "test"), f"{number:02}.png"
+        if number < 20:
+            pixels = np.asarray(Image.open(files[number]))
+        else:
+            coarse = draws.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+            pixels = np.asarray(Image.fromarray(coarse).resize((96, 64), Image.Resampling.BICUBIC))
+        Image.fromarray(pixels).save(folder / "images" / side / name)
+        labels = Image.fromarray(draws.integers(0, 3, (4, 6), dtype=np.uint8))
+        labels.resize((96, 64), Image.Resampling.NEAREST).save(folder / "labels" / side / name)
+    (folder / "classes.txt").write_text("low\nmiddle\nhigh\n", encoding="utf-8")
+    return folder
