@@ -24,7 +24,7 @@ class PruneArguments(DatasetArguments):
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Instead of files: a folder, Hub id or saved data set; its labels serve the report and --level labels."
+            "help": "Instead of files: a folder, Hub id or saved data set; labels serve the report and --level labels."
         },
     )
     side: str = field(default="train", metadata={"help": "Part of the data set to fit on: train, validation or test."})
