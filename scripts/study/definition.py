@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 MODEL_FIELDS = (
     "selection_pool", "selector", "reactivation_layer", "blend_share_weight", "allocation", "context_grid",
 )  # fmt: skip
-DATA_FIELDS = ("dataset", "split", "working_size")
+DATA_FIELDS = ("dataset", "split", "working_size", "tile_overlap")
 # Flags that the study sets for every run.
 RESERVED_FLAGS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "config_overrides")
 AS_TRAINED = "as trained"

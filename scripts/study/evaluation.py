@@ -52,7 +52,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         if not missing:
             continue
         model, processor = load_evaluated(folder, settings)
-        images = _images(folder, settings, model)
+        images = test_images(folder, settings)
         images = images.select(range(min(study.limit or len(images), len(images))))
         by_rate = predictors(model, processor, missing, batch_size=16)
         check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
@@ -62,13 +62,13 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         else:
             measured = measure_classes(by_rate, images, names)
         for rate, metrics in measured.items():
-            done[rate] = _over_all_pixels(metrics.compute())
+            done[rate] = over_all_pixels(metrics.compute())
             rows[name, rate] = metrics.rows
-        _write_images(folder, rows)
+        write_image_rows(folder, rows)
         replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
 
 
-def _over_all_pixels(result: dict) -> dict[str, float]:
+def over_all_pixels(result: dict) -> dict[str, float]:
     """The metrics over all pixels; of more than two classes with the IoU of each, as `iou_<class>`."""
     if "pooled" in result:
         return {metric: result["pooled"][metric] for metric in METRICS}
@@ -87,7 +87,7 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
     return model, processor
 
 
-def _images(folder: RunFolder, settings: dict, model: Reg4PruForSemanticSegmentation) -> Dataset:
+def test_images(folder: RunFolder, settings: dict) -> Dataset:
     """The test images of an evaluation, at its working size or else at that of the training."""
     _, data_arguments, arguments = folder.arguments()
     size = settings.get("working_size", data_arguments.working_size)
@@ -114,7 +114,8 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
     return rows
 
 
-def _write_images(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
+def write_image_rows(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
+    """Write the rows of [`read_images`] to `per_image.csv`."""
     places = ({"evaluation": evaluation, "keep_rate": rate} for evaluation, rate in rows)
     every = [place | image for place, images in zip(places, rows.values(), strict=True) for image in images]
     replace_table(folder.per_image, IMAGE_FIELDS if metrics_of(every) is VESSELS else list(every[0]), every)
