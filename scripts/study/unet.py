@@ -129,17 +129,17 @@ def _train(folder: RunFolder, tile: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate, weight_decay=arguments.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments.learning_rate, total)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    step, state_path = 0, folder.training / "state.pt"
+    start, state_path = 0, folder.training / "state.pt"
     if state_path.is_file():
         state = torch.load(state_path)
-        step = state.pop("step")
+        start = state.pop("step")
         for name, part in state.items():
             parts[name].load_state_dict(part)
     samples = SeededSamples(rows, TrainTransform(tile, crop_size=tile), arguments.seed)
     sampler = ResumableSampler(
-        len(rows), data.samples_per_image, total * batch_size, step * batch_size, arguments.seed
+        len(rows), data.samples_per_image, total * batch_size, start * batch_size, arguments.seed
     )
-    for step, batch in enumerate(DataLoader(samples, batch_size, sampler=sampler), step + 1):
+    for step, batch in enumerate(DataLoader(samples, batch_size, sampler=sampler), start + 1):
         loss = _loss(model(batch["pixel_values"]), batch["labels"])
         optimizer.zero_grad()
         loss.backward()
@@ -150,7 +150,8 @@ def _train(folder: RunFolder, tile: int) -> None:
             torch.save({"step": step, **state}, state_path.with_suffix(".unfinished"))
             state_path.with_suffix(".unfinished").replace(state_path)
     folder.checkpoint.mkdir(exist_ok=True)
-    save_file(model.state_dict(), folder.checkpoint / "model.safetensors")
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder.checkpoint / "model.safetensors")
     results = {
         "provenance": provenance(torch.device("cpu"), arguments.seed),
         "total_steps": total,
