@@ -26,6 +26,7 @@ from ..training.schedule import keep_rates_of_step
 from ..training.setup import build_model, make_processor, names_of
 from .definition import Study
 from .run_folder import RunFolder
+from .unet import VARIANT, UNet, unet_recipe, with_unet
 
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
@@ -45,6 +46,8 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
     path = runs_dir / "cost.json"
     recipes = {variant: study.run_recipe(variant, study.seeds[0]) for variant in study.variants}
+    if VARIANT in with_unet(study, runs_dir).variants:
+        recipes[VARIANT] = unet_recipe(study, study.seeds[0])
     key = json.loads(json.dumps({"recipes": recipes, "keep_rates": study.keep_rates}))
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -144,17 +147,17 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
         model = _untrained(RunFolder(runs_dir, variant, study.seeds[0])).to(device).eval()
         size = training_size(model.config)
         pixel_values = torch.randn(batch_size, 3, size, size, device=device)
-        for rate in {1.0, *study.keep_rates}:
+        for rate in sorted({1.0, *study.keep_rates}, reverse=True):
             calls[variant, rate] = partial(model, pixel_values, keep_rates=rate)
+    if VARIANT in with_unet(study, runs_dir).variants:
+        size = study.recipe["config_overrides"]["image_size"]
+        calls[VARIANT, 1.0] = partial(UNet().to(device).eval(), torch.randn(batch_size, 3, size, size, device=device))
     seconds = interleaved_seconds(calls, device, rounds)
-    costs: dict[str, dict] = {variant: {} for variant in study.variants}
-    for variant in study.variants:
-        for rate in study.keep_rates:
-            measured = summary(seconds[variant, rate], seconds[first, 1.0], batch_size)
-            costs[variant][rate_name(rate)] = {
-                "images_per_second": measured["throughput"],
-                "ratio": measured["ratio"],
-            }
+    costs: dict[str, dict] = {}
+    for variant, rate in calls:
+        measured = summary(seconds[variant, rate], seconds[first, 1.0], batch_size)
+        cost = {"images_per_second": measured["throughput"], "ratio": measured["ratio"]}
+        costs.setdefault(variant, {})[rate_name(rate)] = cost
     return costs
 
 
@@ -166,8 +169,11 @@ def _untrained(run: RunFolder) -> Reg4PruForSemanticSegmentation:
     return build_model(model_arguments, names if isinstance(names, list) else None)
 
 
-def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[str, int]:
-    """Number of tiles of an image by variant, as its image processor cuts it (the saved one, if there are weights)."""
+def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image, settings: dict) -> dict[str, int]:
+    """
+    Number of tiles of an image by variant in an evaluation with these settings, as the variant's image processor cuts
+    it (the saved one, if there are weights).
+    """
     tiles = {}
     for variant in study.variants:
         run = RunFolder(runs_dir, variant, study.seeds[0])
@@ -175,5 +181,7 @@ def tiles_per_image(study: Study, runs_dir: Path, image: Image.Image) -> dict[st
             processor = Reg4PruImageProcessor.from_pretrained(run.checkpoint)
         else:
             processor = make_processor(_untrained(run).config, run.arguments()[1])
+        if "tile_overlap" in settings:
+            processor.tile_overlap = settings["tile_overlap"]
         tiles[variant] = len(processor.cut_image(image).patch_offsets)
     return tiles

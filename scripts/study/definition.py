@@ -10,6 +10,7 @@ The definition of a study, read from a YAML file: variants × seeds to train, an
       - {selector: random}                # with this change of the model
       - {name: HRF, dataset: $HRF_DIR}    # on other images, at the same working size; `split` as in training
       - {working_size: 1024}              # at this size, whatever the working size of a variant
+      - {tile_overlap: 0.25}              # on these tiles, whatever those of the image processor
     limit: 60                             # only the first so many images of an evaluation; unset, all
     compare: [soft, reg4pru]              # the two variants that figures show side by side
     variants:                             # the first is the reference of the costs
@@ -219,6 +220,11 @@ def evaluation_name(settings: dict) -> str:
     size = settings.get("working_size", 1)
     if type(size) is not int or size < 1:
         raise ValueError(f"An evaluation has working_size {size!r}: it must be a positive number of pixels.")
+    overlap = settings.get("tile_overlap", 0)
+    if not isinstance(overlap, (int, float)) or not (0 <= overlap < 1 or (type(overlap) is int and overlap > 0)):
+        raise ValueError(
+            f"An evaluation has tile_overlap {overlap!r}: it must be a number of pixels, or a part of a tile below 1."
+        )
     if "dataset" in settings and "name" not in settings:
         raise ValueError(f"An evaluation on {settings['dataset']} has no name: give it one to show in the tables.")
     return settings.get("name") or ", ".join(f"{name}={value}" for name, value in settings.items()) or AS_TRAINED

@@ -84,6 +84,8 @@ def load_evaluated(folder: RunFolder, settings: dict) -> tuple[Reg4PruForSemanti
             select_at_random(model)
         elif name not in DATA_FIELDS:
             setattr(model.config, name, value)
+    if "tile_overlap" in settings:
+        processor.tile_overlap = settings["tile_overlap"]
     return model, processor
 
 

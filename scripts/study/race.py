@@ -3,7 +3,8 @@ Quality over the time of an image, for studies whose variants see images at seve
 one.
 
 The time of an image is that of a tile, measured side by side (`cost.json`), times the number of its tiles at the
-variant's working size.
+variant's working size. That of a tile follows from the first variant's and the ratio to it within a round, which a
+busy machine changes least.
 """
 
 from pathlib import Path
@@ -12,19 +13,25 @@ import numpy as np
 
 from ..common.atomic_files import replace_table
 from ..common.keep_rates import rate_name
-from ..reporting.style import DPI, legend_below, new_figure, tidy
+from ..reporting.direct_labels import label_points
+from ..reporting.style import MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table
 from .cost import tiles_per_image
 from .definition import Study
-from .figures import load_images, variant_style
+from .figures import load_images
 from .metrics import metrics_of
-from .tables import summarise
+from .tables import collect, summarise
+from .unet import VARIANT, with_unet
 
 FIELDS = ("evaluation", "variant", "keep_rate", "tiles", "seconds")
 _SPREAD = "_sd"  # after the name of a metric
+_SHOWN = 0.19  # range of a metric that a figure shows
+# Of the shared palette those that are dark enough for words.
+_LINES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#882255", "#7F7F7F", "#56B4E9", "#E69F00")
+_DPI = 200  # the figure is small, so that its words are large on a page
 
 
-def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int]) -> list[dict]:
+def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, dict[str, int]]) -> list[dict]:
     """
     One row with [`FIELDS`] and two metrics per variant and keep rate, for every evaluation with a `working_size`; of
     variants that were not trained to prune only the unpruned one.
@@ -33,17 +40,19 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int])
         study ([`Study`]): The study.
         rows (`list[dict]`): From [`~reg4pru.study.tables.collect`].
         cost (`dict`): From [`~reg4pru.study.cost.measure_study`].
-        tiles (`dict[str, int]`): Number of tiles of an image, by variant.
+        tiles (`dict[str, dict[str, int]]`): Number of tiles of an image, by evaluation and variant.
     """
     compared, metrics = [], metrics_of(rows)
+    first_speed = cost["inference"][next(iter(study.variants))][rate_name(1.0)]["images_per_second"]
     for evaluation in [name for name, settings in study.evaluations.items() if "working_size" in settings]:
         for variant in study.variants:
             config = study.run_recipe(variant, study.seeds[0])["config_overrides"]
             prunes = config.get("train_pruning", "soft") != "none"
             for rate in study.keep_rates if prunes else (1.0,):
-                speed = cost["inference"][variant][rate_name(rate)]["images_per_second"]
+                speed = first_speed * cost["inference"][variant][rate_name(rate)]["ratio"]
                 row = {"evaluation": evaluation, "variant": variant, "keep_rate": rate_name(rate)}
-                row |= {"tiles": tiles[variant], "seconds": tiles[variant] / speed}
+                row |= {"tiles": tiles[evaluation][variant]}
+                row["seconds"] = row["tiles"] / speed
                 names = (metrics.main, metrics.raced)
                 cells = {name: summarise(rows, variant, evaluation, rate, name) for name in names}
                 row |= {name: mean for name, (mean, _) in cells.items()}
@@ -51,13 +60,22 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, int])
     return compared
 
 
-def write_race(study: Study, runs_dir: Path, output_dir: Path, rows: list[dict], cost: dict) -> None:
-    """Write `race.csv`, `race.md` and `race.png`."""
-    image = load_images(study, runs_dir)[0]["image"]
-    compared = race_rows(study, rows, cost, tiles_per_image(study, runs_dir, image))
+def write_race(study: Study, runs_dir: Path, output_dir: Path, cost: dict) -> None:
+    """
+    Write `race.csv`, `race.md`, `race.png` and, of the second metric, `race_cldice.png` or the like; with the U-Net
+    beside the variants, if it has been measured.
+    """
+    image, raced = load_images(study, runs_dir)[0]["image"], with_unet(study, runs_dir)
+    tiles = {}
+    for evaluation, settings in study.evaluations.items():
+        tiles[evaluation] = tiles_per_image(study, runs_dir, image, settings)
+        tiles[evaluation].setdefault(VARIANT, tiles[evaluation][next(iter(study.variants))])
+    compared, device = race_rows(raced, collect(raced, runs_dir), cost, tiles), cost["provenance"]["device"]
     replace_table(output_dir / "race.csv", list(compared[0]), compared)
-    (output_dir / "race.md").write_text(race_markdown(study, compared, cost["provenance"]["device"]), encoding="utf-8")
-    draw_race(study, compared, cost["provenance"]["device"], output_dir / "race.png")
+    (output_dir / "race.md").write_text(race_markdown(raced, compared, device), encoding="utf-8")
+    metrics = metrics_of(compared)
+    draw_race(raced, compared, device, metrics.main, metrics.main_name, output_dir / "race.png")
+    draw_race(raced, compared, device, metrics.raced, metrics.raced_name, output_dir / f"race_{metrics.raced}.png")
 
 
 def race_markdown(study: Study, compared: list[dict], device: str) -> str:
@@ -78,27 +96,40 @@ def race_markdown(study: Study, compared: list[dict], device: str) -> str:
     )
 
 
-def draw_race(study: Study, compared: list[dict], device: str, path: Path) -> None:
+def draw_race(study: Study, compared: list[dict], device: str, metric: str, name: str, path: Path) -> None:
     """
-    Average precision and clDice, or mean and boundary IoU, over seconds per image: a line per variant, bars of one
-    standard deviation.
+    A metric over the seconds of an image, with bars of one standard deviation: variants that prune are lines, with the
+    keep rates beside their points, those that do not are black marks. What is more than [`_SHOWN`] below the best is
+    cut off, and named at the lower edge.
     """
-    metrics = metrics_of(compared)
-    names = {metrics.main: metrics.main_name, metrics.raced: metrics.raced_name}
-    figure = new_figure(9.5, 4.8)
-    first = compared[0]["evaluation"]
-    for axis, (metric, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
-        for variant, settings in study.variants.items():
-            line = [row for row in compared if row["variant"] == variant and row["evaluation"] == first]
-            seconds = [row["seconds"] for row in line]
-            means = [row[metric] for row in line]
-            style = variant_style(study, variant)
-            axis.plot(seconds, means, label=settings["label"], **style)
-            spreads = np.nan_to_num([row[f"{metric}{_SPREAD}"] for row in line])
-            axis.errorbar(seconds, means, spreads, fmt="none", ecolor=style["color"], alpha=0.6)
-        axis.set(xlabel=f"seconds per image\n{device}", ylabel=name)
-        axis.set_xlim(left=0)
-        tidy(axis)
-    handles, _ = figure.axes[0].get_legend_handles_labels()
-    legend_below(figure, handles, ncols=3)
-    figure.savefig(path, dpi=DPI)
+    rows = [row for row in compared if row["evaluation"] == compared[0]["evaluation"]]
+    best = max(row[metric] for row in rows)
+    floor = max(best - _SHOWN, min(row[metric] for row in rows)) - 0.01
+    figure = new_figure(5.6, 4.8)
+    axis = figure.subplots()
+    axis.set(xlabel=f"seconds per image, {device}", ylabel=name, ylim=(floor, best + 0.01))
+    axis.set_xlim(0, 1.08 * max(row["seconds"] for row in rows))
+    tidy(axis)
+    colours, marks, names, rates = iter(_LINES), iter(MARKERS), [], []
+    for variant, settings in study.variants.items():
+        line = [row for row in rows if row["variant"] == variant]
+        points = [(row["seconds"], row[metric]) for row in line]
+        prunes = len(line) > 1
+        colour, marker = (next(colours), "o") if prunes else ("black", next(marks))
+        axis.plot(
+            *zip(*points, strict=True), color=colour, marker=marker, markersize=4 if prunes else 6, linewidth=1.6
+        )
+        spreads = np.nan_to_num([row[f"{metric}{_SPREAD}"] for row in line])
+        axis.errorbar(*zip(*points, strict=True), spreads, fmt="none", ecolor=colour, alpha=0.5)
+        inside = [row for row in line if row[metric] >= floor]
+        names.append((settings["label"], points[: len(inside)][::-1], colour))
+        if prunes:
+            rates += [(row["keep_rate"], [point], colour) for row, point in zip(inside, points, strict=False)]
+        if len(inside) < len(line):
+            (right, upper), (left, lower) = points[len(inside) - 1], points[len(inside)]
+            crossing = left + (right - left) * (floor - lower) / (upper - lower)
+            values = ", ".join(f"{row['keep_rate']}: {row[metric]:.2f}" for row in line[len(inside) :])
+            axis.annotate(f" ↓ {values}", (crossing, floor), color=colour, fontsize=7, va="bottom")
+    label_points(axis, names, fontsize=8.5)
+    label_points(axis, rates, fontsize=7)
+    figure.savefig(path, dpi=_DPI)

@@ -44,4 +44,4 @@ def write_costs_and_figures(
     (output_dir / "recipes.md").write_text(recipes_markdown(study, rows, times), encoding="utf-8")
     draw_figures(study, runs_dir, output_dir, rows, cost)
     if any("working_size" in settings for settings in study.evaluations.values()):
-        write_race(study, runs_dir, output_dir, rows, cost)
+        write_race(study, runs_dir, output_dir, cost)

@@ -10,7 +10,7 @@ Example:
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ from .run_folder import RunFolder
 VARIANT = "unet"
 LABEL = "U-Net from scratch"
 # What a run takes over from the recipe of the study, and what is its own.
-_SHARED = ("dataset", "split", "working_size", "random_crop", "samples_per_image")
+_SHARED = ("dataset", "synthetic_counts", "split", "working_size", "random_crop", "samples_per_image")
 _OWN = {"max_train_steps": 600, "per_device_train_batch_size": 4, "learning_rate": 2e-3, "weight_decay": 0.01}
 _STATE_STEPS = 50
 _OVERLAP = 0.25  # of the other variants' tiles, unless an evaluation says its own
@@ -95,6 +95,14 @@ class UNetArguments:
     seeds: list[int] | None = field(default=None, metadata={"help": "Only these seeds."})
 
 
+def with_unet(study: Study, runs_dir: Path) -> Study:
+    """The study with the U-Net as its last variant, where runs of it have been measured; it never learned to prune."""
+    if not any(RunFolder(runs_dir, VARIANT, seed).evaluation.is_file() for seed in study.seeds):
+        return study
+    unet = {"label": LABEL, "config": {"train_pruning": "none"}, "flags": {}}
+    return replace(study, variants={**study.variants, VARIANT: unet})
+
+
 def complete_run(study: Study, runs_dir: Path, seed: int) -> None:
     """
     Train and measure what is left of a run.
@@ -116,7 +124,7 @@ def complete_run(study: Study, runs_dir: Path, seed: int) -> None:
 
 def unet_recipe(study: Study, seed: int) -> dict:
     """The data of the study, and a training of its own."""
-    return {**{name: study.recipe[name] for name in _SHARED}, **_OWN, "seed": seed}
+    return {**{name: study.recipe[name] for name in _SHARED if name in study.recipe}, **_OWN, "seed": seed}
 
 
 def _train(folder: RunFolder, tile: int) -> None:
@@ -178,10 +186,9 @@ def _evaluate(study: Study, folder: RunFolder, tile: int) -> None:
             continue
         model = UNet().eval()
         model.load_state_dict(load_file(folder.weights() / "model.safetensors"))
-        size = settings.get("working_size", folder.arguments()[1].working_size)
         processor = Reg4PruImageProcessor(
             size={"height": tile, "width": tile},
-            working_size=size,
+            working_size=folder.arguments()[1].working_size,
             num_labels=2,
             tile_overlap=settings.get("tile_overlap", _OVERLAP),
         )

@@ -14,7 +14,7 @@ from reg4pru.benchmarking.tuning import speed_markdown
 from reg4pru.common.former_names import FORMER_NAMES
 from reg4pru.common.recipes import PACKAGE
 from reg4pru.maintenance.render_readme import REPOSITORY
-from reg4pru.study import cost, evaluation, tables
+from reg4pru.study import cost, evaluation, tables, unet
 from reg4pru.study.definition import AS_TRAINED, Study, read_study
 from reg4pru.study.evaluation import read_images
 from reg4pru.study.paired import collect_images, paired_markdown, write_images
@@ -44,11 +44,13 @@ def test_every_run_is_read(recorded, run):
     name, _, variant, seed = run.parts
     folder = RunFolder(RESULTS / name / "runs", variant, int(seed.removeprefix("seed-")))
     assert folder.is_trained
-    folder.check_recipe(read_study(PACKAGE / "studies" / f"{name}.yaml").run_recipe(variant, int(seed[5:])))
+    study, number = read_study(PACKAGE / "studies" / f"{name}.yaml"), int(seed.removeprefix("seed-"))
+    of_unet = variant == unet.VARIANT
+    folder.check_recipe(unet.unet_recipe(study, number) if of_unet else study.run_recipe(variant, number))
     model, data, training = folder.arguments()
-    assert model.backbone_name_or_path == ".venv/dinov2_small"
+    assert model.backbone_name_or_path == ("" if of_unet else ".venv/dinov2_small")
     assert data.working_size in (1024, 860, 724)
-    assert training.seed == int(seed[5:])
+    assert training.seed == number
     images = read_images(folder)
     for evaluated, rates in folder.results().items():
         for rate, pooled in rates.items():
