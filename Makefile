@@ -2,6 +2,7 @@
 # make demo   fine-tunes a pretrained backbone with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
+# make gpu    all that is to be measured on a GPU, in eight minutes, into results/gpu; without make install: make gpu RUN=python3
 # make audit  known vulnerabilities of the installed packages
 # make test   the tests (make test-slow: those that take minutes);  make conformance  transformers' own model tests
 # make lint   ruff, and whether the pages that are rendered from results are up to date
@@ -17,7 +18,7 @@ BACKBONE := $(VENV)/dinov2_small
 # Which torch those take, where the newest in the index is no build for this machine: TORCH=torch==2.13.0
 TORCH ?= torch
 
-.PHONY: install quick demo app test test-slow test-lowest test-newest audit lint conformance
+.PHONY: install quick demo app gpu test test-slow test-lowest test-newest audit lint conformance
 
 install: $(INSTALLED)
 
@@ -56,6 +57,10 @@ demo: install
 
 app: install
 	$(VENV)/bin/reg4pru app
+
+# From this folder and with what is there, since a machine with a GPU may have no network: torch and transformers do.
+gpu:
+	$(RUN) -m scripts.benchmarking.gpu --output_dir results/gpu
 
 test: install
 	$(RUN) -m pytest -n 2

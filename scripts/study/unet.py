@@ -118,7 +118,7 @@ def complete_run(study: Study, runs_dir: Path, seed: int) -> None:
         tile = study.recipe["config_overrides"]["image_size"]
         if not folder.is_trained:
             _train(folder, tile)
-        folder.check_weights()
+        folder.check_measured()
         _evaluate(study, folder, tile)
 
 

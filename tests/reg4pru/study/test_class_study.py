@@ -96,7 +96,15 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     assert "mean IoU over all pixels" in (results / "recipes.md").read_text()
     assert "more accurate (mean IoU)" in (results / "race.md").read_text()
     drawn = {path.name for path in results.glob("*.png")}
-    assert drawn == {"drift.png", "keep_rates.png", "throughput.png", "race.png", "figure1.png", "stages.png"}
+    assert drawn == {
+        "drift.png",
+        "keep_rates.png",
+        "throughput.png",
+        "race.png",
+        "race_boundary_iou.png",
+        "figure1.png",
+        "stages.png",
+    }
     for name in ("table.md", "paired.md", "recipes.md", "race.md"):
         assert "verage precision" not in (results / name).read_text()
     images = read_images(RunFolder(runs_dir, "random", 0))["as trained", "0.5"]
