@@ -28,18 +28,24 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_per_call(call: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
-    """Mean wall time of a few calls in a row."""
+def seconds_per_call(
+    call: Callable[[], object], device: torch.device, repeats: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Mean time of a few calls in a row, by default wall time."""
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
     synchronize(device)
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def interleaved_rounds(
-    calls: Sequence[Callable[[], object]], device: torch.device, rounds: int, min_seconds: float = 0.0
+    calls: Sequence[Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    min_seconds: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[list[float]]:
     """
     Time calls side by side: in every round each runs once, short ones several times in a row. A machine that is busy
@@ -50,23 +56,29 @@ def interleaved_rounds(
         device (`torch.device`): Where they compute.
         rounds (`int`): Number of rounds.
         min_seconds (`float`, *optional*, defaults to 0.0): How long a call is repeated within a round.
+        clock (`Callable`, *optional*, defaults to `time.perf_counter`): Tells the seconds; `time.process_time`, what
+            the process computed, does not grow where other programs take the cores.
 
     Yields:
-        `list[float]`: mean wall time of every call in one round.
+        `list[float]`: mean time of every call in one round.
     """
     repeats = []
     for call in calls:
         call()
         repeats.append(max(1, math.ceil(min_seconds / seconds_per_call(call, device))))
     for _ in range(rounds):
-        yield [seconds_per_call(call, device, count) for call, count in zip(calls, repeats, strict=True)]
+        yield [seconds_per_call(call, device, count, clock) for call, count in zip(calls, repeats, strict=True)]
 
 
 def interleaved_seconds(
-    calls: Mapping[Hashable, Callable[[], object]], device: torch.device, rounds: int, min_seconds: float = 0.0
+    calls: Mapping[Hashable, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    min_seconds: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Hashable, list[float]]:
     """The seconds of every call, by its key, in the rounds of [`interleaved_rounds`]; with a progress bar."""
-    timed = interleaved_rounds(list(calls.values()), device, rounds, min_seconds)
+    timed = interleaved_rounds(list(calls.values()), device, rounds, min_seconds, clock)
     of_calls = zip(*tqdm(timed, total=rounds, desc="Timing", unit="round"), strict=True)
     return {key: list(seconds) for key, seconds in zip(calls, of_calls, strict=True)}
 

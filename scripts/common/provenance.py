@@ -43,8 +43,9 @@ def git_commit() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """`NVIDIA H200` or the like; for a CPU its model, where the system tells, and the number of threads in use."""
-    threads = "" if torch.device(device).type == "cuda" else f", {torch.get_num_threads()} threads"
-    return f"{processor_name(device)}{threads}"
+    threads = torch.get_num_threads()
+    shown = "" if torch.device(device).type == "cuda" else f", {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor_name(device)}{shown}"
 
 
 def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> dict:

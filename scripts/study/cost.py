@@ -1,10 +1,13 @@
 """
 What the variants of a study cost, measured side by side in one process: time and memory of a training step, throughput
-of inference. See [`~reg4pru.benchmarking.timing.interleaved_rounds`].
+of inference. See [`~reg4pru.benchmarking.timing.interleaved_rounds`]. What differs in its images or seeds only is
+measured once; on one thread of a CPU seconds are those that it computed, whatever else runs there.
 """
 
 import json
 import statistics
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +31,10 @@ from .definition import Study
 from .run_folder import RunFolder
 from .unet import VARIANT, UNet, unet_recipe, with_unet
 
+# What a model follows from beside its configuration, and fields of that which concern training only.
+_ORIGIN = ("model_name_or_path", "backbone_name_or_path", "dataset", "classes")
+_OF_TRAINING = ("train_pruning", "routing", "routing_probability", "routing_keep_rate", "routing_window")
+
 
 def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     """
@@ -42,7 +49,8 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
     Returns:
         `dict`: `training`, by variant `seconds` (median), `time_ratio`, `memory_bytes` and `memory_ratio`;
         `training_dtype`, the data type of all training steps; `inference`, by variant and keep rate
-        `images_per_second` and `ratio` (relative to the first variant unpruned); `rounds`; and `provenance`.
+        `images_per_second` and `ratio` (relative to the first variant unpruned); `rounds`; `clock`, what is counted as
+        time; and `provenance`.
     """
     path = runs_dir / "cost.json"
     recipes = {variant: study.run_recipe(variant, study.seeds[0]) for variant in study.variants}
@@ -60,6 +68,7 @@ def measure_study(study: Study, runs_dir: Path, rounds: int) -> dict:
         "training_dtype": str(dtype).removeprefix("torch."),
         "inference": _inference(study, runs_dir, device, rounds),
         "rounds": rounds,
+        "clock": "wall time" if _clock(device) is time.perf_counter else "CPU time",
         "provenance": provenance(device),
     }
     path.write_text(json.dumps({**cost, "key": key}, indent=2) + "\n", encoding="utf-8")
@@ -74,6 +83,28 @@ def _covers(measured: dict, wanted: dict) -> bool:
         and next(iter(known)) == next(iter(recipes))
         and all(known.get(variant) == recipe for variant, recipe in recipes.items())
     )
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Several threads wait for each other, so that only one thread's CPU time is the time that it needs."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _first_alike(study: Study, training: bool) -> dict[str, str]:
+    """
+    By variant the first one that costs the same, since no setting differs that a training step or, if not `training`,
+    a prediction depends on.
+    """
+    first: dict[str, str] = {}
+    alike = {}
+    for variant in study.variants:
+        recipe = study.run_recipe(variant, study.seeds[0])
+        settings = {name: value for name, value in recipe.items() if name not in ("working_size", "seed")}
+        if not training:
+            config = {name: value for name, value in recipe["config_overrides"].items() if name not in _OF_TRAINING}
+            settings = {"config": config, **{name: recipe.get(name) for name in _ORIGIN}}
+        alike[variant] = first.setdefault(json.dumps(settings, sort_keys=True), variant)
+    return alike
 
 
 def _training_dtype(study: Study, runs_dir: Path, device: torch.device) -> torch.dtype:
@@ -91,8 +122,8 @@ def _training(
     study: Study, runs_dir: Path, device: torch.device, dtype: torch.dtype, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Steps of every variant with pruning and routing in effect, on random images."""
-    steps, memory = {}, {}
-    for variant in study.variants:
+    steps, memory, alike = {}, {}, _first_alike(study, training=True)
+    for variant in dict.fromkeys(alike.values()):
         run = RunFolder(runs_dir, variant, study.seeds[0])
         arguments = run.arguments()[2]
         torch.manual_seed(0)
@@ -107,16 +138,16 @@ def _training(
         steps[variant] = step
         draws = [peak_memory(step, device) for _ in range(5)]  # routing windows differ
         memory[variant] = statistics.median(draws)
-    seconds = interleaved_seconds(steps, device, rounds)
+    seconds = interleaved_seconds(steps, device, rounds, clock=_clock(device))
     first = next(iter(study.variants))
     return {
         variant: {
-            "seconds": (measured := summary(seconds[variant], seconds[first]))["latency"],
+            "seconds": (measured := summary(seconds[like], seconds[first]))["latency"],
             "time_ratio": 1 / measured["ratio"],
-            "memory_bytes": memory[variant],
-            "memory_ratio": memory[variant] / memory[first],
+            "memory_bytes": memory[like],
+            "memory_ratio": memory[like] / memory[first],
         }
-        for variant in study.variants
+        for variant, like in alike.items()
     }
 
 
@@ -142,8 +173,8 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     """Throughput of every variant's model, in batches as large as those of the training of the first variant."""
     first = next(iter(study.variants))
     batch_size = RunFolder(runs_dir, first, study.seeds[0]).arguments()[2].per_device_train_batch_size
-    calls = {}
-    for variant in study.variants:
+    calls, alike = {}, _first_alike(study, training=False)
+    for variant in dict.fromkeys(alike.values()):
         model = _untrained(RunFolder(runs_dir, variant, study.seeds[0])).to(device).eval()
         size = training_size(model.config)
         pixel_values = torch.randn(batch_size, 3, size, size, device=device)
@@ -152,13 +183,14 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
     if VARIANT in with_unet(study, runs_dir).variants:
         size = study.recipe["config_overrides"]["image_size"]
         calls[VARIANT, 1.0] = partial(UNet().to(device).eval(), torch.randn(batch_size, 3, size, size, device=device))
-    seconds = interleaved_seconds(calls, device, rounds)
+        alike[VARIANT] = VARIANT
+    seconds = interleaved_seconds(calls, device, rounds, clock=_clock(device))
     costs: dict[str, dict] = {}
     for variant, rate in calls:
         measured = summary(seconds[variant, rate], seconds[first, 1.0], batch_size)
         cost = {"images_per_second": measured["throughput"], "ratio": measured["ratio"]}
         costs.setdefault(variant, {})[rate_name(rate)] = cost
-    return costs
+    return {variant: costs[like] for variant, like in alike.items()}
 
 
 def _untrained(run: RunFolder) -> Reg4PruForSemanticSegmentation:

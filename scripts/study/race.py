@@ -71,6 +71,8 @@ def write_race(study: Study, runs_dir: Path, output_dir: Path, cost: dict) -> No
         tiles[evaluation] = tiles_per_image(study, runs_dir, image, settings)
         tiles[evaluation].setdefault(VARIANT, tiles[evaluation][next(iter(study.variants))])
     compared, device = race_rows(raced, collect(raced, runs_dir), cost, tiles), cost["provenance"]["device"]
+    if cost.get("clock") == "CPU time":  # costs of earlier versions are wall time
+        device += ", CPU time"
     replace_table(output_dir / "race.csv", list(compared[0]), compared)
     (output_dir / "race.md").write_text(race_markdown(raced, compared, device), encoding="utf-8")
     metrics = metrics_of(compared)
