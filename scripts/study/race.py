@@ -23,7 +23,7 @@ from .metrics import metrics_of
 from .tables import collect, summarise
 from .unet import VARIANT, with_unet
 
-FIELDS = ("evaluation", "variant", "keep_rate", "tiles", "seconds")
+FIELDS = ("evaluation", "variant", "keep_rate", "seeds", "tiles", "seconds")
 _SPREAD = "_sd"  # after the name of a metric
 _SHOWN = 0.19  # range of a metric that a figure shows
 # Of the shared palette those that are dark enough for words.
@@ -44,14 +44,15 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, dict[
     """
     compared, metrics = [], metrics_of(rows)
     first_speed = cost["inference"][next(iter(study.variants))][rate_name(1.0)]["images_per_second"]
-    for evaluation in [name for name, settings in study.evaluations.items() if "working_size" in settings]:
+    for evaluation in _raced(study):
         for variant in study.variants:
             config = study.run_recipe(variant, study.seeds[0])["config_overrides"]
             prunes = config.get("train_pruning", "soft") != "none"
             for rate in study.keep_rates if prunes else (1.0,):
                 speed = first_speed * cost["inference"][variant][rate_name(rate)]["ratio"]
                 row = {"evaluation": evaluation, "variant": variant, "keep_rate": rate_name(rate)}
-                row |= {"tiles": tiles[evaluation][variant]}
+                seeds = {entry["seed"] for entry in rows if row.items() <= entry.items()}
+                row |= {"seeds": len(seeds), "tiles": tiles[evaluation][variant]}
                 row["seconds"] = row["tiles"] / speed
                 names = (metrics.main, metrics.raced)
                 cells = {name: summarise(rows, variant, evaluation, rate, name) for name in names}
@@ -60,16 +61,20 @@ def race_rows(study: Study, rows: list[dict], cost: dict, tiles: dict[str, dict[
     return compared
 
 
+def _raced(study: Study) -> dict[str, dict]:
+    """The evaluations at one size, whatever the working size of a variant."""
+    return {name: settings for name, settings in study.evaluations.items() if "working_size" in settings}
+
+
 def write_race(study: Study, runs_dir: Path, output_dir: Path, cost: dict) -> None:
     """
     Write `race.csv`, `race.md`, `race.png` and, of the second metric, `race_cldice.png` or the like; with the U-Net
     beside the variants, if it has been measured.
     """
     image, raced = load_images(study, runs_dir)[0]["image"], with_unet(study, runs_dir)
-    tiles = {}
-    for evaluation, settings in study.evaluations.items():
-        tiles[evaluation] = tiles_per_image(study, runs_dir, image, settings)
-        tiles[evaluation].setdefault(VARIANT, tiles[evaluation][next(iter(study.variants))])
+    tiles = {name: tiles_per_image(study, runs_dir, image, settings) for name, settings in _raced(study).items()}
+    for count in tiles.values():
+        count[VARIANT] = count[next(iter(study.variants))]
     compared, device = race_rows(raced, collect(raced, runs_dir), cost, tiles), cost["provenance"]["device"]
     if cost.get("clock") == "CPU time":  # costs of earlier versions are wall time
         device += ", CPU time"
@@ -91,9 +96,15 @@ def race_markdown(study: Study, compared: list[dict], device: str) -> str:
         qualities = [format_mean(row[name], row[f"{name}{_SPREAD}"]) for name in (metrics.main, metrics.raced)]
         times = [f"{row['seconds']:.2f}", f"{rows[0]['seconds'] / row['seconds']:.2f}"]
         lines.append([label if beaten else f"**{label}**", row["keep_rate"], str(row["tiles"]), *times, *qualities])
+    fewer = {row["variant"]: row["seeds"] for row in rows if row["seeds"] < len(study.seeds)}
+    seeds = [
+        f" {study.variants[variant]['label']}: {count} of {len(study.seeds)} seeds."
+        for variant, count in fewer.items()
+    ]
     return (
         f"# {study.name}\n\nQuality is measured {rows[0]['evaluation']} for all variants; time is that of all tiles "
-        f"of an image, on {device}. Bold: no other is at least as fast and more accurate ({metrics.main_name}).\n\n"
+        f"of an image, on {device}. Bold: no other is at least as fast and more accurate ({metrics.main_name})."
+        f"{''.join(seeds)}\n\n"
         f"{markdown_table(lines)}\n"
     )
 

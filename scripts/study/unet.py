@@ -97,11 +97,9 @@ class UNetArguments:
 
 def with_unet(study: Study, runs_dir: Path) -> Study:
     """The study with the U-Net as its last variant, where runs of it have been measured; it never learned to prune."""
-    measured = sum(RunFolder(runs_dir, VARIANT, seed).evaluation.is_file() for seed in study.seeds)
-    if not measured:
+    if not any(RunFolder(runs_dir, VARIANT, seed).evaluation.is_file() for seed in study.seeds):
         return study
-    label = LABEL if measured == len(study.seeds) else f"{LABEL} ({measured} of {len(study.seeds)} seeds)"
-    unet = {"label": label, "config": {"train_pruning": "none"}, "flags": {}}
+    unet = {"label": LABEL, "config": {"train_pruning": "none"}, "flags": {}}
     return replace(study, variants={**study.variants, VARIANT: unet})
 
 

@@ -9,6 +9,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from reg4pru.common.recipes import PACKAGE
+from reg4pru.study.cost import _first_alike
 from reg4pru.study.definition import Study, read_study
 from reg4pru.study.race import draw_race, race_markdown, race_rows
 from reg4pru.training.command_line import parse_arguments
@@ -56,6 +57,15 @@ def test_every_variant_can_be_built_and_learns(study, tmp_path):
     assert all(isinstance(model, Reg4PruForSemanticSegmentation) for model in models.values())
 
 
+def test_variants_that_differ_in_their_images_only_cost_the_same(study):
+    step, prediction = (_first_alike(study, training=training) for training in (True, False))
+    assert {variant for variant, like in step.items() if like == "dense"} == {"dense", "reduced_860", "reduced_724"}
+    assert [prediction[variant] for variant in ("reduced_724", "soft", "reg4pru", "layers_8")] == [
+        *["dense"] * 3, "layers_8"
+    ]  # fmt: skip
+    assert step["pruned_860"] == prediction["pruned_860"] == "pruned"
+
+
 def test_the_time_of_a_image_is_that_of_its_tiles(study, tmp_path):
     evaluation = "at 1024 px"
     rows = [
@@ -92,7 +102,7 @@ def test_the_time_of_a_image_is_that_of_its_tiles(study, tmp_path):
     compared[0]["average_precision"], compared[1]["average_precision"] = 0.9, 0.7  # dense; pruned, at 1.0
     table = race_markdown(study, compared, "a CPU").splitlines()
     assert table[6].startswith("| **dense** | 1.0 | 36 | 3.60 | 1.00 | 0.900 ± 0.000 |")
-    assert table[7].startswith("| pruned | 1.0 | 36 | 3.60 | 1.00 | 0.700 ± 0.000 |")
+    assert table[7].startswith("| default recipe | 1.0 | 36 | 3.60 | 1.00 | 0.700 ± 0.000 |")
     assert sum(line.startswith("| ") for line in table) == 2 + len(compared)
 
     draw_race(study, compared, "a CPU", "cldice", "clDice", tmp_path / "race.png")
