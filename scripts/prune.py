@@ -27,9 +27,15 @@ logger = logging.getLogger(__name__)
 def check(arguments: PruneArguments) -> None:
     """Raises `ValueError` for flags that cannot work, before anything is read."""
     check_keep_rates(arguments.keep_rates)
-    check_at_least_1(arguments, "num_tiles", "working_size", "max_steps")
+    check_at_least_1(arguments, "num_tiles", "working_size", "max_steps", "report_limit")
     if bool(arguments.images) == bool(arguments.dataset):
         raise ValueError("Give --images or --dataset, one of them.")
+    if arguments.report_side and not arguments.dataset:
+        raise ValueError(f"--report_side is {arguments.report_side}: it is a side of --dataset, which is not given.")
+    if arguments.report_side == arguments.side:
+        raise ValueError(f"--report_side and --side are both {arguments.side}: report on images to fit nothing to.")
+    if arguments.report_limit and not arguments.report_side:
+        raise ValueError("--report_limit is for --report_side, which is not given.")
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir is {output_dir}, which is a file.")

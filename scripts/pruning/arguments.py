@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..common.arguments import DatasetArguments
+
 # In the output folder: what an interrupted run has finished so far.
 UNFINISHED = "unfinished"
 
 
 @dataclass(kw_only=True)
-class PruneArguments:
+class PruneArguments(DatasetArguments):
     """What is pruned, on which images, and where the result goes."""
 
     _argument_group_name = "pruning"
@@ -20,18 +22,24 @@ class PruneArguments:
         default_factory=list, metadata={"help": "Files, folders or patterns of images; no labels are needed."}
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Instead of files: a Hub id, a folder with Parquet files or a saved data set."}
+        default=None,
+        metadata={"help": "Instead of files: a folder, Hub id or saved data set, whose labels only the report reads."},
     )
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    side: str = field(default="train", metadata={"help": "The side of the data set: train, validation or test."})
-    level: Literal["calibrate", "distill"] = field(
+    side: str = field(default="train", metadata={"help": "The side to fit on: train, validation or test."})
+    report_side: str | None = field(
+        default=None, metadata={"help": "The side to report on; default: a fifth of the images, kept back."}
+    )
+    report_limit: int | None = field(
+        default=None, metadata={"help": "Report on the first so many images of --report_side; default: all."}
+    )
+    level: Literal["calibrate", "distill", "labels"] = field(
         default="calibrate",
         metadata={
             "help": "'calibrate': all weights stay as they are. 'distill': they then learn to predict the same with "
-            "fewer tokens."
+            "fewer tokens. 'labels': they then learn from the labels of --dataset, by the default recipe."
         },
     )
-    max_steps: int = field(default=300, metadata={"help": "Steps of 4 tiles of level 'distill'."})
+    max_steps: int = field(default=60, metadata={"help": "Steps of 4 tiles of levels 'distill' and 'labels'."})
     pruning_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Layers after which tokens are pruned; default: a quarter, half, three quarters."},
@@ -50,7 +58,8 @@ class PruneArguments:
     )
     num_tiles: int = field(default=400, metadata={"help": "Tiles to fit on, drawn from all images."})
     working_size: int | None = field(
-        default=None, metadata={"help": "Longer side of images in pixels; default: as the checkpoint sees them."}
+        default=None,
+        metadata={"help": "Longer side to which images are scaled; default: as the checkpoint sees them."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})

@@ -16,6 +16,8 @@ from .tile_states import TileStates
 LEARNING_RATE = 1e-3
 CORRECTION_STEPS, CORRECTION_BATCH = 400, 12
 SELECTOR_STEPS, SELECTOR_BATCH = 300, 16
+# Neighbouring patches tell nearly the same: of each tile a third is drawn in every step, but not fewer than these.
+FEWEST_PATCHES = 108
 
 
 def fit_correction(model: Reg4PruForSemanticSegmentation, states: TileStates, stage: int, seed: int) -> float:
@@ -30,11 +32,13 @@ def fit_correction(model: Reg4PruForSemanticSegmentation, states: TileStates, st
     correction, device = model.drift_corrections[stage], model.device
     target_variance = _variance(states.reactivated)
 
-    def loss(rows: np.ndarray) -> torch.Tensor:
-        before, after = (_rows(of, rows, device) for of in (states.stages[stage], states.reactivated))
+    def loss(rows: np.ndarray, patches: np.ndarray) -> torch.Tensor:
+        before, after = (_rows(of, rows, device)[:, patches] for of in (states.stages[stage], states.reactivated))
         return (before + correction(before) - after).square().mean() / target_variance
 
-    return _fit(correction, loss, len(states.reactivated), CORRECTION_STEPS, CORRECTION_BATCH, seed, f"stage {stage}")
+    return _fit(
+        correction, loss, states.reactivated.shape[:2], CORRECTION_STEPS, CORRECTION_BATCH, seed, f"stage {stage}"
+    )
 
 
 def fit_selector(model: Reg4PruForSemanticSegmentation, states: TileStates, stage: int, seed: int) -> float:
@@ -49,11 +53,11 @@ def fit_selector(model: Reg4PruForSemanticSegmentation, states: TileStates, stag
     wanted = log_divergences(model, states, stage)
     variance = float(wanted.var())
 
-    def loss(rows: np.ndarray) -> torch.Tensor:
-        scores = selector(_rows(states.stages[stage], rows, device))
-        return F.mse_loss(scores, _rows(wanted, rows, device)) / variance
+    def loss(rows: np.ndarray, patches: np.ndarray) -> torch.Tensor:
+        scores = selector(_rows(states.stages[stage], rows, device)[:, patches])
+        return F.mse_loss(scores, _rows(wanted, rows, device)[:, patches]) / variance
 
-    return _fit(selector, loss, len(wanted), SELECTOR_STEPS, SELECTOR_BATCH, seed, f"stage {stage}")
+    return _fit(selector, loss, wanted.shape, SELECTOR_STEPS, SELECTOR_BATCH, seed, f"stage {stage}")
 
 
 @torch.inference_mode()
@@ -81,21 +85,21 @@ def _variance(states: np.ndarray) -> float:
 @torch.enable_grad()
 def _fit(
     module: nn.Module,
-    loss_of: Callable[[np.ndarray], torch.Tensor],
-    num_tiles: int,
+    loss_of: Callable[[np.ndarray, np.ndarray], torch.Tensor],
+    shape: tuple[int, int],
     num_steps: int,
     batch_size: int,
     seed: int,
     name: str,
 ) -> float:
-    """Adam with a cosine schedule; the mean loss of the last tenth of the steps."""
+    """Adam with a cosine schedule, on `(num_tiles, num_patches)`; the mean loss of the last tenth of the steps."""
     module.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    draws, losses = _draw(num_tiles, batch_size, seed), []
+    draws, losses = _draw(shape, batch_size, seed), []
     bar = tqdm(range(num_steps), desc=f"{type(module).__name__}, {name}", unit="step")
     for _ in bar:
-        loss = loss_of(next(draws))
+        loss = loss_of(*next(draws))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -106,12 +110,14 @@ def _fit(
     return float(np.mean(losses[-max(1, num_steps // 10) :]))
 
 
-def _draw(num_tiles: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches of an endless series of shuffled passes over the tiles."""
-    generator = np.random.default_rng(seed)
+def _draw(shape: tuple[int, int], batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of an endless series of shuffled passes over the tiles, and for each the patches to look at."""
+    (num_tiles, num_patches), generator = shape, np.random.default_rng(seed)
+    size = min(num_patches, max(FEWEST_PATCHES, num_patches // 3))
     left = np.zeros(0, dtype=np.int64)
     while True:
         while len(left) < batch_size:
             left = np.concatenate([left, generator.permutation(num_tiles)])
-        yield np.sort(left[:batch_size])  # files are read forwards
+        # Sorted: files are read forwards.
+        yield np.sort(left[:batch_size]), np.sort(generator.choice(num_patches, size, replace=False))
         left = left[batch_size:]

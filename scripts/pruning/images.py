@@ -32,9 +32,10 @@ class UnlabelledImages(Sequence):
         names (`list[str]`): What to call them.
         hashes (`list[str]`): Fingerprints of their pixels.
         sizes (`list[tuple[int, int]]`): Width and height.
+        thumbnails (`np.ndarray` of shape `(num_images, 16, 16, 3)`, `float32`): What they show, roughly.
 
     Raises:
-        `ValueError`: for images that cannot be read, all of them by name, and for fewer than two that differ.
+        `ValueError`: for images that cannot be read, all of them by name.
     """
 
     def __init__(self, inputs: list[InputImage]):
@@ -54,18 +55,9 @@ class UnlabelledImages(Sequence):
             raise ValueError(f"{len(problems)} images cannot be read: {'; '.join(problems[:10])}")
         if len(distinct) < len(inputs):
             logger.warning("%d of %d images are copies of others: left out.", len(inputs) - len(distinct), len(inputs))
-        if len(distinct) < 2:
-            raise ValueError(f"Got {len(distinct)} distinct images: at least 2 are needed, better 10 or more.")
-        if np.stack(list(thumbnails.values())).std(axis=0).mean() < ALIKE:
-            raise ValueError(
-                f"The {len(distinct)} images look alike: what is fitted to one scene holds for that scene only. Give "
-                "images as varied as those that will be predicted."
-            )
-        self.inputs, self.hashes, self.sizes = (
-            list(distinct.values()),
-            list(distinct),
-            [sizes[key] for key in distinct],
-        )
+        self.inputs, self.hashes = list(distinct.values()), list(distinct)
+        self.sizes = [sizes[key] for key in distinct]
+        self.thumbnails = np.stack([thumbnails[key] for key in distinct])
         self.names = [image.public_name for image in self.inputs]
 
     def __len__(self) -> int:
@@ -77,6 +69,17 @@ class UnlabelledImages(Sequence):
     @staticmethod
     def _open(image: InputImage) -> Image.Image:
         return read_image(image.read())
+
+
+def check_variety(images: UnlabelledImages) -> None:
+    """Raises `ValueError` for images to fit on that are fewer than two, or show one scene."""
+    if len(images) < 2:
+        raise ValueError(f"Got {len(images)} distinct images: at least 2 are needed, better 10 or more.")
+    if images.thumbnails.std(axis=0).mean() < ALIKE:
+        raise ValueError(
+            f"The {len(images)} images look alike: what is fitted to one scene holds for that scene only. Give "
+            "images as varied as those that will be predicted."
+        )
 
 
 def divide_images(num_images: int, seed: int) -> tuple[list[int], list[int]]:

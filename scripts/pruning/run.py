@@ -1,46 +1,31 @@
-"""Prune a checkpoint: dense states, corrections, selectors, report; killed, it goes on where it stopped."""
+"""All of `reg4pru prune`: images, levels, report, checkpoint; killed, it goes on where it stopped."""
 
-import json
-import logging
+import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file, save_file
 from torch.utils.data import Subset
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-from modeling_reg4pru.pruning_adapter import add_pruning, fingerprint_without_pruning, save_pruning_adapter
+from modeling_reg4pru.pruning_adapter import save_pruning_adapter
 
-from ..common.atomic_files import replace_text
 from ..common.data_overlap import read_training_images, write_training_images
 from ..common.devices import usable_device
 from ..common.provenance import provenance
 from ..common.weight_fingerprints import fingerprint_checkpoint
-from ..inference.input_images import list_files, list_stored
+from ..inference.input_images import list_files
+from ..inference.model_classes import check_same_classes
 from ..reporting.agreement import write_report
-from .agreement import measure_agreement, verdict
+from .agreement import Reported, measure_agreement, verdict
 from .arguments import UNFINISHED, PruneArguments
 from .base_model import read_base, read_processor
-from .calibration import fit_correction, fit_selector
-from .distillation import distill
-from .images import UnlabelledImages, check_scale, divide_images
-from .tile_states import SampledTiles, TileStates
+from .images import UnlabelledImages, check_scale, check_variety, divide_images
+from .levels import Fitting
+from .sources import ImageSource, read_sides, side_of
+from .speed import write_speed
 
-logger = logging.getLogger(__name__)
-
-SETTINGS, ADAPTER = "settings.json", "adapter"
-FITTED = {
-    "selector": "divergence", "drift_correction": True, "train_pruning": "hard", "routing": False,
-    "blend_share_weight": 2.0, "allocation": "image",
-}  # fmt: skip
-# What dropping tokens at random does to a model that nothing was fitted for.
-UNTRAINED = {
-    "selector": "random", "drift_correction": False, "train_pruning": "none", "routing": False,
-    "blend_share_weight": 0.0, "allocation": "tile", "context_grid": 0,
-}  # fmt: skip
-FEWEST_TILES = 32
+ADAPTER = "adapter"
 
 
 def prune_checkpoint(arguments: PruneArguments) -> dict:
@@ -59,128 +44,103 @@ def prune_checkpoint(arguments: PruneArguments) -> dict:
     output_dir = Path(arguments.output_dir)
     device = usable_device(arguments.device)
     base = read_base(arguments.model_name_or_path, arguments.model_revision).to(device)
-    if arguments.dataset:
-        inputs = list_stored(arguments.dataset, arguments.dataset_revision, arguments.side)
-    else:
-        inputs = list_files(arguments.images, output_dir)
-    images = UnlabelledImages(inputs)
+    images, fitted_on, reported = _read_images(base, arguments)
     processor = read_processor(
         arguments.model_name_or_path, base.config, images.sizes, arguments.model_revision, arguments.working_size
     )
     check_scale(images.sizes, processor.working_size)
-    model, results = fit_and_measure(base, processor, images, arguments)
+    model, results = fit_and_measure(base, processor, images, fitted_on, reported, arguments)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     trained_on = read_training_images(arguments.model_name_or_path, arguments.model_revision)
+    if arguments.level == "labels" and trained_on is not None:
+        trained_on |= {images.hashes[place] for place in fitted_on}
     write_training_images(output_dir, trained_on)
     if arguments.level == "calibrate":  # else all weights are new
         save_pruning_adapter(model, output_dir / ADAPTER, arguments.model_name_or_path)
+    digest = hashlib.blake2b("".join(sorted(images.hashes)).encode(), digest_size=16)
     results = {
         "provenance": provenance(device, arguments.seed),
         "arguments": asdict(arguments),
         "weights": fingerprint_checkpoint(str(output_dir)),
+        "fingerprint": digest.hexdigest(),
         "images": dict(zip(images.names, images.hashes, strict=True)),
         **results,
     }
+    write_speed(output_dir, model, processor, reported.images[0], results)
     write_report(output_dir, results)
     shutil.rmtree(output_dir / UNFINISHED)
     return results
+
+
+def _read_images(
+    base: Reg4PruForSemanticSegmentation, arguments: PruneArguments
+) -> tuple[UnlabelledImages, list[int], Reported]:
+    """The images, which of them to fit on, and what to report on: others of them, or those of another side."""
+    sides = {}
+    if arguments.dataset:
+        sides = read_sides(arguments)
+        source = side_of(sides, arguments.side, "--side")
+    else:
+        source = ImageSource(list_files(arguments.images, Path(arguments.output_dir)))
+    if source.rows is not None:
+        check_same_classes(base.config, source.rows, arguments.dataset)
+    elif arguments.level == "labels":
+        raise ValueError(f"--level is 'labels', but {arguments.dataset or '--images'} has none: give --dataset.")
+    images = UnlabelledImages(source.inputs)
+    check_variety(images)
+    if not arguments.report_side:
+        fitted_on, kept = divide_images(len(images), arguments.seed)
+        labels = source.labels([images.names[place] for place in kept])
+        return images, fitted_on, Reported(Subset(images, kept), labels)
+    other = side_of(sides, arguments.report_side, "--report_side")
+    shown = UnlabelledImages(other.inputs[: arguments.report_limit])
+    common = sorted(set(images.hashes) & set(shown.hashes))
+    if common:
+        name = images.names[images.hashes.index(common[0])]
+        raise ValueError(
+            f"{len(common)} images of --report_side {arguments.report_side} are among those of --side "
+            f"{arguments.side}, such as {name}: a report on what was fitted to tells little."
+        )
+    return images, list(range(len(images))), Reported(shown, other.labels(shown.names))
 
 
 def fit_and_measure(
     base: Reg4PruForSemanticSegmentation,
     processor: Reg4PruImageProcessor,
     images: UnlabelledImages,
+    fitted_on: list[int],
+    reported: Reported,
     arguments: PruneArguments,
 ) -> tuple[Reg4PruForSemanticSegmentation, dict]:
     """
-    The pruned model of a level, and the numbers of the report; a part of the images is kept for the latter.
+    The pruned model of a level, and the numbers of the report.
 
     Args:
         base ([`Reg4PruForSemanticSegmentation`]): The dense model.
         processor ([`Reg4PruImageProcessor`]): Its image processor.
         images ([`UnlabelledImages`]): The images.
+        fitted_on (`list[int]`): Places of those to fit on.
+        reported ([`Reported`]): What the report is on.
         arguments ([`PruneArguments`]): Level, stages, keep rates, and where unfinished work is kept.
 
     Raises:
         `ValueError`: if the images have too few tiles, or a field does not fit.
     """
-    seed, keep_rates, output_dir = arguments.seed, arguments.keep_rates, Path(arguments.output_dir)
-    fields = {
-        "pruning_layers": arguments.pruning_layers or base.config.pruning_layers or None,
-        "reactivation_layer": arguments.reactivation_layer or base.config.reactivation_layer,
-        "context_grid": arguments.context_grid,
-        "keep_rates": keep_rates[0],
-    }
-    try:
-        models = {"untrained": add_pruning(base, seed, **{**fields, **UNTRAINED})}
-        model = models["calibrated"] = add_pruning(base, seed, **FITTED, **fields)
-    except StrictDataclassError as error:  # it wraps what is wrong with a field
-        raise ValueError(str(error.__cause__ or error)) from error
-    fitted_on, reported = (Subset(images, places) for places in divide_images(len(images), seed))
-    tiles = SampledTiles(fitted_on, processor, arguments.num_tiles, seed)
-    if len(tiles) < FEWEST_TILES:
-        raise ValueError(
-            f"{len(fitted_on)} images to fit on have {len(tiles)} tiles of {model.config.image_size} pixels, and at "
-            f"least {FEWEST_TILES} are needed: give more images."
-        )
-    work = output_dir / UNFINISHED
-    settings = {
-        "tiles": tiles.places, "images": images.hashes, "seed": seed, "weights": fingerprint_without_pruning(base),
-        "fields": fields, "working_size": processor.working_size, "level": arguments.level,
-        "max_steps": arguments.max_steps,
-    }  # fmt: skip
-    _continue_or_begin(work, settings)
-    errors = {"calibrated": _calibrate(model, tiles, work / "calibrated", seed)}
-    if arguments.level == "distill":
-        calibrated, model = model, add_pruning(base, seed, **FITTED, **fields)
-        model.load_state_dict(calibrated.state_dict())
-        pixels = TileStates(work / "calibrated", model, len(tiles)).pixels
-        errors["distillation"] = distill(model, base, pixels, arguments.max_steps, seed, work / "distillation.pt")
-        errors["distilled"] = _calibrate(model, tiles, work / "distilled", seed)
-        models["distilled"] = model
-    dense, agreement = measure_agreement(
-        base, models, processor, reported, keep_rates, seed, output_dir / "figure.png"
-    )
-    level = list(models)[-1]
+    fitting = Fitting(base, processor, images, fitted_on, arguments)
+    model = fitting.run()
+    level = list(fitting.models)[-1]
+    rates = dict.fromkeys(fitting.models, arguments.keep_rates)
+    if arguments.level != "calibrate":  # its unpruned prediction is no longer the dense one
+        rates[level] = [1.0, *(rate for rate in arguments.keep_rates if rate < 1)]
+    figure = Path(arguments.output_dir) / "figure.png"
+    dense, agreement = measure_agreement(base, fitting.models, processor, reported, rates, arguments.seed, figure)
     return model, {
-        "verdict": verdict(agreement[level], agreement["untrained"]),
-        "num_tiles": len(tiles),
-        "num_images": {"fitted_on": len(fitted_on), "reported_on": len(reported)},
+        "verdict": verdict(agreement[level], agreement["untrained"], dense),
+        "num_tiles": len(fitting.tiles),
+        "num_images": {"fitted_on": len(fitted_on), "reported_on": len(reported.images)},
+        "seconds": fitting.seconds,
         "dense": dense,
         "agreement": agreement,
-        "errors": errors,
+        "errors": fitting.errors,
     }
-
-
-def _continue_or_begin(work: Path, settings: dict) -> None:
-    """What a run with other settings has left unfinished is of no use to this one."""
-    path, text = work / SETTINGS, json.dumps(settings, indent=1)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        logger.info("Continues what was interrupted in %s.", work.parent)
-        return
-    if work.exists():
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    replace_text(path, text)
-
-
-def _calibrate(model: Reg4PruForSemanticSegmentation, tiles: SampledTiles, work: Path, seed: int) -> dict[str, float]:
-    """Fit corrections and selectors, stage after stage; what was fitted before an interruption is read back."""
-    states, errors = TileStates(work, model, len(tiles)), {}
-    states.compute(tiles)
-    for stage in range(model.config.num_stages):
-        for kind, module, fit in (
-            ("correction", model.drift_corrections[stage], fit_correction),
-            ("selector", model.selectors[stage], fit_selector),
-        ):
-            name = f"{kind}-{stage}"
-            weights, record = work / f"{name}.safetensors", work / f"{name}.json"
-            if record.exists():
-                module.load_state_dict(load_file(weights))
-                errors[name] = json.loads(record.read_text(encoding="utf-8"))
-                continue
-            errors[name] = fit(model, states, stage, seed + stage)
-            save_file({key: tensor.cpu() for key, tensor in module.state_dict().items()}, weights)
-            replace_text(record, json.dumps(errors[name]))  # last: without it the fit is done again
-    return errors

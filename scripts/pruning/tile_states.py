@@ -121,17 +121,23 @@ class SampledTiles:
 
     Args:
         images (sequence of `PIL.Image.Image`): The images.
+        sizes (sequence of `tuple[int, int]`): Their width and height, so that none is read for its size.
         processor ([`Reg4PruImageProcessor`]): Of the model.
         num_tiles (`int`): How many at most, drawn evenly over all tiles of all images.
         seed (`int`): Of the draw.
     """
 
-    def __init__(self, images: Sequence[Image.Image], processor: Reg4PruImageProcessor, num_tiles: int, seed: int):
+    def __init__(
+        self,
+        images: Sequence[Image.Image],
+        sizes: Sequence[tuple[int, int]],
+        processor: Reg4PruImageProcessor,
+        num_tiles: int,
+        seed: int,
+    ):
         self.images, self.processor = images, processor
-        places = [
-            (image, tile) for image in range(len(images)) for tile in range(len(processor.cut_image(images[image])))
-        ]
-        self.num_available = len(places)
+        counts = {size: len(processor.cut_image(Image.new("RGB", size))) for size in set(sizes)}
+        places = [(image, tile) for image, size in enumerate(sizes) for tile in range(counts[size])]
         order = np.random.default_rng(seed).permutation(len(places))[:num_tiles]
         self.places = sorted(places[place] for place in order)
 

@@ -74,12 +74,15 @@ def measured_sentence(speed: dict) -> str:
     machine, (height, width) = speed["machine"], speed["image_size"]
     count, data = speed["data"]["images"]["validation"], speed["settings"]["dataset"]
     data = Path(data).name if Path(data).is_absolute() or data.startswith(".") else data
+    quality = f"Quality is that of {count} validation images"
+    if "quality" in speed:  # from the report of `reg4pru prune`
+        quality = f"Quality is {speed['quality']} on {count} images"
     frame = "an image" if speed["frame_size"] is None else "an image of {} × {} pixels".format(*speed["frame_size"])
     return (
         f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, for {frame} in "
         f"{speed['tiles_per_image']:.3g} tiles of {height} × {width} pixels, batch size {speed['batch_size']}. "
-        f"Quality is that of {count} validation images ({data}). Of {len(speed['candidates'])} settings, none is both "
-        "faster and more accurate than these."
+        f"{quality} ({data}). Of {len(speed['candidates'])} settings, none is both faster and more accurate than "
+        "these."
     )
 
 

@@ -9,7 +9,7 @@ from modeling_reg4pru.divergence import log_divergence
 from modeling_reg4pru.pruning_adapter import add_pruning
 from reg4pru.pruning import calibration
 from reg4pru.pruning.calibration import fit_correction, fit_selector, log_divergences
-from reg4pru.pruning.run import FITTED
+from reg4pru.pruning.levels import FITTED
 from reg4pru.pruning.tile_states import SampledTiles, TileStates
 
 
@@ -112,9 +112,10 @@ def test_a_seed_gives_the_same_fit(model, states):
 def test_tiles_are_drawn_from_all_images_as_the_processor_cuts_them():
     processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=96, num_labels=2)
     images = [np.full((64, 96, 3), 10 * number, np.uint8) for number in range(8)]
-    all_of_them = SampledTiles(images, processor, 100, seed=0)
+    sizes = [(96, 64)] * 8
+    all_of_them = SampledTiles(images, sizes, processor, 100, seed=0)
     assert len(all_of_them) == 8 * len(processor.cut_image(images[0]))
-    drawn = SampledTiles(images, processor, 9, seed=0)
+    drawn = SampledTiles(images, sizes, processor, 9, seed=0)
     assert len(set(drawn.places)) == 9
     for (image, tile), pixels in zip(drawn.places, drawn, strict=True):
         assert np.array_equal(pixels, processor.cut_image(images[image])[tile])

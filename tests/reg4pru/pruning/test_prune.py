@@ -14,7 +14,8 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 from modeling_reg4pru.pruning_adapter import add_pruning, load_pruning_adapter
 from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru.prune import main
-from reg4pru.pruning import distillation, run
+from reg4pru.pruning import distillation, levels, run
+from reg4pru.pruning.images import divide_images
 from reg4pru.push import main as push_main
 
 
@@ -66,7 +67,7 @@ def test_the_report_counts_what_predict_image_gives(flags, tmp_path):
     processor = Reg4PruImageProcessor.from_pretrained(out)
     names = list(results["images"])
     equal = total = 0
-    for place in run.divide_images(len(names), 0)[1]:
+    for place in divide_images(len(names), 0)[1]:
         image = Image.open(tmp_path / "images" / names[place])
         dense, pruned = (predict_image(model, processor, image, rate).segmentation for rate in (None, 0.4))
         equal += int((dense == pruned).sum())
@@ -106,7 +107,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(flags, tmp_path, monk
         return fit_or_stop
 
     for name in ("fit_correction", "fit_selector"):
-        monkeypatch.setattr(run, name, stopping(getattr(run, name)))
+        monkeypatch.setattr(levels, name, stopping(getattr(levels, name)))
     with pytest.raises(KeyboardInterrupt):
         main(flags)
     assert not (tmp_path / "out" / "config.json").exists()
@@ -139,7 +140,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(flags, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "fit_selector", interrupted)
+        patched.setattr(levels, "fit_selector", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main([*flags, "--seed", "1"])
     main(flags)
@@ -198,7 +199,7 @@ def test_distillation_goes_on_after_a_kill_and_leaves_the_base_alone(flags, tmp_
 def test_distillation_brings_the_pruned_prediction_nearer_to_the_dense_one(tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr(distillation, "LEARNING_RATE", 1e-3)
     base = tiny_model(selector="learned_query", train_pruning="none")
-    model = add_pruning(base, **run.FITTED)
+    model = add_pruning(base, **levels.FITTED)
     tiles = torch.randn(8, 3, 64, 64).numpy()
     losses = [distillation._step(model, base, torch.from_numpy(tiles), 0.4).item()]
     distillation.distill(model, base, tiles, 60, 0, tmp_path / "state.pt")
