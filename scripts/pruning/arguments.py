@@ -39,7 +39,7 @@ class PruneArguments(DatasetArguments):
             "fewer tokens. 'labels': they then learn from the labels of --dataset, by the default recipe."
         },
     )
-    max_steps: int = field(default=60, metadata={"help": "Steps of 4 tiles of levels 'distill' and 'labels'."})
+    max_steps: int = field(default=40, metadata={"help": "Steps of 4 tiles of levels 'distill' and 'labels'."})
     pruning_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Layers after which tokens are pruned; default: a quarter, half, three quarters."},
