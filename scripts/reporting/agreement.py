@@ -53,7 +53,7 @@ def agreement_table(results: dict) -> str:
 
 
 def _change(value: float | None, dense: float | None) -> str:
-    return UNDEFINED if value is None or dense is None else format_number(value - dense, "+.3f")
+    return UNDEFINED if value is None or dense is None else format_number(round(value - dense, 3) + 0.0, "+.3f")
 
 
 def report_text(results: dict) -> str:
