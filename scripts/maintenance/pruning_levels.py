@@ -38,7 +38,7 @@ class Measured(NamedTuple):
         metric (`str`): Which accuracy by labels.
         accuracy (`dict[float, float]`): By keep rate.
         agreement (`dict[float, float]`): Mean IoU with the dense prediction, by keep rate; empty where not measured.
-        minutes (`float`): That fitting took, those of the levels before it included; nan where not measured.
+        minutes (`float`): Of processor time that fitting took, with the levels before it; nan where not measured.
         num_images (`int`): That it was measured on.
     """
 
@@ -51,13 +51,14 @@ class Measured(NamedTuple):
 
 def read_report(path: Path) -> Iterator[tuple[str, Measured]]:
     """Every level of a `prune_results.json` with accuracy by labels."""
-    results, seconds = json.loads(path.read_text(encoding="utf-8")), 0.0
+    results = json.loads(path.read_text(encoding="utf-8"))
+    passed, seconds = results.get("processor_seconds"), 0.0
     dense, num_images = results["dense"]["labels"], results["num_images"]["reported_on"]
     metric = next(iter(dense))
     for level, by_rate in results["agreement"].items():
         accuracy = {float(rate): row["labels"][metric] for rate, row in by_rate.items()}
         agreement = {float(rate): row["mean_iou"] for rate, row in by_rate.items()}
-        seconds += results["seconds"].get(level, 0.0)
+        seconds = float("nan") if passed is None else seconds + passed.get(level, 0.0)
         found = {1.0: dense[metric], **accuracy}, {1.0: 1.0, **agreement}
         yield LEVELS[level], Measured(metric, *found, seconds / 60, num_images)
 

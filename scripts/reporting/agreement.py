@@ -59,7 +59,11 @@ def _change(value: float | None, dense: float | None) -> str:
 def report_text(results: dict) -> str:
     """The report to read: verdict, table, what was measured where."""
     counts, made_by = results["num_images"], results["provenance"]
-    levels = ", ".join(f"{level} {_duration(seconds)}" for level, seconds in results.get("seconds", {}).items())
+    busy = results.get("processor_seconds", {})
+    levels = ", ".join(
+        f"{level} {_duration(seconds)}" + (f" ({_duration(busy[level])} of processor time)" if level in busy else "")
+        for level, seconds in results.get("seconds", {}).items()
+    )
     fingerprint = f", fingerprint {results['fingerprint']}" if "fingerprint" in results else ""
     accuracy = "" if "labels" in results["dense"] else " Accuracy against labels: reg4pru evaluate."
     return "\n\n".join(

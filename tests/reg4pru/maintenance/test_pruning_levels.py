@@ -22,7 +22,7 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
         report = {
             "dense": {"labels": {"average_precision": 0.9 + 0.02 * seed}},
             "num_images": {"reported_on": 3},
-            "seconds": {"calibrated": 120, "distilled": 60},
+            "processor_seconds": {"calibrated": 120, "distilled": 60},
             "agreement": {
                 "untrained": rows(0.5, 0.4), "calibrated": rows(0.8, 0.7), "distilled": rows(0.85, 0.8, 1.0),
             },
