@@ -1,9 +1,12 @@
 """One token budget per image: the tiles of an image share it, and keep different numbers of tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from .blend_shares import blend_shares
+from .configuration_reg4pru import Reg4PruConfig, expand_keep_rates
 from .image_tiles import split_images, tile_grid
 from .token_bank import TokenBank
 from .token_pruning import TokenPruning
@@ -26,7 +29,8 @@ class ImageTokenPruning(TokenPruning):
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): In evaluation mode.
         grid_size (`tuple[int, int]`): Patches of a tile, (rows, columns).
-        keep_rates (`float` or `tuple[float, ...]`): One rate for all stages or one per stage; of the image.
+        keep_rates (`float` or `tuple[float, ...]`): One rate for all stages or one per stage, one of them below 1; of
+            the image.
         shares (`torch.Tensor` of shape `(num_tiles, rows, columns)`): Blend shares. Tokens that have none show nothing
             of the image; they leave before the first layer.
         groups (`list[int]`): How many of the tiles, which follow one another, share each budget.
@@ -64,7 +68,7 @@ class ImageTokenPruning(TokenPruning):
         self.rope = rope and tuple(table.repeat(self.num_tiles, 1) for table in rope)
         self._lay_out(None)
         self.positions = rope or (None, None)
-        if min(self.keep_rates, default=1) < 1 and not self.visible.all():
+        if not self.visible.all():
             self.bank.prune(self.visible.nonzero().view(1, -1))
             states = self.join(special, self.bank.read())
         return states
@@ -158,7 +162,7 @@ def follow_tokens(
     if patch_offsets is None or model.training or keep_rates is None:
         return TokenPruning(model, grid_size, keep_rates, labels, None, output_keep_masks, output_token_ids)
     shares = blend_shares(patch_offsets, model.config.patch_size)
-    if model.config.allocation == "tile":
+    if not shares_budget(model.config, keep_rates):
         return TokenPruning(model, grid_size, keep_rates, labels, shares, output_keep_masks, output_token_ids)
     if output_token_ids:
         raise ValueError(
@@ -166,6 +170,14 @@ def follow_tokens(
         )
     groups = [size for rows in split_images(patch_offsets) for size in budget_groups(rows)]
     return ImageTokenPruning(model, grid_size, keep_rates, shares, groups, output_keep_masks)
+
+
+def shares_budget(config: Reg4PruConfig, keep_rates: float | Sequence[float] | str | None) -> bool:
+    """Whether at these keep rates, as in the model's forward, the tiles of an image compete with one another."""
+    if config.allocation == "tile":
+        return False
+    rates = config.keep_rates if isinstance(keep_rates, str) else keep_rates
+    return min(expand_keep_rates(rates, config.num_stages), default=1) < 1
 
 
 def budget_groups(patch_offsets: torch.Tensor) -> list[int]:

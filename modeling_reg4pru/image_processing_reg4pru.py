@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers.image_utils import (
     SizeDict,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType, logging
+from transformers.utils import ModelOutput, TensorType, logging
 
 from .image_reading import is_floating, open_image, read_image
 from .image_tiles import TileBlender, TiledImage, cut_tile, split_images, tile_grid, tile_probabilities
@@ -316,6 +317,8 @@ class Reg4PruImageProcessor(PilBackend):
         Raises:
             `ValueError`: if there are not as many sizes as images, or tiles are missing.
         """
+        if isinstance(outputs, ModelOutput):  # the copy that pipelines of transformers make lacks fields that are None
+            outputs = SimpleNamespace(**{"class_queries_logits": None, "patch_offsets": None, **outputs})
         offsets = outputs.patch_offsets
         if offsets is None or not len(offsets):
             logits = outputs.logits if outputs.class_queries_logits is None else outputs.masks_queries_logits

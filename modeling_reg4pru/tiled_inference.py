@@ -8,7 +8,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
-from .image_budget import BUDGET_TILES
+from .image_budget import BUDGET_TILES, shares_budget
 from .image_tiles import StageBlender, TileBlender, TiledImage, tile_probabilities
 
 
@@ -77,8 +77,8 @@ def predict_images(
         keep_rates (`float`, sequence of `float` or `None`, *optional*, defaults to `"config"`):
             As in the model's forward: `None` switches pruning off, `"config"` takes those of the configuration.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass. Where tiles of an image share a budget
-            (`allocation="image"`), all of them are in one pass, up to `BUDGET_TILES`; a larger image has a budget for
-            every so many.
+            (`allocation="image"`, and a keep rate below 1), all of them are in one pass, up to `BUDGET_TILES`; a
+            larger image has a budget for every so many.
         output_stages (`bool`, *optional*, defaults to `False`): Whether to return where tokens were pruned.
 
     Yields:
@@ -109,7 +109,7 @@ def _predict(
 ) -> Iterator[ImagePrediction]:
     open_images: list[_Collector] = []  # those some of whose tiles are still to come, in their order
     batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
-    by_image = model.config.allocation == "image"
+    by_image = shares_budget(model.config, keep_rates)
     at_once = BUDGET_TILES if by_image else batch_size
     for image in images:
         tiled = image if isinstance(image, TiledImage) else processor.cut_image(image)

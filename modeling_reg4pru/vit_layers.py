@@ -1,5 +1,8 @@
 """The plain ViT underneath: embeddings with rotary or learned positions, and a layer that takes a policy."""
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +15,10 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
 
 from .configuration_reg4pru import Reg4PruConfig
 from .policy_attention import Reg4PruAttention
+
+# Of the widest activations of a layer. Larger ones do not stay in the caches of a CPU, and above some 32 MiB its
+# allocator takes memory from the system and gives it back, page by page, at every call.
+PART_BYTES = 1 << 24
 
 
 class Reg4PruEmbeddings(EomtDinov3Embeddings):
@@ -68,6 +75,7 @@ class Reg4PruLayer(EomtDinov3Layer):
 
     def __init__(self, config: Reg4PruConfig):
         super().__init__(config)
+        self.config = config
         self.attention = Reg4PruAttention(config)
         if config.use_gated_mlp and config.positions == "learned":
             self.mlp.act_fn = ACT2FN["silu"]  # DINOv2's, whatever activation EoMT's heads have
@@ -82,7 +90,59 @@ class Reg4PruLayer(EomtDinov3Layer):
         tile_lengths: list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """States `(batch, num_tokens, hidden_size)` to states; `cos` and `sin` belong to the last of the tokens."""
+        """
+        States `(batch, num_tokens, hidden_size)` to states; `cos` and `sin` belong to the last of the tokens. Of many
+        sequences a CPU computes some at a time at inference: the same numbers in less time.
+        """
         rope = None if cos is None else (cos, sin)
-        attention = {"policy": policy, "query_mask": query_mask, "tile_lengths": tile_lengths}
-        return super().forward(hidden_states, None, rope, **attention, **kwargs)
+        if policy is not None or query_mask is not None or not self._computes_in_parts(hidden_states):
+            attention = {"policy": policy, "query_mask": query_mask, "tile_lengths": tile_lengths}
+            return super().forward(hidden_states, None, rope, **attention, **kwargs)
+        at_once = PART_BYTES // (self.config.intermediate_size * hidden_states.element_size())
+        parts = [
+            super(Reg4PruLayer, self).forward(states, None, positions, tile_lengths=lengths, **kwargs)
+            for states, positions, lengths in split_sequences(hidden_states, rope, tile_lengths, at_once)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0 if tile_lengths is None else 1)
+
+    def _computes_in_parts(self, states: torch.Tensor) -> bool:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return False
+        # Eager attention returns its weights, which whoever asks for them gets from a single call.
+        return states.device.type == "cpu" and self.config._attn_implementation != "eager"
+
+
+def split_sequences(
+    states: torch.Tensor,
+    rope: tuple[torch.Tensor, torch.Tensor] | None,
+    tile_lengths: list[int] | None,
+    at_once: int,
+) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None, list[int] | None]]:
+    """
+    Several sequences in parts: of each as many as have no more than so many tokens together, or one that has more.
+
+    Args:
+        states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): The sequences; or a batch of 1, into which
+            they are packed.
+        rope (`tuple`, *optional*): Rotary cos and sin, `(num_patches, head_dim)` for every sequence, or
+            `(batch, 1, num_patches, head_dim)`.
+        tile_lengths (`list[int]`, *optional*): Tokens of each of the packed sequences.
+        at_once (`int`): Tokens of a part.
+
+    Yields:
+        `tuple`: these three of a part.
+    """
+    if tile_lengths is None:
+        count = max(1, at_once // states.shape[1])
+        shared = rope is None or rope[0].ndim == 2
+        ropes = repeat(rope) if shared else zip(*(table.split(count) for table in rope), strict=True)
+        yield from zip(states.split(count), ropes, repeat(None))
+        return
+    parts = [[]]
+    for length in tile_lengths:
+        if parts[-1] and sum(parts[-1]) + length > at_once:
+            parts.append([])
+        parts[-1].append(length)
+    sizes = [sum(part) for part in parts]
+    ropes = repeat(None) if rope is None else zip(*(table.split(sizes, dim=2) for table in rope), strict=True)
+    yield from zip(states.split(sizes, dim=1), ropes, parts)  # noqa: B905

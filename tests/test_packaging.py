@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
 
@@ -34,6 +36,19 @@ def test_every_other_file_is_package_data(package):
     assert all(matched.values()), "a pattern that matches nothing"
     files = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert set.union(*matched.values()) == {path for path in files if path.suffix != ".py"}
+
+
+def test_the_script_for_uv_asks_for_versions_that_the_package_allows():
+    script = (ROOT / "examples/finetune_from_hub.py").read_text(encoding="utf-8")
+    header = re.match(r"# /// script\n((?:#.*\n)+?)# ///\n", script)[1]
+    metadata = tomllib.loads(re.sub(r"^# ?", "", header, flags=re.MULTILINE))
+    assert metadata["requires-python"] == PROJECT["project"]["requires-python"]
+    allowed = {need.name: need.specifier for need in map(Requirement, PROJECT["project"]["dependencies"])}
+    tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    for need in map(Requirement, metadata["dependencies"]):
+        lowest = min(Version(one.version) for one in need.specifier if one.operator == ">=")
+        assert lowest in allowed[need.name], need
+        assert tested[need.name] in need.specifier, need
 
 
 def test_ruff_is_of_one_version():

@@ -1,8 +1,8 @@
 """
 Show in a browser what token pruning does to an image.
 
-Only this machine can reach the page unless --server_name says otherwise. The page loads nothing from elsewhere; its
-files are in a temporary folder that is removed when it ends. Needs `pip install "reg4pru[app]"`.
+Unless --server_name says otherwise, the page can be reached from this machine only. It loads nothing from elsewhere,
+and its files are in a temporary folder that is removed at the end. Needs `pip install "reg4pru[app]"`.
 
 Example:
     reg4pru app                                  # the checkpoint that `make demo` trained last
@@ -32,12 +32,17 @@ class AppArguments:
 
     _argument_group_name = "app"
 
-    model: str | None = field(default=None, metadata={"help": "Folder or Hub id; default: the last of `make demo`."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint: a folder or a Hub id; default: the one that `make demo` trained last."},
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     device: str | None = field(default=None, metadata={"help": "Device; default: the GPU, if there is one."})
-    server_name: str | None = field(default=None, metadata={"help": "Address to listen at; default: 127.0.0.1."})
-    server_port: int | None = field(default=None, metadata={"help": "Port; default: the first free one from 7860."})
-    mcp_server: bool = field(default=False, metadata={"help": "Also offer segmentation as a tool over MCP."})
+    server_name: str | None = field(default=None, metadata={"help": "Address to listen on; default: 127.0.0.1."})
+    server_port: int | None = field(
+        default=None, metadata={"help": "Port to listen on; default: the first free one from 7860."}
+    )
+    mcp_server: bool = field(default=False, metadata={"help": "Also offer segmentation as an MCP tool."})
 
 
 def find_model(model: str | None) -> str:
@@ -52,7 +57,7 @@ def find_model(model: str | None) -> str:
     trained = [path for demo in DEMOS if (path := demo / "config.json").is_file()]
     if not trained:
         raise ValueError(
-            f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in some minutes, or name another with "
+            f"There is no checkpoint at {DEMOS[0]}: `make demo` trains one in ten minutes; or name another with "
             "--model."
         )
     return str(max(trained, key=lambda path: path.stat().st_mtime_ns).parent)

@@ -15,11 +15,11 @@ def attribution(checkpoint: Path) -> str:
     Markdown with the name of the model, its licence, its base model and its data.
 
     Args:
-        checkpoint (`Path`): Folder of the checkpoint; without a `README.md` in it, that is said.
+        checkpoint (`Path`): Folder of the checkpoint; without a `README.md` in it, this is said.
     """
     path = checkpoint / "README.md"
     if not path.is_file():
-        return f"This checkpoint has no card that tells its data and its licence. {_METHOD}"
+        return f"This checkpoint has no card that states its data and licence. {_METHOD}"
     data = ModelCard.load(path).data.to_dict()
     facts = {"Licence": data.get("license"), "built on": data.get("base_model"), "trained on": data.get("datasets")}
     parts = [f"{name}: {_listed(value)}" for name, value in facts.items() if value]

@@ -46,7 +46,9 @@ class BinaryView:
 
     def __init__(self, config: Reg4PruConfig):
         self.is_of_vessels, (_, name) = is_of_vessels(config), model_classes(config)
-        self.image = "an image of the retina" if self.is_of_vessels else "an image"
+        self.task = (
+            "finds the blood vessels in images of the retina" if self.is_of_vessels else f"finds {name} in images"
+        )
         self.found, self.third = f"{name.capitalize()}s found", f"Probability of {name}"
         both = [(FOUND, f"{name} in both"), (MISSED, "lost by pruning"), (FALSE, "new with pruning")]
         self.difference_legend, self.third_legend = legend(both), legend([(GROUND, "0"), (VESSEL, "1")])

@@ -31,10 +31,11 @@ class ClassView:
     files_label = "Label map and table"
     unpruned = "the unpruned label map"
     note = "**Research software.** It must not be used where errors can do harm. "
-    image, found, third = "an image", "Classes found", "Classes"
+    found, third = "Classes found", "Classes"
 
     def __init__(self, config: Reg4PruConfig):
         self.names = model_classes(config)
+        self.task = f"assigns every pixel of an image to one of {len(self.names)} classes"
         colours = class_colours(len(self.names)).tolist()
         self.difference_legend = legend([(GROUND, "the same class"), (MISSED, "another class with pruning")])
         self.third_legend = legend(zip(colours, self.names, strict=True))

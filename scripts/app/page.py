@@ -24,10 +24,14 @@ from .uploads import open_upload, read_upload
 STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing is fetched
 _SUFFIXES = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"]
-_INTRODUCTION = """# What does a vision transformer lose when it drops tokens?
-A vision transformer cuts an image into small squares, its *tokens*, and computes every one of them in every layer.
-Most of them show nothing of interest. This model **prunes** them: at a few depths it keeps the tokens that matter and
-sets the others aside. Choose {image}, move the slider, and compare."""
+_INTRODUCTION = """# How much of an image does a segmentation model need?
+This model {task}. It cuts an image into small squares, called *tokens*, and computes them layer by layer. Most squares
+show nothing of interest. **Pruning** sets those aside on the way, which makes the model faster. What gets lost?
+
+1. Choose an image{or_example}.
+2. Move the keep rate: the lower it is, the fewer squares are computed.
+3. Compare the results without and with pruning."""
+_WAITING = '<p class="r4p-note">The comparison appears here once an image is chosen.</p>'
 _PRIVATE = {"api_visibility": "private"}  # programs use the tool of mcp_tool.py
 
 
@@ -66,7 +70,8 @@ class Page:
         """The page, ready to be launched."""
         with gr.Blocks(title="Reg4Pru: token pruning", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
             image = gr.State(None, time_to_live=3600)
-            gr.Markdown(_INTRODUCTION.format(image=self.view.image), elem_id="introduction")
+            or_example = "; an example is open already" if self.examples else ""
+            gr.Markdown(_INTRODUCTION.format(task=self.view.task, or_example=or_example), elem_id="introduction")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
                     sources = self._sources()
@@ -82,7 +87,7 @@ class Page:
                 f"\n\n{self.attribution}",
                 elem_classes="r4p-note",
             )
-            self._connect(image, sources, settings, outputs)
+            self._connect(blocks, image, sources, settings, outputs)
             gr.api(segmentation_tool(self.comparer), api_name="segment", concurrency_id="model", concurrency_limit=1)
             blocks.unload(self.downloads.forget)
         return blocks
@@ -92,7 +97,7 @@ class Page:
         file = gr.File(show_label=False, file_types=_SUFFIXES, height=120, elem_id="image")
         if not self.examples:
             return {"file": file}
-        gr.HTML(heading("Or an example, drawn by a program"))
+        gr.HTML(heading("Or an example (drawn by a program)"))
         examples = gr.Gallery(
             [example.image for example in self.examples],
             show_label=False,
@@ -105,7 +110,8 @@ class Page:
         config = self.config
         rate = gr.Slider(
             0.1, 1.0, 0.5, step=0.05, label="Keep rate", buttons=[], elem_id="keep-rate",
-            info=f"Share of the tokens that goes on at each of {config.num_stages} stages; 1 is no pruning.",
+            info=f"The share of squares that each of {config.num_stages} stages keeps: at 0.5, half; then half of "
+            "those, and so on. 1 is no pruning.",
         )  # fmt: skip
         with gr.Accordion("More settings", open=False):
             by_stage = gr.Checkbox(False, label="A keep rate for each stage")
@@ -129,8 +135,8 @@ class Page:
         return {"rate": rate, "by_stage": by_stage, "layer": layer, "pool": pool, "truth": truth, "rates": rates}
 
     def _image_outputs(self) -> list[gr.Component]:
-        figures = gr.HTML(elem_id="figures")
-        gr.HTML(heading(f"{self.view.found}: unpruned on the left, pruned on the right"))
+        figures = gr.HTML("" if self.examples else _WAITING, elem_id="figures")
+        gr.HTML(heading(f"{self.view.found}: unpruned on the left, pruned on the right; drag the handle"))
         slider = gr.ImageSlider(
             show_label=False, type="filepath", interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="comparison",
@@ -190,7 +196,7 @@ class Page:
             concurrency_id="model", concurrency_limit=1, **_PRIVATE,
         )  # fmt: skip
 
-    def _connect(self, image: gr.State, sources: dict, settings: dict, outputs: list) -> None:
+    def _connect(self, blocks: gr.Blocks, image: gr.State, sources: dict, settings: dict, outputs: list) -> None:
         rates = settings["rates"]
         controls = [settings[name] for name in ("rate", "by_stage", "layer", "pool", "truth")] + rates
         model = {"concurrency_id": "model", "concurrency_limit": 1, **_PRIVATE}
@@ -204,15 +210,24 @@ class Page:
                 progress(0.4, desc="Predicting without pruning, once")
                 return self.comparer.open(Path(path).stem, image)
 
-        def from_example(event: gr.SelectData, progress=gr.Progress()):
-            example = self.examples[event.index]
+        def open_example(index: int, progress: gr.Progress):
+            example = self.examples[index]
             progress(0.4, desc="Predicting without pruning, once")
             return self.comparer.open(example.name, example.image, example.mask), None
+
+        def first_example(progress=gr.Progress()):
+            return open_example(0, progress)
+
+        def from_example(event: gr.SelectData, progress=gr.Progress()):
+            return open_example(event.index, progress)
 
         opened = [sources["file"].change(from_file, sources["file"], image, show_progress_on=outputs[1], **model)]
         if self.examples:
             chosen = [image, settings["truth"]]
-            opened.append(sources["examples"].select(from_example, None, chosen, show_progress_on=outputs[1], **model))
+            opened += [
+                blocks.load(first_example, None, chosen, show_progress_on=outputs[1], **model),
+                sources["examples"].select(from_example, None, chosen, show_progress_on=outputs[1], **model),
+            ]
         for event in opened:
             event.success(self._compare, [image, *controls], outputs, show_progress="hidden", **model)
         moved = [settings[name] for name in ("rate", "layer", "pool", "by_stage", "truth")] + rates

@@ -54,7 +54,7 @@ def open_truth(content: bytes, size: tuple[int, int]) -> np.ndarray:
     try:
         mask = read_mask(content)
     except ValueError as error:
-        raise ValueError(f"The true mask is no vessel mask: {error}") from None
+        raise ValueError(f"The true mask is not a vessel mask: {error}") from None
     _check_same_size(mask, size, "mask")
     return counted_pixels(mask)[0]
 
@@ -78,7 +78,7 @@ def open_label_map(content: bytes, size: tuple[int, int], num_labels: int) -> np
     try:
         labels = read_label_map(open_image(content), num_labels)
     except ValueError as error:
-        raise ValueError(f"The true label map has not these classes: {error}") from None
+        raise ValueError(f"The true label map does not have these classes: {error}") from None
     _check_same_size(labels, size, "label map")
     return labels
 
@@ -98,7 +98,7 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("`image` is no base64: send the bytes of an image file, encoded in base64.") from None
+        raise ValueError("`image` is not base64: send the bytes of an image file, encoded in base64.") from None
 
 
 def read_upload(path: str | Path) -> bytes:
@@ -118,7 +118,7 @@ def _check_size(content: bytes) -> None:
     except Image.DecompressionBombError:
         raise ValueError(f"This image has more than the {MAX_MEGAPIXELS} megapixels that are allowed here.") from None
     except Exception:  # damaged headers make Pillow's readers stumble in any way
-        raise ValueError("This file is no image: choose a PNG, JPEG or TIFF file.") from None
+        raise ValueError("This file is not an image: choose a PNG, JPEG or TIFF file.") from None
     if width * height > MAX_MEGAPIXELS * 1_000_000:
         raise ValueError(
             f"This image has {width} × {height} pixels, more than the {MAX_MEGAPIXELS} megapixels that are allowed "

@@ -26,6 +26,7 @@ from .tile_states import SampledTiles, TileStates
 logger = logging.getLogger(__name__)
 
 SETTINGS, SECONDS = "settings.json", "seconds.json"
+CLOCKS = {"seconds": time.perf_counter, "processor_seconds": time.process_time}
 FITTED = {
     "selector": "divergence", "drift_correction": True, "train_pruning": "hard", "routing": False,
     "blend_share_weight": 2.0, "allocation": "image",
@@ -110,20 +111,25 @@ class Fitting:
         return model
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """How long each level took after the one before it, interruptions left out."""
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """
+        How long each level took after the one before it, interruptions left out: `seconds`, and `processor_seconds`,
+        which other work of the machine does not lengthen.
+        """
         path = self.work / SECONDS
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {key: {} for key in CLOCKS}
 
     @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+    def _timed(self, level: str) -> Iterator[None]:
+        start = {name: clock() for name, clock in CLOCKS.items()}
         try:
             yield
         finally:
-            seconds = self.seconds
-            seconds[name] = seconds.get(name, 0) + time.perf_counter() - start
-            replace_text(self.work / SECONDS, json.dumps(seconds))
+            passed = self.seconds
+            for name, clock in CLOCKS.items():
+                seconds = passed[name].get(level, 0) + clock() - start[name]
+                passed[name] = {**passed[name], level: seconds}
+            replace_text(self.work / SECONDS, json.dumps(passed))
 
     def _continue_or_begin(self, hashes: list[str]) -> None:
         """What a run with other settings has left unfinished is of no use to this one."""

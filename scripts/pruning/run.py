@@ -15,7 +15,6 @@ from ..common.devices import usable_device
 from ..common.provenance import provenance
 from ..common.weight_fingerprints import fingerprint_checkpoint
 from ..inference.input_images import list_files
-from ..inference.model_classes import check_same_classes
 from ..reporting.agreement import write_report
 from .agreement import Reported, measure_agreement, verdict
 from .arguments import UNFINISHED, PruneArguments
@@ -79,13 +78,11 @@ def _read_images(
     """The images, which of them to fit on, and what to report on: others of them, or those of another side."""
     sides = {}
     if arguments.dataset:
-        sides = read_sides(arguments)
+        sides = read_sides(arguments, base.config)
         source = side_of(sides, arguments.side, "--side")
     else:
         source = ImageSource(list_files(arguments.images, Path(arguments.output_dir)))
-    if source.rows is not None:
-        check_same_classes(base.config, source.rows, arguments.dataset)
-    elif arguments.level == "labels":
+    if source.rows is None and arguments.level == "labels":
         raise ValueError(f"--level is 'labels', but {arguments.dataset or '--images'} has none: give --dataset.")
     images = UnlabelledImages(source.inputs)
     check_variety(images)
@@ -139,7 +136,7 @@ def fit_and_measure(
         "verdict": verdict(agreement[level], agreement["untrained"], dense),
         "num_tiles": len(fitting.tiles),
         "num_images": {"fitted_on": len(fitted_on), "reported_on": len(reported.images)},
-        "seconds": fitting.seconds,
+        **fitting.seconds,
         "dense": dense,
         "agreement": agreement,
         "errors": fitting.errors,

@@ -1,5 +1,6 @@
 """Where the images come from: files, a data set without labels, or one with labels, which only the report reads."""
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,10 +8,14 @@ import datasets
 
 from datasets_fives.loading import source_kind
 from datasets_fives.sources.saved_datasets import find_columns, open_splits
+from modeling_reg4pru import Reg4PruConfig
 
 from ..common.dataset_loading import load_sides
 from ..inference.input_images import InputImage, list_stored
+from ..inference.model_classes import check_same_classes
 from .arguments import PruneArguments
+
+logger = logging.getLogger(__name__)
 
 
 class ImageSource(NamedTuple):
@@ -33,19 +38,33 @@ class ImageSource(NamedTuple):
         return self.rows.select([places[name] for name in names]).remove_columns("image")
 
 
-def read_sides(arguments: PruneArguments) -> dict[str, ImageSource]:
+def read_sides(arguments: PruneArguments, config: Reg4PruConfig) -> dict[str, ImageSource]:
     """
-    The data set of `--dataset` by side, with labels where it has some.
+    The data set of `--dataset` by side, with labels where it has some. Labels of a stored data set that are not those
+    of the model's classes are left aside with a warning: its images can be fitted to all the same.
+
+    Args:
+        arguments ([`PruneArguments`]): Data set, and how it is read.
+        config ([`Reg4PruConfig`]): Of the model, for its classes.
 
     Raises:
-        `ValueError`: if there is no such data set.
+        `ValueError`: if there is no such data set, or its labels are needed and do not fit.
     """
-    source, revision = arguments.dataset, arguments.dataset_revision
+    source, revision, stored = arguments.dataset, arguments.dataset_revision, {}
     if source_kind(source) in ("saved", "hub"):
         sides = open_splits(source, revision)
+        stored = {side: ImageSource(list_stored(source, revision, side)) for side in sides}
         if any(find_columns(rows, source, needed=("image",)).mask is None for rows in sides.values()):
-            return {side: ImageSource(list_stored(source, revision, side)) for side in sides}
-    return {side: ImageSource(_list_rows(rows), rows) for side, rows in load_sides(arguments, arguments.seed).items()}
+            return stored
+    try:
+        labelled = load_sides(arguments, arguments.seed)
+        check_same_classes(config, next(iter(labelled.values())), source)
+    except ValueError as error:
+        if not stored or arguments.level == "labels":
+            raise
+        logger.warning("The labels of %s are not used: %s", source, error)
+        return stored
+    return {side: ImageSource(_list_rows(rows), rows) for side, rows in labelled.items()}
 
 
 def side_of(sides: dict[str, ImageSource], side: str, flag: str) -> ImageSource:

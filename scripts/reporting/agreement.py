@@ -53,13 +53,17 @@ def agreement_table(results: dict) -> str:
 
 
 def _change(value: float | None, dense: float | None) -> str:
-    return UNDEFINED if value is None or dense is None else format_number(value - dense, "+.3f")
+    return UNDEFINED if value is None or dense is None else format_number(round(value - dense, 3) + 0.0, "+.3f")
 
 
 def report_text(results: dict) -> str:
     """The report to read: verdict, table, what was measured where."""
     counts, made_by = results["num_images"], results["provenance"]
-    levels = ", ".join(f"{level} {_duration(seconds)}" for level, seconds in results.get("seconds", {}).items())
+    busy = results.get("processor_seconds", {})
+    levels = ", ".join(
+        f"{level} {_duration(seconds)}" + (f" ({_duration(busy[level])} of processor time)" if level in busy else "")
+        for level, seconds in results.get("seconds", {}).items()
+    )
     fingerprint = f", fingerprint {results['fingerprint']}" if "fingerprint" in results else ""
     accuracy = "" if "labels" in results["dense"] else " Accuracy against labels: reg4pru evaluate."
     return "\n\n".join(

@@ -64,8 +64,9 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         for rate, metrics in measured.items():
             done[rate] = over_all_pixels(metrics.compute())
             rows[name, rate] = metrics.rows
-        write_image_rows(folder, rows)
-        replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
+        write_results(folder, results, rows)
+    if json.dumps(results) != json.dumps(folder.results()):  # what was taken from another evaluation
+        write_results(folder, results, rows)
 
 
 def over_all_pixels(result: dict) -> dict[str, float]:
@@ -116,8 +117,9 @@ def read_images(folder: RunFolder) -> dict[tuple[str, str], list[dict]]:
     return rows
 
 
-def write_image_rows(folder: RunFolder, rows: dict[tuple[str, str], list[dict]]) -> None:
-    """Write the rows of [`read_images`] to `per_image.csv`."""
+def write_results(folder: RunFolder, results: dict, rows: dict[tuple[str, str], list[dict]]) -> None:
+    """Write `per_image.csv`, the rows of [`read_images`], and `evaluation.json`."""
     places = ({"evaluation": evaluation, "keep_rate": rate} for evaluation, rate in rows)
     every = [place | image for place, images in zip(places, rows.values(), strict=True) for image in images]
     replace_table(folder.per_image, IMAGE_FIELDS if metrics_of(every) is VESSELS else list(every[0]), every)
+    replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")

@@ -36,7 +36,7 @@ from ..common.provenance import provenance
 from ..common.recipes import find_yaml
 from ..training.setup import load_data
 from .definition import Study, is_as_trained, read_study
-from .evaluation import over_all_pixels, read_images, test_images, write_image_rows
+from .evaluation import over_all_pixels, read_images, test_images, write_results
 from .run_folder import RunFolder
 
 VARIANT = "unet"
@@ -204,8 +204,7 @@ def _evaluate(study: Study, folder: RunFolder, tile: int) -> None:
 
         measured = measure({"1.0": predict}, test_images(folder, settings), inside_field_of_view=True)["1.0"]
         results[name], rows[name, "1.0"] = {"1.0": over_all_pixels(measured.compute())}, measured.rows
-        write_image_rows(folder, rows)
-        replace_text(folder.evaluation, json.dumps(results, indent=2) + "\n")
+        write_results(folder, results, rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -101,16 +101,20 @@ if getattr(transformers.AutoImageProcessor, "is_dummy", False):  # 5.17 withhold
     transformers.AutoImageProcessor = image_processing_auto.AutoImageProcessor
 scope = {}
 exec(use, scope)  # the card's own example
-for output, rate in (("outputs", 0.7), ("faster", 0.5), ("dense", 1.0)):
-    assert torch.equal(scope[output].logits, logits[rate]), output
-faster, outputs, dense = (scope[name].token_counts for name in ("faster", "outputs", "dense"))
+assert torch.equal(scope["outputs"].logits, logits[0.5])
+with torch.no_grad():
+    outputs = {rate: scope["model"](**scope["inputs"], keep_rates=rate) for rate in logits}
+assert all(torch.equal(outputs[rate].logits, logits[rate]) for rate in logits)
+faster, slower, dense = (outputs[rate].token_counts for rate in (0.5, 0.7, 1.0))
+assert torch.equal(scope["outputs"].token_counts, faster)
 assert faster.max() == dense.max()
-assert faster.sum() < outputs.sum() < dense.sum()
+assert faster.sum() < slower.sum() < dense.sum()
 
 masks = pipeline("image-segmentation", model="tester/vessels", trust_remote_code=True)("image.png")
 found = {entry["label"]: np.asarray(entry["mask"]) > 0 for entry in masks}
+(mask,) = scope["processor"].post_process_semantic_segmentation(outputs[0.7])  # at the rate of the checkpoint
 for label, name in enumerate(("background", "vessel")):
-    assert np.array_equal(found.get(name, np.zeros((64, 64), bool)), scope["mask"].numpy() == label)
+    assert np.array_equal(found.get(name, np.zeros((64, 64), bool)), mask.numpy() == label)
 assert AutoConfig.from_pretrained("tester/vessels", **remote).keep_rates == 0.7
 assert type(AutoModel.from_pretrained("tester/vessels", **remote)).__name__ == "Reg4PruForSemanticSegmentation"
 

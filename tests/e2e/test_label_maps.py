@@ -1,20 +1,20 @@
 """End to end with classes of one's own: a folder of label maps to the Hub, trained, measured, predicted and pushed."""
 
-import csv
 import inspect
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from PIL import Image
 
-from datasets_fives import class_names, load_segmentation
-from datasets_fives.metrics import ClassMetrics
-from reg4pru import evaluate, predict, prepare, push, train
-
 NAMES = ["sky", "road", "tree", "car", "fence"]
+# Names, the value of what is ignored, and whether label maps are palettes.
+FOLDERS = {
+    "streets": (NAMES, 11, False),
+    "palettes": (NAMES[:4], 255, True),
+    "polyps": (["ground", "polyp"], 255, False),
+}
 COLOURS = [(70, 130, 180), (90, 90, 90), (20, 120, 30), (200, 20, 40), (240, 200, 60)]
 RECIPE = {
     "config_overrides": {
@@ -52,104 +52,70 @@ import numpy as np
 from PIL import Image
 {inspect.getsource(make_folder)}
 from reg4pru import evaluate, predict, prepare, push, train
-make_folder(Path("streets"), {NAMES!r}, {COLOURS!r}, 11)
-prepare.main(["--dataset", "streets", "--ignore_value", "11", "--output_dir", "prepared", "--push_to_hub",
-              "--hub_dataset_id", "tester/streets", "--hub_private_repo"])
 json.dump({RECIPE!r}, open("recipe.yaml", "w"))
-train.main(["recipe.yaml", "--dataset", "tester/streets", "--output_dir", "run", "--push_to_hub",
-            "--hub_model_id", "tester/segmenter", "--hub_private_repo"])
-common = ["--model_name_or_path", "tester/segmenter", "--dataset", "tester/streets", "--keep_rates", "1.0", "0.5"]
-assert evaluate.main([*common, "--output_dir", "measured"]) == 0
-assert predict.main([*common, "--output_dir", "predicted", "--push_to_hub", "--hub_dataset_id", "tester/predicted",
-                     "--hub_private_repo"]) == 0
-push.main(["--model_name_or_path", "run/best", "--metrics", "measured/metrics.json", "--hub_model_id",
-           "tester/segmenter", "--space", "tester/demo", "--hub_private_repo"])
+private = ["--hub_private_repo"]
+for name, (names, ignored, palette) in {FOLDERS!r}.items():
+    make_folder(Path(name), names, {COLOURS!r}, ignored, palette)
+    data, model, out = f"tester/{{name}}", f"tester/{{name}}-model", Path(f"{{name}}-out")
+    prepare.main(["--dataset", name, *(["--ignore_value", "11"] if ignored == 11 else []), "--output_dir",
+                  f"{{out}}/data", "--push_to_hub", "--hub_dataset_id", data, *private])
+    train.main(["recipe.yaml", "--dataset", data, "--output_dir", f"{{out}}/run", "--push_to_hub", "--hub_model_id",
+                model, *private])
+    common = ["--model_name_or_path", model, "--dataset", data, "--keep_rates", "1.0", "0.5"]
+    assert evaluate.main([*common, "--output_dir", f"{{out}}/measured"]) == 0
+    assert predict.main([*common, "--output_dir", f"{{out}}/predicted", "--push_to_hub", "--hub_dataset_id",
+                         f"{{data}}-predicted", *private]) == 0
+    push.main(["--model_name_or_path", f"{{out}}/run/best", "--metrics", f"{{out}}/measured/metrics.json",
+               "--hub_model_id", model, *(["--space", "tester/demo"] if name == "streets" else []), *private])
 """
 
 STRANGER = f"""
-import json, re
+import json
 import numpy as np
 from datasets import load_dataset
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForSemanticSegmentation, pipeline
-rows = load_dataset("tester/streets", split="test")
-predicted = {{(row["name"], row["keep_rate"]): row for row in load_dataset("tester/predicted", split="train")}}
-assert rows.features["classes"].feature.names == {NAMES!r}
-model = AutoModelForSemanticSegmentation.from_pretrained("tester/segmenter", trust_remote_code=True)
-assert list(model.config.id2label.values()) == {NAMES!r}
-assert type(model).__module__.startswith("transformers_modules."), "the code of the repository"
-model.set_keep_rates(0.5)
-segmenter = pipeline("image-segmentation", model=model, image_processor="tester/segmenter", trust_remote_code=True)
-area = {{name: np.zeros(3, dtype=np.int64) for name in {NAMES!r}}}
-for row in rows:
-    labels, written = np.asarray(row["mask"]), predicted[row["name"], "0.5"]
-    found = {{one["label"]: np.asarray(one["mask"]) for one in segmenter(row["image"])}}
-    for index, name in enumerate({NAMES!r}):
-        mask = found.get(name, np.zeros(labels.shape)) > 0
-        assert np.array_equal(mask, np.asarray(written["mask"]) == index), name
-        assert written[f"pixels_{{name}}"] == mask.sum()
-        counts = mask & (labels == index), mask & (labels < 255), labels == index
-        area[name] += [int(part.sum()) for part in counts]
-measured = json.load(open(hf_hub_download("tester/segmenter", "results/metrics.json")))["results"]["0.5"]
-for name, (both, found, true) in area.items():
-    union = found + true - both
-    assert measured["per_class"][name]["iou"] == (both / union if union else None), name
-card = open(hf_hub_download("tester/segmenter", "README.md")).read()
-assert f"| 0.5 | {{measured['mean_iou']:.3f}} |" in card
-assert "5 classes (sky, road, tree, car, fence)" in card
+says = {{"streets": "5 classes (sky, road, tree, car, fence)", "palettes": "Segments images into 4 classes",
+         "polyps": "Segments polyps in images"}}
+for folder, (names, _, _) in {FOLDERS!r}.items():
+    data, repository, is_binary = f"tester/{{folder}}", f"tester/{{folder}}-model", len(names) == 2
+    rows = load_dataset(data, split="test")
+    predicted = {{(row["name"], row["keep_rate"]): row for row in load_dataset(f"{{data}}-predicted", split="train")}}
+    assert rows.features["classes"].feature.names == names
+    model = AutoModelForSemanticSegmentation.from_pretrained(repository, trust_remote_code=True)
+    assert list(model.config.id2label.values()) == names
+    assert type(model).__module__.startswith("transformers_modules."), "the code of the repository"
+    model.set_keep_rates(0.5)
+    segmenter = pipeline("image-segmentation", model=model, image_processor=repository, trust_remote_code=True)
+    area = {{name: np.zeros(3, dtype=np.int64) for name in names}}
+    for row in rows:
+        labels, written = np.asarray(row["mask"]), predicted[row["name"], "0.5"]
+        found = {{one["label"]: np.asarray(one["mask"]) for one in segmenter(row["image"])}}
+        for index, name in enumerate(names):
+            mask = found.get(name, np.zeros(labels.shape)) > 0
+            assert np.array_equal(mask, np.asarray(written["mask"]) == (255 * index if is_binary else index)), name
+            assert written[f"pixels_{{name}}"] == mask.sum()
+            counts = mask & (labels == index), mask & (labels < 255), labels == index
+            area[name] += [int(part.sum()) for part in counts]
+    measured = json.load(open(hf_hub_download(repository, "results/metrics.json")))["results"]["0.5"]
+    unions = {{name: found + true - both for name, (both, found, true) in area.items()}}
+    iou = {{name: area[name][0] / union if union else None for name, union in unions.items()}}
+    card = open(hf_hub_download(repository, "README.md")).read()
+    assert says[folder] in card
+    if is_binary:
+        assert abs(measured["pooled"]["iou"] - iou[names[1]]) < 1e-9
+    else:
+        assert {{name: values["iou"] for name, values in measured["per_class"].items()}} == iou
+        assert f"| 0.5 | {{measured['mean_iou']:.3f}} |" in card
 """
 
 
 @pytest.mark.hub
 @pytest.mark.timeout(1800)
-def test_a_folder_of_five_classes_all_the_way(hub, run_client, tmp_path):
+def test_folders_all_the_way(hub, run_client, tmp_path):
+    """Five classes; four in the indices of palettes; two that are no vessels."""
     run_client(OWNER, home=tmp_path / "owner", block_modules=(), timeout=900)
     run_client(STRANGER, home=tmp_path / "stranger", timeout=300)
-    files = hub.repo("tester/segmenter").files()
+    files = hub.repo("tester/streets-model").files()
     assert {"README.md", "modeling_reg4pru.py", "results/classes.png", ".eval_results/streets.yaml"} <= files.keys()
-    assert "- semantic-segmentation" in hub.repo("tester/predicted", "dataset").files()["README.md"].decode()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    AcceleratorState._reset_state(True)
-    yield tmp_path
-    AcceleratorState._reset_state(True)
-
-
-@pytest.mark.parametrize("names", [NAMES[:4], ["ground", "polyp"]], ids=["palette", "two classes"])
-def test_a_folder_all_the_way_on_this_machine(here, names):
-    make_folder(here / "folder", names, COLOURS, 255, palette=len(names) > 2)
-    prepare.main(["--dataset", "folder", "--output_dir", "prepared"])
-    rows = load_segmentation("prepared")["test"]
-    assert class_names(rows) == names
-    (here / "recipe.yaml").write_text(json.dumps(RECIPE))
-    train.main(["recipe.yaml", "--dataset", "prepared", "--output_dir", "run"])
-    common = ["--model_name_or_path", "run/best", "--dataset", "prepared", "--keep_rates", "1.0", "0.5"]
-    assert evaluate.main([*common, "--output_dir", "measured"]) == 0
-    AcceleratorState._reset_state(True)
-    assert predict.main([*common, "--output_dir", "predicted"]) == 0
-    push.main(["--model_name_or_path", "run/best", "--metrics", "measured/metrics.json", "--hub_model_id", "me/small",
-               "--output_dir", "staged"])  # fmt: skip
-
-    measured = json.loads((here / "measured/metrics.json").read_text())["results"]["0.5"]
-    with (here / "predicted/predictions.csv").open(newline="") as file:
-        written = {row["file"]: row for row in csv.DictReader(file) if row["keep_rate"] == "0.5"}
-    metrics = ClassMetrics(names)
-    for row in rows:
-        found = np.asarray(Image.open(here / "predicted" / written[row["name"]]["mask"]))
-        found = found if len(names) > 2 else found // 255
-        assert [int(written[row["name"]][f"pixels_{name}"]) for name in names] == np.bincount(
-            found.ravel(), minlength=len(names)
-        ).tolist()
-        metrics.update(found, np.asarray(row["mask"]))
-    of_classes, card = metrics.compute()["per_class"], (here / "staged/README.md").read_text()
-    if len(names) > 2:
-        assert measured["mean_iou"] == metrics.compute()["mean_iou"]
-        assert "Segments images into 4 classes" in card
-    else:
-        assert measured["pooled"]["iou"] == pytest.approx(of_classes["polyp"]["iou"])
-        assert "Segments polyps in images" in card
+    assert "- semantic-segmentation" in hub.repo("tester/streets-predicted", "dataset").files()["README.md"].decode()

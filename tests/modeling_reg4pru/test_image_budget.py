@@ -159,3 +159,15 @@ def test_without_pruning_nothing_changes(tiny_model, tiles):
     with torch.no_grad():
         outputs = model(tiles[0], keep_rates=1.0, patch_offsets=tiles[1])
         assert outputs.logits.equal(model(tiles[0], keep_rates=None).logits)
+
+
+def test_unpruned_tiles_go_in_batches_of_any_size(tiny_model):
+    model = tiny_model(allocation="image")
+    sizes = []
+    model.embeddings.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    processor = Reg4PruImageProcessor(size={"height": 64, "width": 64}, num_labels=2, working_size=None)
+    image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
+    for keep_rates, expected in ((None, [4, 2]), (1.0, [4, 2]), ([1.0, 1.0, 0.5], [6])):
+        sizes.clear()
+        list(predict_images(model, processor, [image], keep_rates, batch_size=4))
+        assert sizes == expected

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
+from transformers.utils import ModelOutput
 
 from modeling_reg4pru import Reg4PruImageProcessor, Reg4PruSemanticSegmenterOutput
 
@@ -61,6 +62,16 @@ def test_without_offsets_every_input_is_an_image_of_one_tile():
         processor.post_process_semantic_segmentation(outputs, [(4, 4)])
     with pytest.raises(ValueError, match=r"100x100 pixels does not fit a tile .* `patch_offsets`"):
         make_processor().post_process_semantic_segmentation(outputs, [(100, 100)] * 2)
+
+
+def test_what_pipelines_of_transformers_hand_on_lacks_what_is_none():
+    """With the model itself, not its name, `pipeline` takes theirs, which copies the output into one of no class."""
+    labels = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)).round()
+    outputs, processor = outputs_of(labels, None), make_processor()
+    (wanted,) = processor.post_process_semantic_segmentation(outputs, [(40, 64)])
+    (found,) = processor.post_process_semantic_segmentation(ModelOutput(dict(outputs.items())), [(40, 64)])
+    assert torch.equal(found, wanted)
+    assert 0 < found.float().mean() < 1
 
 
 def test_many_queries_are_combined_as_in_eomt():

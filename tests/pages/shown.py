@@ -14,6 +14,7 @@ NOT_RUN = {
     "cd ": "the same",
     "make demo": "takes ten minutes; its study is run smaller in tests/reg4pru/study",
     "hf auth login": "asks for a token",
+    "hf jobs": "rents a machine of the Hub; the same script is run by `uv run` above it",
     "torchrun": "several processes: tests/reg4pru/training/test_two_processes.py",
     "accelerate launch": "several processes: tests/reg4pru/training/test_two_processes.py",
     "reg4pru train fives_vits16_1024": "tiles of 1024 px: for a GPU; tests/reg4pru/training/test_recipes.py",

@@ -59,7 +59,7 @@ def test_16_bits_and_exif(visitor, served):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("text.png", "is no image"), ("huge.png", "10000 × 10000 pixels, more than the 25")]
+    ("name", "message"), [("text.png", "is not an image"), ("huge.png", "10000 × 10000 pixels, more than the 25")]
 )
 def test_what_is_refused(visitor, served, tmp_path, name, message):
     if name == "text.png":
@@ -117,4 +117,4 @@ def test_the_tool_answers_an_mcp_client(served):
     np.testing.assert_array_equal(mask, served.expected("first", "mask", 0.3))
     assert answer["milliseconds"] > 0
     assert bad.isError
-    assert "no image" in bad.content[0].text
+    assert "not an image" in bad.content[0].text

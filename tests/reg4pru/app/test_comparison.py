@@ -107,7 +107,7 @@ def test_rows_compare_with_the_unpruned_prediction_and_the_truth(comparer, image
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text", "is no image"),
+        (b"text", "is not an image"),
         (as_png(Image.new("1", (6000, 6000))), "6000 × 6000 pixels, more than the 25"),
         (as_png(Image.new("RGB", (8, 8))), "8 × 8 pixels"),
         (as_png(Image.effect_noise((64, 64), 50))[:2000], "damaged or incomplete"),
@@ -126,7 +126,7 @@ def test_masks_and_texts_that_do_not_fit(image_and_mask):
     with pytest.raises(ValueError, match="96 × 96 pixels, the image 64 × 32"):
         open_truth(content, (32, 64))
     assert decode_base64("data:image/png;base64," + base64.b64encode(content).decode()) == content
-    with pytest.raises(ValueError, match="no base64"):
+    with pytest.raises(ValueError, match="not base64"):
         decode_base64("/etc/passwd")
 
 

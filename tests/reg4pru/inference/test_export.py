@@ -97,7 +97,7 @@ def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp
     path = tmp_path / "model.onnx"
     refused = run_command("export", "--model_name_or_path", checkpoint, "--output", path)
     assert refused.returncode != 0
-    assert "selects tokens by chance (`selector` is 'random')" in refused.stderr
+    assert "selects tokens at random (`selector` is 'random')" in refused.stderr
     assert not path.exists()
 
 

@@ -99,7 +99,7 @@ def test_with_labels_the_default_recipe_trains_from_there(flags, labelled, tmp_p
     results = json.loads((tmp_path / "out" / "prune_results.json").read_text(encoding="utf-8"))
     assert list(results["agreement"]) == ["untrained", "calibrated", "labelled"]
     assert list(results["agreement"]["labelled"]) == ["1.0", "0.7", "0.4"]
-    assert set(results["seconds"]) == {"calibrated", "labelled"}
+    assert set(results["seconds"]) == set(results["processor_seconds"]) == {"calibrated", "labelled"}
     assert results["num_images"] == {"fitted_on": len(load_segmentation(labelled)["train"]), "reported_on": 3}
     assert read_training_images(str(tmp_path / "out")) is None  # nobody knows those of the base
     assert not (tmp_path / "out" / "adapter").exists()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from datasets_fives.metrics.class_metrics import ClassMetrics
@@ -44,6 +45,21 @@ def test_images_of_the_report_are_none_that_was_fitted_to(flags, labelled, tmp_p
     results = read(tmp_path / "out")
     assert results["num_images"]["reported_on"] == 3
     assert len(results["images"]) + 1 == 20 - 2  # a tenth validates, one is in the test images, too
+
+
+@pytest.mark.parametrize("labels", [None, (0, 1, 2), (0, 7, 9)], ids=["none", "of the model", "others"])
+def test_a_stored_data_set_is_taken_with_or_without_labels(flags, image_files, tmp_path, caplog, labels):
+    rows = [{"image": Image.open(file), "name": file.stem} for file in sorted(image_files.iterdir())]
+    draws = np.random.default_rng(0)
+    if labels:
+        for row in rows:
+            row["mask"] = Image.fromarray(draws.choice(np.array(labels, dtype=np.uint8), (64, 96)))
+    sides = {"train": Dataset.from_list(rows[:18]), "test": Dataset.from_list(rows[18:])}
+    DatasetDict(sides).save_to_disk(tmp_path / "stored")
+    flags = [*flags[:2], *flags[4:], "--dataset", str(tmp_path / "stored"), "--report_side", "test"]
+    main([*flags, *(["--classes", "low", "middle", "high"] if labels else [])])
+    assert ("labels" in read(tmp_path / "out")["dense"]) == (labels == (0, 1, 2))
+    assert ("are not used" in caplog.text) == (labels == (0, 7, 9))
 
 
 def test_a_budget_needs_no_tuning_after_pruning(flags, tmp_path):

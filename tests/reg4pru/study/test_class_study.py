@@ -27,7 +27,7 @@ RECIPE = {
 }  # fmt: skip
 STUDY = {
     "recipe": "recipe.yaml", "overrides": {"max_train_steps": 2}, "seeds": [0], "keep_rates": [1.0, 0.5],
-    "evaluations": [{"selector": "random"}, {"context_grid": 2}, {"working_size": 64}], "limit": 2,
+    "evaluations": [{"context_grid": 2}, {"working_size": 64}, {"selector": "random"}], "limit": 2,
     "compare": ["soft", "random"],
     "variants": {
         "soft": {"label": "soft mask", "config": {"train_pruning": "soft"}},
@@ -79,7 +79,7 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     assert of_rate.keys() == {"mean_iou", "pixel_accuracy", "boundary_iou", *(f"iou_{name}" for name in NAMES)}
     assert measured["selector=random"] == measured["as trained"], "tokens were drawn as it is"
     others = ({"context_grid": 2}, {"working_size": 64})
-    assert [settings for name, settings, _ in evaluated if name == "mlp"] == [{}, {"selector": "random"}, *others]
+    assert [settings for name, settings, _ in evaluated if name == "mlp"] == [{}, *others, {"selector": "random"}]
     assert [settings for name, settings, _ in evaluated if name == "random"] == [{}, *others]
     assert all(grid == settings.get("context_grid", 0) for _, settings, grid in evaluated)
     with (results / "table.csv").open(newline="") as file:
