@@ -9,6 +9,7 @@ from matplotlib.transforms import Bbox
 # Where a name may stand beside a point: direction (x, y), in the order of preference.
 _PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _GAP = 7.0  # points between a marker and a name
+_APART = 8.0  # pixels between two names
 _ALIGN = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center", 1: "bottom"}
 
 
@@ -58,13 +59,13 @@ def _along(axis: Axes, points: np.ndarray) -> np.ndarray:
     pixels = axis.transData.transform(points)
     if len(pixels) == 1:
         return pixels
-    steps = np.linspace(0, 1, 50)[:, None]
+    steps = np.linspace(0, 1, 200)[:, None]
     return np.concatenate([start + steps * (end - start) for start, end in pairwise(pixels)])
 
 
 def _cost(box: Bbox, covered: np.ndarray, taken: list[Bbox], frame: Bbox) -> float:
     """How much a name would cover, or stand outside the frame."""
     inside = (covered >= [box.x0 - 2, box.y0 - 2]) & (covered <= [box.x1 + 2, box.y1 + 2])
-    overlaps = sum(Bbox.intersection(box, other) is not None for other in taken)
+    overlaps = sum(Bbox.intersection(box.padded(_APART), other) is not None for other in taken)
     outside = max(frame.x0 - box.x0, box.x1 - frame.x1, frame.y0 - box.y0, box.y1 - frame.y1, 0)
-    return inside.all(axis=1).sum() + 30 * overlaps + outside
+    return inside.all(axis=1).sum() + 100 * overlaps + outside

@@ -182,7 +182,9 @@ def _inference(study: Study, runs_dir: Path, device: torch.device, rounds: int) 
             calls[variant, rate] = partial(model, pixel_values, keep_rates=rate)
     if VARIANT in with_unet(study, runs_dir).variants:
         size = study.recipe["config_overrides"]["image_size"]
-        calls[VARIANT, 1.0] = partial(UNet().to(device).eval(), torch.randn(batch_size, 3, size, size, device=device))
+        model = UNet().to(device, memory_format=torch.channels_last).eval()  # the fastest way to run convolutions
+        pixel_values = torch.randn(batch_size, 3, size, size, device=device)
+        calls[VARIANT, 1.0] = partial(model, pixel_values.contiguous(memory_format=torch.channels_last))
         alike[VARIANT] = VARIANT
     seconds = interleaved_seconds(calls, device, rounds, clock=_clock(device))
     costs: dict[str, dict] = {}

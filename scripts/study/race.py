@@ -121,7 +121,7 @@ def draw_race(study: Study, compared: list[dict], device: str, metric: str, name
     figure = new_figure(5.6, 4.8)
     axis = figure.subplots()
     axis.set(xlabel=f"seconds per image, {device}", ylabel=name, ylim=(floor, best + 0.01))
-    axis.set_xlim(0, 1.08 * max(row["seconds"] for row in rows))
+    axis.set_xlim(0, 1.1 * max(row["seconds"] for row in rows))
     tidy(axis)
     colours, marks, names, rates = iter(_LINES), iter(MARKERS), [], []
     for variant, settings in study.variants.items():
