@@ -132,7 +132,7 @@ def draw_levels(data_sets: dict[str, dict[str, list[Measured]]], path: Path) -> 
 
 def main(folder: Path) -> None:
     """Write table and figure of the records in a folder."""
-    data_sets = {path.name: collect(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    data_sets = {path.name: collect(path) for path in sorted(folder.iterdir()) if any(path.glob("*/seed-*"))}
     parts = [f"## {name}\n\n{levels_table(levels)}" for name, levels in data_sets.items()]
     replace_text(folder / "table.md", "# Levels of reg4pru prune\n\n" + "\n\n".join(parts) + "\n")
     draw_levels(data_sets, folder / "levels.png")

@@ -103,7 +103,8 @@ def draw_differences(
         title (`str`): What is shown.
     """
     columns = ("image", "unpruned", "pruned", "different")
-    figure = new_figure(2.4 * len(columns), 2.4 * len(rows) + 0.4)
+    height, width = rows[0][0].shape[:2]
+    figure = new_figure(2.4 * len(columns), 2.4 * len(rows) * height / width + 0.6)
     figure.suptitle(title, fontsize=10)
     binary = num_classes == 2
     colours = np.array([[0] * 3, [255] * 3], dtype=np.uint8) if binary else class_colours(num_classes)
