@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 # Where a name may stand beside a point: direction (x, y), in the order of preference.
 _PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _GAP = 7.0  # points between a marker and a name
-_APART = 8.0  # pixels between two names
+_APART = 4.0  # pixels between two names
 _ALIGN = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center", 1: "bottom"}
 
 
@@ -57,8 +57,8 @@ def label_points(axis: Axes, points: list[tuple[str, list[tuple[float, float]], 
 def _along(axis: Axes, points: np.ndarray) -> np.ndarray:
     """Pixels along a line, close to each other."""
     pixels = axis.transData.transform(points)
-    if len(pixels) == 1:
-        return pixels
+    if len(pixels) == 1:  # a mark, which covers some
+        return np.concatenate([pixels + np.array([x, y]) for x in range(-8, 9, 2) for y in range(-8, 9, 2)])
     steps = np.linspace(0, 1, 200)[:, None]
     return np.concatenate([start + steps * (end - start) for start, end in pairwise(pixels)])
 
