@@ -90,8 +90,8 @@ def engines_to_measure(dtype: str, engines: Sequence[str] | None, device: torch.
     if unknown := [name for name in engines if name not in ENGINES]:
         raise ValueError(f"--engines has {', '.join(unknown)}: they are some of {', '.join(ENGINES)}.")
     for name in engines:
-        if name != dtype and (reason := why_not(name, device)):
-            raise ValueError(f"--engines has {name}: {reason}.")
         if name not in DTYPES and dtype != "float32":
             raise ValueError(f"--engines has {name}: it needs --dtype float32.")
+        if name != dtype and (reason := why_not(name, device)):
+            raise ValueError(f"--engines has {name}: {reason}.")
     return list(dict.fromkeys([dtype, *engines]))
