@@ -130,6 +130,23 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
     return max(within, key=lambda row: (accuracy(row), -row["milliseconds"]))
 
 
+def reachable_candidates(speed: dict, dtype: str) -> list[dict]:
+    """
+    What a loaded model can be set to: settings measured in PyTorch in its data type, or, if there are none, in that
+    of the checkpoint; with the tiles that the image processor of the checkpoint cuts.
+
+    Args:
+        speed (`dict`): `speed.json`. Early ones know one data type and one overlap of tiles only.
+        dtype (`str`): Data type of the model.
+    """
+    overlap = speed.get("checkpoint", {}).get("tile_overlap")
+    rows = [row for row in speed["candidates"] if row.get("tile_overlap", overlap) == overlap]
+    measured = speed["machine"]["dtype"]
+    return [row for row in rows if row.get("engine") == dtype] or [
+        row for row in rows if row.get("engine", measured) == measured
+    ]
+
+
 def accuracy(row: dict) -> float:
     """By what a candidate is chosen: average precision of two classes, mean IoU of more."""
     return row["mean_iou"] if "mean_iou" in row else row["average_precision"]
@@ -158,10 +175,9 @@ class SpeedBudgetMixin:
                 budget is below the fastest that was.
         """
         own = (self.config.reactivation_layer, self.config.selection_pool, self.config.allocation)
-        candidates = self.read_speed()["candidates"]
         fitting = [
             row
-            for row in candidates
+            for row in self._candidates()
             # Unpruned, these settings have no effect.
             if min(row["keep_rates"]) == 1
             or (row["reactivation_layer"], row["selection_pool"], row["allocation"]) == own
@@ -177,7 +193,8 @@ class SpeedBudgetMixin:
     def set_speed_budget(self, milliseconds: float) -> dict:
         """
         Set keep rates, reactivation layer, selection pool and allocation to the most accurate ones within a budget;
-        see [`~SpeedBudgetMixin.keep_rates_for`].
+        see [`~SpeedBudgetMixin.keep_rates_for`]. The overlap of tiles is that of the checkpoint's image processor, and
+        the data type that of the model: `reg4pru tune` says what others would give.
 
         Args:
             milliseconds (`float`): What an image may take.
@@ -186,12 +203,15 @@ class SpeedBudgetMixin:
             `dict`: what was measured with these settings: `milliseconds`, `average_precision`, `dice`, ...; of more
             than two classes `mean_iou`, ...
         """
-        chosen = choose_candidate(self.read_speed()["candidates"], milliseconds)
+        chosen = choose_candidate(self._candidates(), milliseconds)
         self.set_keep_rates(chosen["keep_rates"])
         self.config.reactivation_layer = chosen["reactivation_layer"]
         self.config.selection_pool = chosen["selection_pool"]
         self.config.allocation = chosen["allocation"]
         return chosen
+
+    def _candidates(self) -> list[dict]:
+        return reachable_candidates(self.read_speed(), str(self.dtype).removeprefix("torch."))
 
     def _remember_source(self, name: str | os.PathLike | None, **kwargs) -> None:
         """Note where the weights came from, with the commit: `speed.json` must be of the same one."""
@@ -231,6 +251,8 @@ class SpeedBudgetMixin:
             raise ValueError(f"{path} was not written by reg4pru tune: {error!r}. {advice}.") from None
         check_tuned_weights(Path(path).parent, speed)
         here = describe_machine(self.device, self.dtype)
+        if any(row.get("engine") == here["dtype"] for row in speed["candidates"]):
+            measured["dtype"] = here["dtype"]
         other = [
             f"{field} {measured.get(field)} (here {here[field]})"
             for field in here

@@ -1,12 +1,12 @@
 """
-Choose keep rate, reactivation layer, selection pool and allocation of a trained checkpoint for this machine.
+Choose keep rate, allocation, overlap of tiles and engine of a trained checkpoint for this machine.
 
 One checkpoint serves every keep rate, so nothing is trained. The accuracy of every setting is measured on the
 validation images, and its time on the first of them, with all of its tiles, interleaved with all other settings.
 speed.json, speed.md and speed.png are written to the checkpoint; they hold the settings that no other setting beats
 in both time and accuracy (average precision, or mean IoU with more than two classes). An interrupted measurement
-continues when it is started again. --budget_ms then writes the most accurate setting within a budget to config.json;
-if speed.json already exists, nothing is measured again.
+continues when it is started again. --budget_ms then writes the most accurate setting within a budget to the
+configurations of the checkpoint and its image processor; if speed.json already exists, nothing is measured again.
 
 Example:
     reg4pru tune --model_name_or_path runs/vits16/best --dataset user/fives --split resplit

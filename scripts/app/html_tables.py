@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-from ..reporting.speed import front_rows, measured_sentence, quality_headings, rates_name
+from ..reporting.speed import front_headings, front_rows, measured_sentence, rates_name
 from .binary_view import BinaryView
 from .class_view import ClassView
 from .comparison import OpenImage
@@ -69,12 +69,10 @@ def comparison_table(rows: dict[str, dict], view: BinaryView | ClassView) -> str
 
 def speed_table(speed: dict) -> str:
     """What `reg4pru tune` found for this checkpoint: the settings that nothing beats in time and accuracy."""
-    heads = ("ms an image", "× unpruned", "keep rates", "reactivated after", "pool", "allocation")
-    heads += tuple(quality_headings(speed).values())
     lines = [
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in front_rows(speed)
     ]
-    head = "".join(f"<th>{name}</th>" for name in heads)
+    head = "".join(f"<th>{heading}</th>" for heading in front_headings(speed).values())
     caption = f"<caption>{escape(measured_sentence(speed))}</caption>"
     return f'<div class="r4p-scroll"><table class="r4p-table">{caption}<tr>{head}</tr>{"".join(lines)}</table></div>'
 

@@ -132,25 +132,41 @@ class TuneArguments(AsSeenArguments):
     _argument_group_name = "tuning"
 
     keep_rates: list[float] = field(
-        default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
+        default_factory=lambda: [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
         metadata={"help": "Keep rates to try for every stage; 1.0 must be among them."},
     )
     reactivation_layers: list[int] = field(
-        default_factory=lambda: [-2, -1],
+        default_factory=list,
         metadata={
             "help": "Layers after which tokens are put back; negative ones count from the end. The "
             "checkpoint's own is always included."
         },
     )
     selection_pools: list[str] = field(
-        default_factory=lambda: ["active", "all"],
-        metadata={"help": "What stages may choose among; the checkpoint's own is always included."},
+        default_factory=list,
+        metadata={
+            "help": "What stages may choose among, 'active' or 'all' tokens; the checkpoint's own is always included."
+        },
     )
     allocations: list[str] = field(
         default_factory=lambda: ["tile", "image"],
         metadata={
             "help": "Whether a keep rate holds for each tile or for the image; the checkpoint's own "
             "is always included."
+        },
+    )
+    tile_overlaps: list[float] = field(
+        default_factory=lambda: [0.0, 0.25],
+        metadata={
+            "help": "Parts of a tile that neighbours share at least; the checkpoint's own is always included, and "
+            "what gives the same tiles is measured once."
+        },
+    )
+    engines: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"What else to measure beside PyTorch in --dtype, some of {', '.join(ENGINES)}; default: bfloat16 "
+            "where the machine has instructions for it."
         },
     )
     batch_size: int = field(default=4, metadata={"help": "Tiles per forward pass, also while timing."})

@@ -8,6 +8,7 @@ from ..reporting.style import COLOURS, DPI, new_figure, tidy
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
 from .arguments import ENGINES
 from .quality import qualities_of
+from .timing import PARTS
 
 # Of average precision or mean IoU: what an engine may lose and still be recommended.
 TOLERANCE = 0.005
@@ -37,6 +38,16 @@ def inference_table(rows: list[dict]) -> str:
                 UNDEFINED if share is None else f"{100 * share:.1f} %",
             ]
         )
+    return markdown_table(lines)
+
+
+def parts_table(rows: list[dict]) -> str:
+    """Milliseconds of a forward pass by part, as a Markdown table; the dense model of transformers has other parts."""
+    lines = [["batch size", "keep rate", "reactivation after layer", *(f"{name}, ms" for name in PARTS.values())]]
+    for row in rows:
+        if row["time_shares"]:
+            parts = [f"{1000 * row['latency'] * row['time_shares'][name]:.1f}" for name in PARTS]
+            lines.append([str(row["batch_size"]), _rate(row["keep_rate"]), _layer(row), *parts])
     return markdown_table(lines)
 
 

@@ -1,4 +1,4 @@
-"""Measuring seconds, bytes, and the share of a forward pass that is spent between its layers."""
+"""Measuring seconds, bytes, and which parts of a forward pass take how much of its time."""
 
 import itertools
 import json
@@ -19,6 +19,17 @@ MEMORY_METHOD = {
     "cpu": "Peak of the bytes that torch's CPU allocator holds at once during the call, beyond what was there before "
     "(weights, inputs, optimiser); from the allocation records of torch.profiler.",
     "cuda": "torch.cuda.max_memory_allocated during the call, less torch.cuda.memory_allocated before it.",
+}
+
+# Of a forward pass: what [`time_shares`] tells apart, and how tables call it.
+PARTS = {
+    "embeddings": "embeddings",
+    "full_layers": "layers of all tokens",
+    "pruned_layers": "layers between pruning and reactivation",
+    "selectors": "selectors",
+    "corrections": "drift corrections",
+    "heads": "heads",
+    "rest": "rest",
 }
 
 
@@ -145,13 +156,13 @@ def peak_of_allocations(records: list[dict]) -> int:
     return max(record["Total Allocated"] for record in records) - before
 
 
-def share_between_layers(
+def time_shares(
     model: Reg4PruForSemanticSegmentation, call: Callable[[], object], device: torch.device, repeats: int = 3
-) -> float:
+) -> dict[str, float]:
     """
-    Share of the forward pass that is spent in none of its modules (embeddings, layers, drift corrections, heads):
-    selecting, gathering and reactivating, and whatever else lies between (rotary positions, insertion of the queries).
-    Median over a few calls, without torch.compile, whose graph has no such boundaries.
+    Shares of a forward pass by [`PARTS`], medians over a few calls, without torch.compile, whose graph has no such
+    boundaries. `rest` is what belongs to no module: gathering and reactivating, rotary positions, insertion of the
+    queries.
     """
     marks: list[tuple[str, float | torch.cuda.Event]] = []
 
@@ -166,31 +177,37 @@ def share_between_layers(
 
         return hook
 
-    hooks = [model.register_forward_pre_hook(mark("begin")), model.register_forward_hook(mark("end"))]
-    for part in (model.embeddings, *model.layers, *model.drift_corrections):
-        hooks += [part.register_forward_pre_hook(mark("enter")), part.register_forward_hook(mark("leave"))]
+    config = model.config
+    modules = [("embeddings", model.embeddings)]
+    for index, layer in enumerate(model.layers):
+        prunes = min(config.pruning_layers, default=index) < index <= config.reactivation_layer
+        modules.append(("pruned_layers" if prunes else "full_layers", layer))
+    modules += [("selectors", selector) for selector in model.selectors]
+    modules += [("corrections", correction) for correction in model.drift_corrections]
+    hooks = [model.register_forward_pre_hook(mark("rest")), model.register_forward_hook(mark("end"))]
+    for name, module in modules:
+        hooks += [module.register_forward_pre_hook(mark(name)), module.register_forward_hook(mark("rest"))]
     hooks.append(model.layernorm.register_forward_pre_hook(mark("heads")))
     shares = []
     for _ in range(repeats):
         marks.clear()
         call()
         synchronize(device)
-        shares.append(_share(marks))
+        shares.append(_shares(marks))
     for hook in hooks:
         hook.remove()
-    return statistics.median(shares)
+    return {name: statistics.median(share[name] for share in shares) for name in PARTS}
 
 
-def _share(marks: list) -> float:
+def _shares(marks: list) -> dict[str, float]:
     def elapsed(start, end) -> float:
         return start.elapsed_time(end) if isinstance(start, torch.cuda.Event) else end - start
 
-    between = sum(
-        elapsed(start, end)
-        for (name, start), (_, end) in itertools.pairwise(marks)
-        if name == "leave"  # up to the next part
-    )
-    return between / elapsed(marks[0][1], marks[-1][1])
+    spent = dict.fromkeys(PARTS, 0.0)
+    for (name, start), (_, end) in itertools.pairwise(marks):
+        spent[name] += elapsed(start, end)
+    whole = elapsed(marks[0][1], marks[-1][1])
+    return {name: seconds / whole for name, seconds in spent.items()}
 
 
 def save_profile(call: Callable[[], object], device: torch.device, path: Path, rows: int = 40) -> None:

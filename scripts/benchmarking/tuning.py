@@ -1,20 +1,22 @@
 """Time and quality of one checkpoint in every setting of its pruning, and the choice within a budget."""
 
+import copy
 import json
 import logging
 import math
-from collections.abc import Sequence
+import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru.image_tiles import TiledImage
 from modeling_reg4pru.speed_budget import (
     SPEED_FILE,
     accuracy,
@@ -27,6 +29,7 @@ from modeling_reg4pru.tiled_inference import predict_image
 from ..common.atomic_files import replace_json, replace_text
 from ..common.cli import check_at_least_1
 from ..common.data_overlap import describe_data
+from ..common.devices import DTYPES
 from ..common.former_names import with_present_names
 from ..common.keep_rates import check_keep_rates
 from ..common.provenance import provenance
@@ -34,64 +37,16 @@ from ..inference.model_classes import is_of_vessels
 from ..reporting.speed import draw_front, front_table, measured_sentence
 from .arguments import TuneArguments
 from .baselines import variant
+from .engines import EngineModel, Logits, build_engine
 from .flops import forward_flops
 from .quality import measure_quality
 from .timing import interleaved_seconds, summary
+from .tuned_settings import CONFIG_FIELDS, Setting, engines_to_measure, pareto_front, settings_to_measure
 
 logger = logging.getLogger("tune")
 
+PROCESSOR_FILE = "preprocessor_config.json"
 REPORTS = (SPEED_FILE, "speed.md", "speed.png")
-
-
-class Setting(NamedTuple):
-    """How a checkpoint prunes: these fields of its configuration, with a keep rate for each stage."""
-
-    keep_rates: tuple[float, ...]
-    reactivation_layer: int
-    selection_pool: str
-    allocation: str = "tile"  # what it was in unfinished measurements that do not tell
-
-
-def settings_to_measure(
-    num_stages: int,
-    keep_rates: Sequence[float],
-    layers: Sequence[int],
-    pools: Sequence[str],
-    allocations: Sequence[str],
-) -> list[Setting]:
-    """
-    One keep rate for all stages, from unpruned down, with every reactivation layer, selection pool and allocation;
-    unpruned, where these make no difference, only once.
-
-    Args:
-        num_stages (`int`): Number of pruning stages.
-        keep_rates (`Sequence[float]`): Keep rates, 1 among them.
-        layers (`Sequence[int]`), pools, allocations (`Sequence[str]`): Values of these fields.
-    """
-    pruned = [
-        Setting((rate,) * num_stages, layer, pool, allocation)
-        for rate in sorted(set(keep_rates), reverse=True)
-        for layer in layers
-        for pool in pools
-        for allocation in allocations
-        if rate < 1
-    ]
-    return [Setting((1.0,) * num_stages, layers[0], pools[0], allocations[0]), *pruned]
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """
-    Indices of the points (time, quality) that no other point beats in both, the fastest first.
-
-    Args:
-        points (`Sequence[tuple[float, float]]`): Less time and more quality are better.
-    """
-    front, best = [], -math.inf
-    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
-        if points[index][1] > best:
-            front.append(index)
-            best = points[index][1]
-    return front
 
 
 def check_arguments(arguments: TuneArguments) -> Path:
@@ -111,6 +66,8 @@ def check_arguments(arguments: TuneArguments) -> Path:
     if 1 not in arguments.keep_rates or len(arguments.keep_rates) < 2:
         raise ValueError(f"--keep_rates is {arguments.keep_rates}: it must contain 1.0 and at least one lower rate.")
     check_at_least_1(arguments, "batch_size", "rounds", "limit", "num_threads")
+    if not all(0 <= overlap < 1 for overlap in arguments.tile_overlaps):
+        raise ValueError(f"--tile_overlaps is {arguments.tile_overlaps}: each must be a part of a tile, in [0, 1).")
     if arguments.budget_ms is not None and not arguments.budget_ms > 0:
         raise ValueError(f"--budget_ms is {arguments.budget_ms}: it must be above 0.")
     existing = [name for name in REPORTS if (folder / name).exists()]
@@ -147,21 +104,16 @@ class Tuning:
     ):
         self.arguments, self.folder = arguments, folder
         self.model, self.processor, self.images = model, processor, images
-        config = model.config
-        if not config.num_stages:
+        if not model.config.num_stages:
             raise ValueError(f"The model in {folder} has no pruning stages: there is nothing to tune.")
-        depth = config.num_hidden_layers
-        layers = {layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers}
-        layers = sorted(layers | {config.reactivation_layer})
-        pools = list(dict.fromkeys([config.selection_pool, *arguments.selection_pools]))
-        self.tiles = processor.cut_image(images[0]["image"])  # whose time is measured
-        allocations = list(dict.fromkeys([config.allocation, *arguments.allocations]))
-        if len(self.tiles) == 1:
-            allocations = [config.allocation]
-        self.settings = settings_to_measure(config.num_stages, arguments.keep_rates, layers, pools, allocations)
+        self.tiles = self._cut()  # the first image, whose time is measured, by overlap
+        self.overlap = next(iter(self.tiles))
+        self.engines = engines_to_measure(arguments.dtype, arguments.engines, model.device)
+        self.models = {arguments.dtype: model}  # what has been built, by data type or setting
+        self.settings = self._settings()
         for setting in self.settings:
             try:
-                self._variant(setting)
+                variant(self.model, **self._fields(setting))
             except StrictDataclassClassValidationError as error:
                 raise ValueError(str(error.__cause__)) from None
         self.size = (processor.size.height, processor.size.width)
@@ -175,6 +127,31 @@ class Tuning:
         }
         self.unfinished = folder / f"{SPEED_FILE}.unfinished"
         self.qualities = {} if arguments.overwrite else self._read_unfinished()
+
+    def _cut(self) -> dict[int, TiledImage]:
+        """The first image in tiles, by overlap in pixels, the checkpoint's own first; equal tiles only once."""
+        side, image = self.processor.size.height, self.images[0]["image"]
+        own = self.processor.cut_image(image)
+        cut = {int(own.patch_offsets[0, -1]): own}
+        for overlap in self.arguments.tile_overlaps:
+            tiles = self._processor(int(overlap * side)).cut_image(image)
+            places = [known.patch_offsets[:, 1:3] for known in cut.values()]
+            if not any(tiles.patch_offsets[:, 1:3].equal(known) for known in places):
+                cut[int(overlap * side)] = tiles
+        return cut
+
+    def _settings(self) -> list[Setting]:
+        arguments, config = self.arguments, self.model.config
+        depth = config.num_hidden_layers
+        layers = {layer + depth if layer < 0 else layer for layer in arguments.reactivation_layers}
+        layers = sorted(layers | {config.reactivation_layer})
+        pools = list(dict.fromkeys([config.selection_pool, *arguments.selection_pools]))
+        allocations = list(dict.fromkeys([config.allocation, *arguments.allocations]))
+        if len(self.tiles[self.overlap]) == 1:
+            allocations = [config.allocation]
+        return settings_to_measure(
+            config.num_stages, arguments.keep_rates, layers, pools, allocations, list(self.tiles), self.engines
+        )
 
     def _read_unfinished(self) -> dict[Setting, dict[str, float]]:
         if not self.unfinished.exists():
@@ -190,18 +167,39 @@ class Tuning:
 
     def cost(self, setting: Setting) -> int:
         """Floating-point operations of an image, counted as if each of its tiles kept the same number of tokens."""
-        grid_size = tuple(side // self.model.config.patch_size for side in self.size)
-        return sum(forward_flops(self._variant(setting).config, grid_size, len(self.tiles)).values())
+        config = variant(self.model, **self._fields(setting)).config
+        grid_size = tuple(side // config.patch_size for side in self.size)
+        return sum(forward_flops(config, grid_size, len(self.tiles[setting.tile_overlap])).values())
 
-    def _variant(self, setting: Setting) -> Reg4PruForSemanticSegmentation:
-        return variant(self.model, **{**setting._asdict(), "keep_rates": list(setting.keep_rates)})
+    @staticmethod
+    def _fields(setting: Setting) -> dict:
+        return {name: getattr(setting, name) for name in CONFIG_FIELDS} | {"keep_rates": list(setting.keep_rates)}
+
+    def _processor(self, overlap: int) -> BaseImageProcessor:
+        processor = copy.copy(self.processor)
+        processor.tile_overlap = overlap
+        return processor
+
+    def _model(self, setting: Setting) -> torch.nn.Module:
+        """The model of a setting, or its engine in the place of the model; built once, whatever the overlap."""
+        if setting.engine in DTYPES:
+            if setting.engine not in self.models:
+                self.models[setting.engine] = copy.deepcopy(self.model).to(DTYPES[setting.engine])
+            return variant(self.models[setting.engine], **self._fields(setting))
+        built = setting._replace(tile_overlap=None)
+        if built not in self.models:
+            logits = Logits(variant(self.model, **self._fields(setting))).eval()
+            files = Path(tempfile.mkdtemp(dir=self.scratch))
+            run = build_engine(setting.engine, logits, self.size, files, self.model.device)
+            self.models[built] = EngineModel(run, self.model.device, self.model.config.id2label)
+        return self.models[built]
 
     def quality(self, setting: Setting) -> dict[str, float]:
         """Quality of a setting on the validation images, as `reg4pru evaluate` measures it."""
         if setting not in self.qualities:
             quality = measure_quality(
-                self._variant(setting),
-                self.processor,
+                self._model(setting),
+                self._processor(setting.tile_overlap),
                 self.images,
                 setting.keep_rates,
                 batch_size=self.arguments.batch_size,
@@ -212,7 +210,7 @@ class Tuning:
                 raise ValueError(f"The validation images contain no {what}: quality cannot be measured on them.")
             self.qualities[setting] = quality
             rows = [[*setting, row] for setting, row in self.qualities.items()]
-            replace_text(self.unfinished, json.dumps({"identity": self.identity, "qualities": rows}, indent=1) + "\n")
+            replace_json(self.unfinished, {"identity": self.identity, "qualities": rows}, indent=1)
         return self.qualities[setting]
 
     def measure_times(self) -> dict[Setting, list[float]]:
@@ -220,9 +218,9 @@ class Tuning:
         calls = {
             setting: partial(
                 predict_image,
-                self._variant(setting),
+                self._model(setting),
                 self.processor,
-                self.tiles,
+                self.tiles[setting.tile_overlap],
                 setting.keep_rates,
                 batch_size=self.arguments.batch_size,
             )
@@ -232,15 +230,17 @@ class Tuning:
 
     def run(self) -> dict:
         """Measure, and write speed.json, speed.md and speed.png; returns the content of speed.json."""
-        arguments = self.arguments
-        qualities = [self.quality(setting) for setting in tqdm(self.settings, desc="Quality", unit="setting")]
-        seconds = self.measure_times()
+        arguments, tiles = self.arguments, self.tiles[self.overlap]
+        with tempfile.TemporaryDirectory(prefix="reg4pru-tune-") as self.scratch:  # files of engines
+            qualities = [self.quality(setting) for setting in tqdm(self.settings, desc="Quality", unit="setting")]
+            seconds = self.measure_times()
         rows = []
         for setting, quality in zip(self.settings, qualities, strict=True):
             timed = summary(seconds[setting], seconds[self.settings[0]])  # to the first: unpruned
             rows.append(
                 {
                     **setting._asdict(),
+                    "tiles": len(self.tiles[setting.tile_overlap]),
                     "milliseconds": 1000 * timed["latency"],
                     "milliseconds_quartiles": [1000 * one for one in timed["latency_quartiles"]],
                     "ratio": timed["ratio"],
@@ -255,12 +255,15 @@ class Tuning:
             "data": self.data,
             "machine": describe_machine(self.model.device, self.model.dtype),
             "image_size": list(self.size),
-            "frame_size": self.tiles.patch_offsets[0, 4:6].tolist(),
+            "frame_size": tiles.patch_offsets[0, 4:6].tolist(),
             "batch_size": arguments.batch_size,
-            "tiles_per_image": len(self.tiles),
+            "tiles_per_image": len(tiles),
             "weights": self.identity["weights"],
             "num_layers": self.model.config.num_hidden_layers,
-            "checkpoint": {name: vars(self.model.config)[name] for name in Setting._fields},
+            "checkpoint": {
+                **{name: vars(self.model.config)[name] for name in CONFIG_FIELDS},
+                "tile_overlap": self.overlap,
+            },
             "candidates": [{**row, "on_front": index in front} for index, row in enumerate(rows)],
         }
         replace_json(self.folder / SPEED_FILE, speed, indent=1)
@@ -277,7 +280,8 @@ def speed_markdown(speed: dict) -> str:
 
 def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     """
-    Write the most accurate setting within a budget into the configuration of a checkpoint.
+    Write the most accurate setting within a budget into the configurations of a checkpoint and of its image processor;
+    of those in the data type that was measured first, as no other engine is part of a checkpoint.
 
     Returns:
         `dict`: the chosen candidate.
@@ -285,15 +289,18 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
     Raises:
         `ValueError`: if the budget is below the time of the fastest setting.
     """
-    chosen = choose_candidate(speed["candidates"], budget)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    before = {name: config.get(name) for name in Setting._fields}
-    after = {name: list(chosen[name]) if name == "keep_rates" else chosen[name] for name in Setting._fields}
-    replace_text(path, json.dumps({**config, **after}, indent=2, sort_keys=True) + "\n")
+    dtype = speed["machine"]["dtype"]
+    chosen = choose_candidate([row for row in speed["candidates"] if row.get("engine", dtype) == dtype], budget)
+    before, after = _write_fields(folder / "config.json", {name: chosen[name] for name in CONFIG_FIELDS})
+    cut = {"tile_overlap": chosen.get("tile_overlap")}  # early measurements know one only
+    if cut["tile_overlap"] is not None and cut["tile_overlap"] != speed["checkpoint"]["tile_overlap"]:
+        both = _write_fields(folder / PROCESSOR_FILE, cut)
+        before, after = before | both[0], after | both[1]
+        # The times that a loaded model chooses from are those of the tiles that are cut from now on.
+        replace_json(folder / SPEED_FILE, {**speed, "checkpoint": {**speed["checkpoint"], **cut}}, indent=1)
     logger.info(
         "Written to %s for a budget of %g ms: %s (%.3g ms, %s %.3f). Before: %s.",
-        path,
+        folder,
         budget,
         after,
         chosen["milliseconds"],
@@ -302,3 +309,11 @@ def write_choice(folder: Path, speed: dict, budget: float) -> dict:
         before,
     )
     return chosen
+
+
+def _write_fields(path: Path, after: dict) -> tuple[dict, dict]:
+    """Change fields of a JSON file; returns them as they were and as they are."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    before = {name: content.get(name) for name in after}
+    replace_text(path, json.dumps({**content, **after}, indent=2, sort_keys=True) + "\n")
+    return before, after

@@ -18,6 +18,8 @@ FRONT_HEADINGS = {
     "reactivation_layer": "reactivation after layer",
     "selection_pool": "pool",
     "allocation": "allocation",
+    "tiles": "tiles",
+    "engine": "engine",
 }
 # The same of qualities: a checkpoint of two classes has the first three, one of more the others.
 QUALITY_HEADINGS = {
@@ -36,24 +38,24 @@ def rates_name(keep_rates: list[float]) -> str:
     return names[0] if len(set(names)) == 1 else " / ".join(names)
 
 
-def quality_headings(speed: dict) -> dict[str, str]:
-    """The qualities that were measured, and their headings."""
-    return {name: heading for name, heading in QUALITY_HEADINGS.items() if name in speed["candidates"][0]}
+def front_headings(speed: dict) -> dict[str, str]:
+    """The columns of [`front_rows`], and their headings: early measurements tell nothing of tiles and engines."""
+    measured = speed["candidates"][0]
+    return {name: heading for name, heading in (FRONT_HEADINGS | QUALITY_HEADINGS).items() if name in measured}
 
 
 def front_rows(speed: dict) -> list[dict[str, str]]:
     """The Pareto front of a `speed.json`, the most accurate setting first, each value as it is shown."""
+    shown = {
+        "milliseconds": format_milliseconds,
+        "ratio": lambda ratio: f"{ratio:.2f}×",
+        "keep_rates": rates_name,
+        "reactivation_layer": lambda layer: f"L−{speed['num_layers'] - layer}",
+        **dict.fromkeys(("selection_pool", "allocation", "tiles", "engine"), str),
+    }
     front = [row for row in speed["candidates"] if row["on_front"]]
     return [
-        {
-            "milliseconds": format_milliseconds(row["milliseconds"]),
-            "ratio": f"{row['ratio']:.2f}×",
-            "keep_rates": rates_name(row["keep_rates"]),
-            "reactivation_layer": f"L−{speed['num_layers'] - row['reactivation_layer']}",
-            "selection_pool": row["selection_pool"],
-            "allocation": row["allocation"],
-            **{name: format_number(row[name]) for name in quality_headings(speed)},
-        }
+        {name: shown.get(name, format_number)(row[name]) for name in front_headings(speed)}
         for row in sorted(front, key=lambda row: -row["milliseconds"])
     ]
 
@@ -65,8 +67,7 @@ def format_milliseconds(milliseconds: float) -> str:
 
 def front_table(speed: dict) -> str:
     """The Pareto front as a Markdown table."""
-    headings = FRONT_HEADINGS | quality_headings(speed)
-    return markdown_table([[*headings.values()], *([*row.values()] for row in front_rows(speed))])
+    return markdown_table([[*front_headings(speed).values()], *([*row.values()] for row in front_rows(speed))])
 
 
 def measured_sentence(speed: dict) -> str:
@@ -77,10 +78,13 @@ def measured_sentence(speed: dict) -> str:
     quality = f"Quality is that of {count} validation images"
     if "quality" in speed:  # from the report of `reg4pru prune`
         quality = f"Quality is {speed['quality']} on {count} images"
+    tiles = f"{speed['tiles_per_image']:.3g} tiles"
+    if len({row.get("tiles") for row in speed["candidates"]}) > 1:
+        tiles = "tiles"
     frame = "an image" if speed["frame_size"] is None else "an image of {} × {} pixels".format(*speed["frame_size"])
     return (
         f"Measured on {speed['provenance']['date'][:10]} on {_machine_name(machine)}, for {frame} in "
-        f"{speed['tiles_per_image']:.3g} tiles of {height} × {width} pixels, batch size {speed['batch_size']}. "
+        f"{tiles} of {height} × {width} pixels, batch size {speed['batch_size']}. "
         f"{quality} ({data}). Of {len(speed['candidates'])} settings, none is both faster and more accurate than "
         "these."
     )
@@ -95,6 +99,7 @@ def draw_front(speed: dict, path: Path) -> None:
     """AP, or mean IoU, against time: all settings, the checkpoint's own at every rate, and the Pareto front."""
     rows, checkpoint = speed["candidates"], speed["checkpoint"]
     own = tuple(checkpoint[name] for name in ("reactivation_layer", "selection_pool", "allocation"))
+    cut, dtype = checkpoint.get("tile_overlap"), speed["machine"]["dtype"]
 
     def points(chosen: list[dict]) -> tuple[np.ndarray, np.ndarray]:
         chosen = sorted(chosen, key=lambda row: row["milliseconds"])
@@ -104,6 +109,7 @@ def draw_front(speed: dict, path: Path) -> None:
         row
         for row in rows
         if len(set(row["keep_rates"])) == 1
+        and (row.get("tile_overlap", cut), row.get("engine", dtype)) == (cut, dtype)
         and (row["keep_rates"][0] == 1 or (row["reactivation_layer"], row["selection_pool"], row["allocation"]) == own)
     ]
     figure = new_figure(7.2, 4.6)
@@ -112,7 +118,7 @@ def draw_front(speed: dict, path: Path) -> None:
     axis.plot(*points(uniform), "s--", color="#D55E00", label="as the checkpoint is configured")
     front = points([row for row in rows if row["on_front"]])
     axis.plot(*front, "o-", drawstyle="steps-post", color="#0072B2", label="Pareto front")
-    measured = "mean IoU" if "mean_iou" in quality_headings(speed) else "average precision"
+    measured = "mean IoU" if "mean_iou" in rows[0] else "average precision"
     axis.set(xlabel="milliseconds per image", ylabel=f"{measured}, validation images")
     axis.set_title(_machine_name(speed["machine"]), fontsize=9)
     tidy(axis)

@@ -30,8 +30,8 @@ from reg4pru.benchmarking.timing import (
     interleaved_rounds,
     peak_memory,
     peak_of_allocations,
-    share_between_layers,
     summary,
+    time_shares,
 )
 from reg4pru.benchmarking.training_steps import typical_windows
 
@@ -68,6 +68,7 @@ def test_from_end_to_end(run_command, tmp_path):
             assert row["flops_limit"] == pytest.approx(dense["gflops"] / row["gflops"])
             assert row["peak_memory"] > 0
         assert all(0 < row["between_layers_share"] < 1 for row in rows[1:])
+        assert all(sum(row["time_shares"].values()) == pytest.approx(1, abs=0.2) for row in rows[1:])  # of medians
         assert dense["gflops"] == rows[1]["gflops"] > rows[2]["gflops"] > rows[4]["gflops"]
         assert dense["token_counts"] == rows[1]["token_counts"]
 
@@ -215,21 +216,25 @@ def test_peak_memory():
     assert peak_of_allocations([{"Bytes": size, "Total Allocated": total} for size, total in records]) == 30
 
 
-def test_time_between_layers(tiny_model, pixel_values):
-    """A selector that dawdles shows; a layer or a drift correction that does, hides everything else."""
+def test_where_the_time_goes(tiny_model, pixel_values):
+    """A part that dawdles shows where it belongs."""
     model = tiny_model(
         pruning_layers=[1], reactivation_layer=4, train_pruning="hard", routing=False, drift_correction=True
     )
-
-    def share_if_slow(part):
-        dawdle = part.register_forward_hook(lambda *_: time.sleep(0.5))
-        share = share_between_layers(model, lambda: model(pixel_values, keep_rates=0.5), CPU, repeats=1)
+    modules = {
+        "embeddings": model.embeddings.patch_embeddings,
+        "full_layers": model.layers[5].mlp,
+        "pruned_layers": model.layers[3].attention,
+        "selectors": model.selectors[0],
+        "corrections": model.drift_corrections[0].fc1,
+        "heads": model.mask_head,
+    }
+    for name, module in modules.items():
+        dawdle = module.register_forward_hook(lambda *_: time.sleep(0.5))
+        shares = time_shares(model, lambda: model(pixel_values, keep_rates=0.5), CPU, repeats=1)
         dawdle.remove()
-        return share
-
-    assert share_if_slow(model.selectors[0]) > 0.5
-    assert share_if_slow(model.layers[3].attention) < 0.5
-    assert share_if_slow(model.drift_corrections[0].fc1) < 0.5
+        assert shares[name] > 0.5
+        assert sum(shares.values()) == pytest.approx(1)
     assert not model.layers[0]._forward_hooks
 
 

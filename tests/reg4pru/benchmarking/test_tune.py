@@ -5,14 +5,18 @@ import sys
 
 import datasets
 import pytest
+import torch
 
-from modeling_reg4pru import Reg4PruForSemanticSegmentation
+from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import tune
-from reg4pru.benchmarking import quality
+from reg4pru.benchmarking import quality, tuned_settings, tuning
+from reg4pru.benchmarking.tuned_settings import Setting
 
 IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 96)  # of four tiles each
 FEW = ("--keep_rates", 1.0, 0.5, "--rounds", 1, "--min_seconds", 0.001, "--device", "cpu", "--num_threads", 1)
+FEW += ("--engines", "float32")
+ALL = ("--reactivation_layers", -1, "--selection_pools", "active", "all")
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def checkpoint(tiny_model, save_checkpoint):
 
 
 def test_end_to_end(checkpoint, run_command, run_tune, refused):
-    finished = run_command("tune", "--model_name_or_path", checkpoint, *IMAGES, *FEW)
+    finished = run_command("tune", "--model_name_or_path", checkpoint, *IMAGES, *FEW, *ALL)
     assert finished.returncode == 0, finished.stderr
     speed = json.loads((checkpoint / "speed.json").read_text(), parse_constant=pytest.fail)
     assert (checkpoint / "speed.md").read_text().strip() == finished.stdout.strip()
@@ -63,6 +67,7 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
         (layer, pool, allocation) for layer in (4, 5) for pool in ("active", "all") for allocation in ("tile", "image")
     }
     assert len(rows) == 9
+    assert {(row["tile_overlap"], row["tiles"], row["engine"]) for row in rows} == {(14, 4, "float32")}
     front = [row for row in rows if row["on_front"]]
     for row in rows:  # nothing that was measured lies above the front
         assert any(
@@ -82,6 +87,7 @@ def test_end_to_end(checkpoint, run_command, run_tune, refused):
     best = max(rows, key=lambda row: (row["average_precision"], -row["milliseconds"]))
     chosen = {name: best[name] for name in ("keep_rates", *names)}
     assert json.loads((checkpoint / "config.json").read_text()) == before | chosen
+    assert json.loads((checkpoint / "preprocessor_config.json").read_text())["tile_overlap"] is None
     assert Reg4PruForSemanticSegmentation.from_pretrained(checkpoint).config.keep_rates == best["keep_rates"]
 
 
@@ -102,7 +108,7 @@ def test_times_of_other_weights_are_refused(save_checkpoint, speed, tiny_model, 
 
 
 def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, monkeypatch):
-    arguments = ("--model_name_or_path", checkpoint, *IMAGES, *FEW)
+    arguments = ("--model_name_or_path", checkpoint, *IMAGES, *FEW, *ALL)
     measure, calls = quality.measure, []
 
     def measure_three(*given, **settings):
@@ -123,9 +129,36 @@ def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, mon
     rows = json.loads((checkpoint / "speed.json").read_text())["candidates"]
     assert len(calls) == 4 + len(rows) - 3
     for *setting, scores in unfinished["qualities"]:
-        names = ("keep_rates", "reactivation_layer", "selection_pool", "allocation")
-        row = next(row for row in rows if [row[name] for name in names] == setting)
+        row = next(row for row in rows if [row[name] for name in Setting._fields] == setting)
         assert row["average_precision"] == scores["average_precision"]
+
+
+def test_overlaps_and_engines(checkpoint, run_tune, monkeypatch):
+    monkeypatch.setattr(tuned_settings, "why_not", lambda *_: None)
+    monkeypatch.setattr(tuning, "build_engine", lambda engine, logits, *_: logits)
+    asked = ("--tile_overlaps", 0.6, 0.61, "--engines", "bfloat16", "onnx")
+    run_tune("--model_name_or_path", checkpoint, *IMAGES, *FEW[:-2], *asked)
+    speed = json.loads((checkpoint / "speed.json").read_text())
+    known = {"float32": ("tile", "image"), "bfloat16": ("tile", "image"), "onnx": ("tile",)}
+    assert [(row["engine"], row["tile_overlap"], row["tiles"], row["allocation"]) for row in speed["candidates"]] == [
+        (engine, overlap, tiles, allocation)
+        for engine, allocations in known.items()
+        for overlap, tiles in ((14, 4), (38, 9))
+        for allocation in (allocations[0], *allocations)  # the first unpruned
+    ]
+    assert "| tiles | engine |" in (checkpoint / "speed.md").read_text()
+
+    # What a checkpoint cannot be configured to be may be as accurate as it will.
+    for row in speed["candidates"]:
+        row["average_precision"] = 0.5 + 0.1 * (row["tiles"] == 9) + 0.2 * (row["engine"] != "float32")
+    (checkpoint / "speed.json").write_text(json.dumps(speed))
+    model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
+    assert (model.set_speed_budget(1e6)["engine"], model.set_speed_budget(1e6)["tiles"]) == ("float32", 4)
+    assert model.to(torch.bfloat16).set_speed_budget(1e6)["engine"] == "bfloat16"
+    run_tune("--model_name_or_path", checkpoint, "--device", "cpu", "--budget_ms", 1e6)
+    assert Reg4PruImageProcessor.from_pretrained(checkpoint).tile_overlap == 38
+    model = Reg4PruForSemanticSegmentation.from_pretrained(checkpoint)
+    assert (model.set_speed_budget(1e6)["engine"], model.set_speed_budget(1e6)["tiles"]) == ("float32", 9)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +171,9 @@ def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, mon
         (("--reactivation_layers", 1), "`reactivation_layer`"),
         (("--selection_pools", "some"), "`selection_pool` is 'some'"),
         (("--allocations", "some"), "`allocation` is 'some'"),
+        (("--tile_overlaps", 1.0), "--tile_overlaps is [1.0]"),
+        (("--engines", "some"), "--engines has some"),
+        (("--engines", "onnx", "--dtype", "bfloat16"), "--engines has onnx: it needs --dtype float32"),
         (("--synthetic_counts", 2, 0, 2), "no side 'validation'"),
     ],
 )
