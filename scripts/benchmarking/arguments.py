@@ -73,7 +73,7 @@ class BenchmarkArguments(AsSeenArguments):
         default=None,
         metadata={
             "help": "With --tile_size: whether a keep rate holds for each tile or for the image; "
-            "--engines takes 'tile'"
+            "--engines takes 'tile' "
             "only; default: that of the checkpoint."
         },
     )
