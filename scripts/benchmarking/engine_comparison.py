@@ -33,7 +33,8 @@ from ..inference.onnx_export import check_allocation
 from .arguments import BenchmarkArguments
 from .baselines import dense_model, model_config, variant, variant_config
 from .engines import EngineModel, Logits, build_engine, why_not
-from .quality import CLASS_QUALITIES, QUALITIES, measure_quality, qualities_of
+from .quality import measure_quality
+from .quality_names import CLASS_QUALITIES, QUALITIES, qualities_of
 from .report import engine_table
 from .timing import interleaved_seconds, summary
 

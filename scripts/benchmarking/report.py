@@ -7,7 +7,7 @@ from ..common.keep_rates import rate_name
 from ..reporting.style import COLOURS, DPI, new_figure, tidy
 from ..reporting.tables import UNDEFINED, format_number, markdown_table
 from .arguments import ENGINES
-from .quality import qualities_of
+from .quality_names import qualities_of
 from .timing import PARTS
 
 # Of average precision or mean IoU: what an engine may lose and still be recommended.

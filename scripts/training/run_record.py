@@ -113,7 +113,7 @@ def check_state(state: Path, began: Path, same_run: bool, settings: dict) -> Non
     ]
     if differences:
         raise ValueError(
-            f"The full state {state} was trained with other settings: {'; '.join(differences)}. Give those that were, "
+            f"The full state {state} was trained with other settings: {'; '.join(differences)}. Use those settings, "
             "or start a new run in another --output_dir."
         )
 

@@ -181,7 +181,7 @@ def test_no_kind_of_source_is_read_twice(sources, tmp_path, monkeypatch):
 def test_test_images_alone_have_no_official_split(tmp_path, write_pair):
     for n in range(1, 11):
         write_pair(tmp_path / "fives", f"test/{n}_A", n)
-    with pytest.raises(ValueError, match=r'no "train" images.*split="resplit".*mapping'):
+    with pytest.raises(ValueError, match=r'no "train" images.*--split resplit .*split="resplit".*file of names'):
         load(tmp_path / "fives", tmp_path)
     assert not (tmp_path / "cache").exists()  # refused before anything was decoded
     data = load(tmp_path / "fives", tmp_path, split="resplit")

@@ -210,7 +210,7 @@ def test_merge_equals_one_run():
     assert first.compute() == together.compute()
     assert first.rows == together.rows
     assert second.compute() == parts[1].compute()
-    with pytest.raises(ValueError, match="one only: 2, 3"):
+    with pytest.raises(ValueError, match="measured once: 2, 3"):
         first.merge(second)
     with pytest.raises(ValueError, match=r"threshold differs: 0.5 here, 0.4"):
         first.merge(VesselMetrics(threshold=0.4))

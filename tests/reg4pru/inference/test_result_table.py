@@ -153,7 +153,7 @@ def test_one_run_at_a_time(out, caplog):
         ended.append("first")
     thread.join()
     assert ended == ["first", "second"]
-    assert f"Another run writes to {out}: waiting" in caplog.text
+    assert f"Another run is writing to {out}: waiting" in caplog.text
 
 
 def test_another_path_or_folder_of_the_same_image_is_not_foreign(out, tmp_path, monkeypatch):

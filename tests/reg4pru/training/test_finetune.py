@@ -183,7 +183,7 @@ def test_a_field_that_there_is_not_is_refused_in_a_line(checkpoint, tmp_path, ca
     with pytest.raises(SystemExit) as stopped:
         finetune(checkpoint, tmp_path / "out", "--max_steps", "1", "--config_overrides", "keep_rats=0.5")
     assert stopped.value.code == 2
-    assert "config_overrides has ['keep_rats'], which are no fields" in capsys.readouterr().err
+    assert "config_overrides has ['keep_rats'], which are not fields" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -128,7 +128,7 @@ def test_images_of_another_run_are_not_forgotten(runs, refusal, command):
     assert "is not empty" in refusal(command, f"{command}-next", *more)
     # What the optimiser brings along cannot be told anew.
     said = refusal(command, "new", *more, "--learning_rate", 0.01)
-    assert "--learning_rate is 0.01, was 0.001. Give those that were" in said
+    assert "--learning_rate is 0.01, was 0.001. Use those settings" in said
     assert runs.complete(command, "new", *more, steps, STEPS - 1) == 2
     assert f"which is at step {STEPS}: this training ends at step {STEPS - 1}" in runs.said("new")
 
