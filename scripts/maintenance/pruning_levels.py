@@ -4,8 +4,9 @@ The levels of `reg4pru prune` in one table and one figure for each data set, fro
     python -m reg4pru.maintenance.pruning_levels results/prune
 
 reads `<data set>/<what>/seed-<number>/` with the `prune_results.json` of `reg4pru prune`, which holds every level up
-to its own, or the `metrics.json` of `reg4pru evaluate`, whose level is then called as its folder; and writes
-`table.md` and `levels.png` beside the data sets.
+to its own, or the `metrics.json` of `reg4pru evaluate`, whose level is then called as its folder, with the
+`agreement.json` of `reg4pru.maintenance.agreement_with` where there is one; and writes `table.md` and `levels.png`
+beside the data sets.
 """
 
 import json
@@ -64,7 +65,9 @@ def read_report(path: Path) -> Iterator[tuple[str, Measured]]:
 
 
 def read_metrics(path: Path, name: str) -> tuple[str, Measured]:
-    """An evaluation, under this name."""
+    """An evaluation, under this name, and its agreement with a dense model, if that was measured."""
+    beside = path.with_name("agreement.json")
+    agreement = json.loads(beside.read_text(encoding="utf-8"))["mean_iou"] if beside.is_file() else {}
     metrics = json.loads(path.read_text(encoding="utf-8"))
     results = metrics["results"]
     metric = "mean_iou" if "mean_iou" in next(iter(results.values())) else "average_precision"
@@ -72,7 +75,8 @@ def read_metrics(path: Path, name: str) -> tuple[str, Measured]:
         float(rate): result[metric] if metric == "mean_iou" else result["pooled"][metric]
         for rate, result in results.items()
     }
-    return name, Measured(metric, values, {}, float("nan"), len(metrics["images"]))
+    agreement = {float(rate): value for rate, value in agreement.items()}
+    return name, Measured(metric, values, agreement, float("nan"), len(metrics["images"]))
 
 
 def collect(folder: Path) -> dict[str, list[Measured]]:
