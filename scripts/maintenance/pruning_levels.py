@@ -5,7 +5,7 @@ The levels of `reg4pru prune` in one table and one figure for each data set, fro
 
 reads `<data set>/<what>/seed-<number>/` with the `prune_results.json` of `reg4pru prune`, which holds every level up
 to its own, or the `metrics.json` of `reg4pru evaluate`, whose level is then called as its folder, with the
-`agreement.json` of `reg4pru.maintenance.agreement_with` where there is one; and writes `table.md` and `levels.png`
+`agreement.json` of `reg4pru.pruning.agreement_with` where there is one; and writes `table.md` and `levels.png`
 beside the data sets.
 """
 

@@ -31,6 +31,8 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
     results = {rate: {"pooled": {"average_precision": 0.87}} for rate in ("1.0", "0.7", "0.5", "0.3")}
     metrics = {"results": results, "images": {"a": "", "b": ""}}
     write(tmp_path / "fives" / "default_recipe" / "seed-0", "metrics.json", metrics)
+    beside = tmp_path / "fives" / "default_recipe" / "seed-0" / "agreement.json"
+    beside.write_text(json.dumps({"mean_iou": dict.fromkeys(results, 0.77)}), encoding="utf-8")
     main(tmp_path)
     lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     assert "## fives" in lines
@@ -40,5 +42,5 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
     assert cells["none (random tokens)"][:5] == ["2", "3", "0", dense, "0.500" + sd]
     assert cells["calibrate"] == ["2", "3", "2", dense, *["0.800" + sd] * 3, "1.000" + sd, *["0.700" + sd] * 3]
     assert cells["distill"] == ["2", "3", "3", *["0.850" + sd] * 4, *["0.800" + sd] * 4]
-    assert cells["default recipe"] == ["1", "2", "–", *["0.870"] * 4, *["–"] * 4]
+    assert cells["default recipe"] == ["1", "2", "–", *["0.870"] * 4, *["0.770"] * 4]
     assert Image.open(tmp_path / "levels.png").width > 500
