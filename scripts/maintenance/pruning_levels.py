@@ -17,11 +17,10 @@ from typing import NamedTuple
 
 from ..common.atomic_files import replace_text
 from ..common.keep_rates import rate_name
-from ..reporting.agreement import LABEL_HEADINGS, PRUNE_RESULTS
+from ..reporting.agreement import LABEL_HEADINGS, PRUNE_RESULTS, RATES
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import UNDEFINED, format_mean, markdown_table, mean_and_sd
 
-RATES = (1.0, 0.7, 0.5, 0.3)
 # Levels of a report in the order of the table; others, of evaluations, come after them.
 LEVELS = {
     "untrained": "none (random tokens)",

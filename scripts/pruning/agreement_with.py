@@ -16,9 +16,8 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcess
 from ..common.atomic_files import replace_text
 from ..common.keep_rates import rate_name
 from ..common.provenance import provenance
+from ..reporting.agreement import RATES
 from .agreement import Reported, measure_agreement
-
-RATES = (1.0, 0.7, 0.5, 0.3)
 
 
 def main(dense: str, model: str, fives: str, output: Path) -> None:

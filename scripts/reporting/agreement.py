@@ -12,6 +12,8 @@ from .style import hide_axes, new_figure
 from .tables import UNDEFINED, format_number, markdown_table
 
 PRUNE_RESULTS, TABLE = "prune_results.json", "table.md"
+# Keep rates of the tables that compare levels.
+RATES = (1.0, 0.7, 0.5, 0.3)
 # The metric by labels → its heading.
 LABEL_HEADINGS = {"average_precision": "AP, labels", "mean_iou": "mean IoU, labels"}
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics
 
 from ..common.atomic_files import replace_json, replace_table, replace_text
-from .tables import markdown_table
+from .tables import UNDEFINED, markdown_table
 
-UNDEFINED = "–"
 # What stands beside metrics.json, is of the same weights, and is published with it.
 _COMPANIONS = ("per_image.csv", "table.md", "figure.png", "classes.png")
 HEADINGS = {
