@@ -1,38 +1,81 @@
 """
-How far a checkpoint, at the keep rates of the tables, agrees with another one unpruned, on the test images of FIVES.
+Measure how far a checkpoint, at several keep rates, agrees with another one unpruned.
 
-    python -m reg4pru.pruning.agreement_with runs/dense/seed-0/last default/seed-0 path/to/fives out.json
+The report of reg4pru prune has this for what it made of a dense model; this is for a training of its own.
 
-The report of `reg4pru prune` has this for what it made of a dense model; this is for a training of its own.
+Example:
+    python -m reg4pru.pruning.agreement_with --dense_name_or_path runs/dense/last \
+        --model_name_or_path runs/default/last --dataset path/to/fives --split sample --output agreement.json
 """
 
 import json
-import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets_fives import load_vessels
-from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
-
-from ..common.atomic_files import replace_text
-from ..common.keep_rates import rate_name
-from ..common.provenance import provenance
-from ..reporting.agreement import RATES
-from .agreement import Reported, measure_agreement
+from ..common.cli import CommandParser, check_at_least_1, set_up_logging
+from ..common.keep_rates import check_keep_rates
+from ..common.output_checks import check_writable
+from ..inference.arguments import AsSeenArguments
 
 
-def main(dense: str, model: str, fives: str, output: Path) -> None:
+@dataclass(kw_only=True)
+class AgreementArguments(AsSeenArguments):
+    """Two checkpoints, and the test images that they are compared on."""
+
+    _argument_group_name = "agreement"
+
+    dense_name_or_path: str = field(metadata={"help": "The checkpoint that is compared with, unpruned."})
+    output: str = field(metadata={"help": "JSON file to write; it must not exist."})
+    keep_rates: list[float] = field(
+        default_factory=lambda: [1.0, 0.7, 0.5, 0.3], metadata={"help": "Keep rates of the other checkpoint."}
+    )
+
+
+def check(arguments: AgreementArguments) -> None:
+    """Raises `ValueError` for what cannot work, before anything is loaded."""
+    check_keep_rates(arguments.keep_rates)
+    check_at_least_1(arguments, "limit", "working_size")
+    if Path(arguments.output).exists():
+        raise ValueError(f"--output is {arguments.output}, which exists: choose another.")
+    check_writable(Path(arguments.output).parent, "--output")
+
+
+def main(argv: list[str] | None = None) -> None:
     """Write `mean_iou` by keep rate, and what made it."""
-    base, other = (Reg4PruForSemanticSegmentation.from_pretrained(path).eval() for path in (dense, model))
-    processor = Reg4PruImageProcessor.from_pretrained(model)
-    rows = load_vessels(fives, split="sample", working_size=processor.working_size)["test"]
+    parser = CommandParser(AgreementArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
+    set_up_logging()
+    from ..common.atomic_files import replace_text
+    from ..common.keep_rates import rate_name
+    from ..common.provenance import provenance
+    from ..inference.evaluation_data import load_as_seen
+    from ..inference.loading import load_checkpoint
+    from ..inference.model_classes import check_same_classes
+    from .agreement import Reported, measure_agreement
+
+    try:
+        check(arguments)
+        model, processor = load_checkpoint(
+            arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
+        )
+        dense, _ = load_checkpoint(arguments.dense_name_or_path, None, arguments.device, arguments.dtype)
+        rows = load_as_seen(arguments, processor, "test")
+        for each in (model, dense):
+            check_same_classes(each.config, rows, arguments.dataset)
+    except ValueError as error:
+        parser.error(str(error))
+
     reported = Reported([row["image"] for row in rows])
-    _, found = measure_agreement(base, {"other": other}, processor, reported, {"other": RATES})
-    agreement = {rate_name(rate): row["mean_iou"] for rate, row in found["other"].items()}
-    content = {"mean_iou": agreement, "num_images": len(rows), "provenance": provenance(base.device)}
-    replace_text(output, json.dumps(content, indent=1) + "\n")
+    rates = {"other": arguments.keep_rates}
+    _, found = measure_agreement(dense, {"other": model}, processor, reported, rates, arguments.seed)
+    content = {
+        "mean_iou": {rate_name(rate): row["mean_iou"] for rate, row in found["other"].items()},
+        "num_images": len(rows),
+        "settings": asdict(arguments),
+        "provenance": provenance(model.device, arguments.seed),
+    }
+    replace_text(Path(arguments.output), json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(*sys.argv[1:4], Path(sys.argv[4]))
+    main()
