@@ -26,10 +26,10 @@ OBEYED = {
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
     "ddp_timeout", "debug", "skip_memory_metrics", "resume_from_checkpoint",
 }  # fmt: skip
-_SCHEDULE = "the rates rise over --head_warmup_steps and --backbone_warmup_steps and fall with --poly_power"
+_SCHEDULE = "the rates rise over --head_warmup_steps and --backbone_warmup_steps, then fall with --poly_power"
 _OPTIMIZER = "the optimiser is AdamW, with --layer_decay, --selector_learning_rate and --adam_*"
 _COMPILE = "the number of tokens changes from step to step, and each would be compiled anew"
-_SHARDS = "shards are made by `accelerate launch -m reg4pru train` with accelerate's FSDP"
+_SHARDS = "to shard a model, use `accelerate launch -m reg4pru train` with accelerate's FSDP"
 # What counts instead.
 REFUSED = {
     "lr_scheduler_type": _SCHEDULE,
@@ -38,9 +38,9 @@ REFUSED = {
     "optim": _OPTIMIZER,
     "optim_args": _OPTIMIZER,
     "optim_target_modules": _OPTIMIZER,
-    "label_smoothing_factor": "masks are learned as they are, by the loss of the configuration",
-    "bf16_full_eval": "what is measured are the weights as they are saved; --bf16 computes in bfloat16",
-    "fp16_full_eval": "what is measured are the weights as they are saved; --fp16 computes in float16",
+    "label_smoothing_factor": "masks are learned as they are, with the loss of the configuration",
+    "bf16_full_eval": "the weights are evaluated as they are saved; --bf16 computes in bfloat16",
+    "fp16_full_eval": "the weights are evaluated as they are saved; --fp16 computes in float16",
     "torch_compile": _COMPILE,
     "torch_compile_backend": _COMPILE,
     "torch_compile_mode": _COMPILE,
@@ -49,33 +49,33 @@ REFUSED = {
     "neftune_noise_alpha": "an image has no word embeddings to add noise to",
     "auto_find_batch_size": "schedules and the order of samples hold for one --per_device_train_batch_size",
     "include_num_input_tokens_seen": "an image has no input tokens to count",
-    "prediction_loss_only": "validation measures whole images; --eval_strategy no leaves it out",
+    "prediction_loss_only": "validation measures whole images; --eval_strategy no skips it",
     "eval_use_gather_object": "tiles are gathered as tensors",
-    "include_for_metrics": "the metrics are those of whole images, from predictions and labels",
-    "save_only_model": "a state without its optimiser could not be gone on from; --save_strategy no saves none",
-    "save_on_each_node": "one process writes",
+    "include_for_metrics": "metrics are those of whole images, from predictions and labels",
+    "save_only_model": "a run cannot resume from a state without its optimiser; --save_strategy no saves none",
+    "save_on_each_node": "only the main process writes",
     "enable_jit_checkpoint": "SIGTERM and Ctrl-C save a full state anyway",
     "hub_token": "would be written to training_args.bin: use `hf auth login` or HF_TOKEN",
     "hub_strategy": "the model is pushed once and whole, at the end",
     "hub_always_push": "the model is pushed once and whole, at the end",
     "hub_revision": "the model is pushed to the main branch",
-    "ignore_data_skip": "a run that goes on sees the samples that are left",
-    "full_determinism": "all draws follow from --seed; not every kernel has a deterministic form",
-    "data_seed": "--seed draws the samples, too",
+    "ignore_data_skip": "a resumed run continues with the remaining samples",
+    "full_determinism": "all random draws follow from --seed; not every kernel has a deterministic form",
+    "data_seed": "--seed also decides the samples",
     "accelerator_config": "batches are made as `reg4pru train` makes them",
     "parallelism_config": _SHARDS,
     "dataloader_persistent_workers": "would repeat the augmentations of the first epoch in every epoch",
-    "dataloader_in_order": "samples come in the order that --seed draws",
+    "dataloader_in_order": "--seed decides the order of the samples",
     "label_names": f"they are {LABEL_NAMES}",
-    "train_sampling_strategy": "samples come in the order that --seed draws",
+    "train_sampling_strategy": "--seed decides the order of the samples",
     "fsdp": _SHARDS,
     "deepspeed": _SHARDS,
     "do_predict": "test images are measured by `reg4pru evaluate`",
 }
-_TOKENS = "for text"
-_OURS = "set by us to what the samples need"
+_TOKENS = "only for text"
+_OURS = "set to what the samples need"
 NO_EFFECT = {
-    "average_tokens_across_devices": "the loss is a mean of images",
+    "average_tokens_across_devices": "the loss is a mean over images",
     "use_cache": _TOKENS,
     "length_column_name": _TOKENS,
     "logging_nan_inf_filter": "a loss that is not finite ends the training",
@@ -83,11 +83,11 @@ NO_EFFECT = {
     "eval_accumulation_steps": "metrics are added up batch by batch",
     "batch_eval_metrics": _OURS,
     "remove_unused_columns": _OURS,
-    "restore_callback_states_from_checkpoint": "our callbacks go on from a full state anyway",
-    "fsdp_config": "there is no --fsdp",
-    "do_train": "it trains",
-    "do_eval": "it validates where there are images for it; --eval_strategy says when",
-    "local_rank": "the launcher tells",
+    "restore_callback_states_from_checkpoint": "callbacks are restored from a full state anyway",
+    "fsdp_config": "--fsdp is refused",
+    "do_train": "it always trains",
+    "do_eval": "it validates if there are images for it; --eval_strategy says when",
+    "local_rank": "set by the launcher",
 }
 # Values beside the default that say the same: a second trainer gets arguments that the first has filled in.
 _ALLOWED = {"label_names": [LABEL_NAMES], "train_sampling_strategy": ["sequential"]}
@@ -153,7 +153,7 @@ def render_table() -> str:
     rows = {
         **dict.fromkeys(OBEYED, ("obeyed", "")),
         **{name: ("refused", reason) for name, reason in REFUSED.items()},
-        **{name: ("without effect", reason) for name, reason in NO_EFFECT.items()},
+        **{name: ("no effect", reason) for name, reason in NO_EFFECT.items()},
     }
-    lines = [f"| `{name}` | {what} | {reason} |" for name, (what, reason) in sorted(rows.items())]
-    return "\n".join(["| field | | what counts |", "| --- | --- | --- |", *lines]) + "\n"
+    lines = [f"| {what} | `{name}` | {reason} |" for name, (what, reason) in sorted(rows.items())]
+    return "\n".join(["| here | flag | why, or what to use instead |", "| --- | --- | --- |", *lines]) + "\n"
