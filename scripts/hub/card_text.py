@@ -45,7 +45,7 @@ def measured_sentence(metrics: dict, dataset_id: str | None, fives: set[str]) ->
     trained_on = len(metrics.get("trained_on", []))
     warning = f" **{trained_on} of them were trained on.**" if trained_on else ""
     return (
-        f"Measured on {count} images, the {settings['side']} side of {data}{split}, {where}, "
+        f"Measured on {count} images, the {settings['side']} set of {data}{split}, {where}, "
         f"on {provenance['date'][:10]} with torch {provenance['versions']['torch']} on "
         f"{provenance['device']}.{warning}{source_sentence(metrics, 'metrics.json')}"
     )
@@ -219,7 +219,7 @@ def stages_sentence(config: dict) -> str:
     listed = ", ".join(str(layer) for layer in layers)
     return (
         f"Tokens are pruned after the layers {listed} (keep rates {', '.join(f'{rate:g}' for rate in rates)} by "
-        f"default) and reactivated after layer {config['reactivation_layer']}."
+        f"default) and reactivated after layer {config['reactivation_layer']}, counted from 0."
     )
 
 

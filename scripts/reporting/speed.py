@@ -91,7 +91,8 @@ def measured_sentence(speed: dict) -> str:
 
 
 def _machine_name(machine: dict) -> str:
-    threads = f", {machine['num_threads']} threads" if machine["num_threads"] else ""
+    count = machine["num_threads"]
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     return f"{machine['device']}{threads}, {machine['dtype']}"
 
 

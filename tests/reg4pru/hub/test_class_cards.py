@@ -46,7 +46,7 @@ def test_the_card_speaks_of_the_classes(metrics, tmp_path):
     card = (tmp_path / "staged/README.md").read_text(encoding="utf-8")
     assert "Segments images into 5 classes (sky, building, road, tree, car) and lets you choose" in card
     assert (
-        "the test side of [`user/streets`](https://huggingface.co/datasets/user/streets), on whole images, on" in card
+        "the test set of [`user/streets`](https://huggingface.co/datasets/user/streets), on whole images, on" in card
     )
     assert "| 0.5 | 0.438 | 0.750 | 0.250 |" in card
     assert "| IoU of the class | 1.0 | 0.5 |" in card

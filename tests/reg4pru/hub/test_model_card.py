@@ -156,12 +156,12 @@ def test_what_was_measured_elsewhere_is_not_called_what_was_trained_on(checkpoin
     metrics["settings"]["dataset"] = "/data/our_clinic"
     metrics["images"] = dict.fromkeys(CLINIC, "fingerprint")
     text = str(render_card(*read_checkpoint(checkpoint), "me/tiny", train_results=train, metrics=metrics))
-    assert "the test side of the user's own images, inside" in text
+    assert "the test set of the user's own images, inside" in text
     assert "## Data\n\nFIVES (Jin et al." in text
     metrics["settings"]["dataset"] = "synthetic"
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     staged = stage(checkpoint, tmp_path, metrics=str(tmp_path / "metrics.json"), hub_dataset_id="user/fives")
-    assert "the test side of synthetic images, inside" in (staged / "README.md").read_text(encoding="utf-8")
+    assert "the test set of synthetic images, inside" in (staged / "README.md").read_text(encoding="utf-8")
     assert not (staged / ".eval_results").exists(), "these are no results on user/fives"
 
 
