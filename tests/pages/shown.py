@@ -49,7 +49,7 @@ def commands_of(text: str) -> list[str]:
 
 def quick_rule() -> list[str]:
     """The commands of `make quick`, as they are after Make has filled in its variables."""
-    rule = (ROOT / "Makefile").read_text("utf-8").split("\nquick: install\n")[1].split("\n\n")[0]
+    rule = (ROOT / "Makefile").read_text("utf-8").split("\nquick: $(BASE)\n")[1].split("\n\n")[0]
     for written, meant in (("$(VENV)/bin/", ""), ("$(RUN)", "python"), ("$(QUICK)", "outputs/quick")):
         rule = rule.replace(written, meant)
     return commands_of(rule)
