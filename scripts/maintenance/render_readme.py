@@ -21,7 +21,7 @@ from .reference_card import reference_card
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (
-    *(f"docs/{page}.md" for page in ("inference", "method", "prune", "studies")),
+    *(f"docs/{page}.md" for page in ("inference", "prune", "studies")),
     *("README.md", "results/README.md", "results/attempts.md", "results/small_models.md"),
 )
 CARD = "model_card.md"
@@ -57,7 +57,8 @@ def render(text: str, root: Path = REPOSITORY) -> str:
         # Headings of the file do not fit between those of the page.
         lines = [line for line in text.strip().splitlines() if not line.startswith("# ")]
         lines = [f"**{line.lstrip('# ')}**" if line.startswith("##") else line for line in lines]
-        return f"{block[1]}\n{chr(10).join(lines).strip()}\n\n{block[4]}"
+        text = "\n".join(lines).strip().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+        return f"{block[1]}\n{text}\n\n{block[4]}"
 
     return VALUE.sub(value, BLOCK.sub(content, text))
 
