@@ -92,26 +92,26 @@ def collect(folder: Path) -> dict[str, list[Measured]]:
 
 
 def levels_table(levels: dict[str, list[Measured]]) -> str:
-    """One row a level: minutes, accuracy by labels, agreement with the dense prediction; mean ± sd over seeds."""
+    """
+    One row a level: accuracy by labels, agreement with the dense prediction, minutes, seeds and images; mean ± sd over
+    seeds. Columns in which nothing was measured are left out.
+    """
     metric = next(iter(levels.values()))[0].metric
     rates = [rate_name(rate) for rate in RATES]
     heading = LABEL_HEADINGS[metric].removesuffix(", labels")
-    lines = [["level", "seeds", "images", "minutes", *(f"{heading} {rate}" for rate in rates),
-              *(f"agreement {rate}" for rate in rates)]]  # fmt: skip
+    lines = [["level", *(f"{heading} {rate}" for rate in rates), *(f"agreement {rate}" for rate in rates),
+              "minutes", "seeds", "images"]]  # fmt: skip
     for name, seeds in levels.items():
         minutes = mean_and_sd(seed.minutes for seed in seeds)[0]
         cells = [
-            _cell([values[rate] for values in of_seeds if rate in values])
+            format_mean(*mean_and_sd([values[rate] for values in of_seeds if rate in values]))
             for of_seeds in ([seed.accuracy for seed in seeds], [seed.agreement for seed in seeds])
             for rate in RATES
         ]
-        images = str(seeds[0].num_images)
-        lines.append([name, str(len(seeds)), images, UNDEFINED if minutes != minutes else f"{minutes:.0f}", *cells])
-    return markdown_table(lines)
-
-
-def _cell(values: list[float]) -> str:
-    return format_mean(*mean_and_sd(values))
+        taken = UNDEFINED if minutes != minutes else f"{minutes:.0f}"
+        lines.append([name, *cells, taken, str(len(seeds)), str(seeds[0].num_images)])
+    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {UNDEFINED}]
+    return markdown_table(list(map(list, zip(*columns, strict=True))))
 
 
 def draw_levels(data_sets: dict[str, dict[str, list[Measured]]], path: Path) -> None:

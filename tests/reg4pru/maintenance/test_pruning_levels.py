@@ -38,9 +38,23 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
     assert "## fives" in lines
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines if " | " in line}
     dense, sd = "0.910 ± 0.014", " ± 0.000"
-    assert cells["level"][:5] == ["seeds", "images", "minutes", "AP 1.0", "AP 0.7"]
-    assert cells["none (random tokens)"][:5] == ["2", "3", "0", dense, "0.500" + sd]
-    assert cells["calibrate"] == ["2", "3", "2", dense, *["0.800" + sd] * 3, "1.000" + sd, *["0.700" + sd] * 3]
-    assert cells["distill"] == ["2", "3", "3", *["0.850" + sd] * 4, *["0.800" + sd] * 4]
-    assert cells["default recipe"] == ["1", "2", "–", *["0.870"] * 4, *["0.770"] * 4]
+    accuracy, agreement = (
+        tuple(f"{name} {rate}" for rate in ("1.0", "0.7", "0.5", "0.3")) for name in ("AP", "agreement")
+    )
+    assert cells["level"] == [*accuracy, *agreement, "minutes", "seeds", "images"]
+    assert cells["none (random tokens)"][:2] == [dense, "0.500" + sd]
+    assert cells["none (random tokens)"][-3:] == ["0", "2", "3"]
+    both = [dense, *["0.800" + sd] * 3, "1.000" + sd, *["0.700" + sd] * 3]
+    assert cells["calibrate"] == [*both, "2", "2", "3"]
+    assert cells["distill"] == [*["0.850" + sd] * 4, *["0.800" + sd] * 4, "3", "2", "3"]
+    assert cells["default recipe"] == [*["0.870"] * 4, *["0.770"] * 4, "–", "1", "2"]
     assert Image.open(tmp_path / "levels.png").width > 500
+
+
+def test_columns_in_which_nothing_was_measured_are_left_out(tmp_path):
+    results = {rate: {"pooled": {"average_precision": 0.87}} for rate in ("1.0", "0.7", "0.5", "0.3")}
+    metrics = {"results": results, "images": {"a": ""}}
+    write(tmp_path / "hrf" / "calibrated" / "seed-0", "metrics.json", metrics)
+    main(tmp_path)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| level | AP 1.0 | AP 0.7 | AP 0.5 | AP 0.3 | seeds | images |" in table
