@@ -1,4 +1,5 @@
-# make quick  trains a small model on synthetic images and segments two others, dense and pruned: two minutes on two cores
+# make quick  trains a small model on synthetic images and segments two others, dense and pruned: two to three minutes on two
+#             cores, installation included
 # make demo   fine-tunes a pretrained backbone with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser
 # make test-lowest, make test-newest   the tests with the lowest and the newest versions that pyproject.toml allows
