@@ -79,16 +79,16 @@ def read_metrics(path: Path, name: str) -> tuple[str, Measured]:
 
 
 def collect(folder: Path) -> dict[str, list[Measured]]:
-    """The levels of a data set, each with its seeds."""
-    found: dict[str, list[Measured]] = {name: [] for name in LEVELS.values()}
+    """The levels of a data set, each with its seeds; of a level that several reports of a seed have, the first one."""
+    found: dict[str, dict[str, Measured]] = {name: {} for name in LEVELS.values()}
     for seed in sorted(folder.glob("*/seed-*")):
         if (seed / PRUNE_RESULTS).is_file():
             levels = list(read_report(seed / PRUNE_RESULTS))
         else:
             levels = [read_metrics(seed / "metrics.json", seed.parent.name.replace("_", " "))]
         for name, measured in levels:
-            found.setdefault(name, []).append(measured)
-    return {name: seeds for name, seeds in found.items() if seeds}
+            found.setdefault(name, {}).setdefault(seed.name, measured)
+    return {name: list(seeds.values()) for name, seeds in found.items() if seeds}
 
 
 def levels_table(levels: dict[str, list[Measured]]) -> str:

@@ -28,6 +28,8 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
             },
         }  # fmt: skip
         write(tmp_path / "fives" / "distill" / f"seed-{seed}", "prune_results.json", report)
+    again = {**report, "agreement": {"calibrated": rows(0.1, 0.1), "labelled": rows(0.89, 0.75)}}
+    write(tmp_path / "fives" / "labels" / "seed-0", "prune_results.json", again)
     results = {rate: {"pooled": {"average_precision": 0.87}} for rate in ("1.0", "0.7", "0.5", "0.3")}
     metrics = {"results": results, "images": {"a": "", "b": ""}}
     write(tmp_path / "fives" / "default_recipe" / "seed-0", "metrics.json", metrics)
@@ -47,6 +49,7 @@ def test_levels_of_all_seeds_and_evaluations_beside_them(tmp_path):
     both = [dense, *["0.800" + sd] * 3, "1.000" + sd, *["0.700" + sd] * 3]
     assert cells["calibrate"] == [*both, "2", "2", "3"]
     assert cells["distill"] == [*["0.850" + sd] * 4, *["0.800" + sd] * 4, "3", "2", "3"]
+    assert cells["labels"][-2:] == ["1", "3"]
     assert cells["default recipe"] == [*["0.870"] * 4, *["0.770"] * 4, "–", "1", "2"]
     assert Image.open(tmp_path / "levels.png").width > 500
 

@@ -1,0 +1,177 @@
+"""
+Ways to segment a whole image, of several checkpoints each, in turns: seconds per image and average precision.
+
+The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
+optionally `keep_rate` (for every stage), `tile_overlap` and `allocation`, as `reg4pru predict` has them. Every image
+is segmented in all ways one after the other, so that ratios to the first one hold whatever else the machine does.
+Writes whole_images.json, table.md and whole_images.png.
+
+Example:
+    python -m reg4pru.study.whole_images --rows rows.yaml --dataset path/to/fives --split sample \\
+        --output_dir outputs/whole_images
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from datasets_fives.masks import counted_pixels
+from datasets_fives.metrics import VesselMetrics
+from datasets_fives.metrics.evaluation import imaged_area
+from modeling_reg4pru import predict_image
+
+from ..common.arguments import DatasetArguments
+from ..common.atomic_files import replace_json, replace_text
+from ..common.cli import CommandParser
+from ..common.dataset_loading import load_sides
+from ..common.output_checks import check_writable
+from ..common.provenance import provenance
+from ..inference.loading import load_checkpoint
+from ..inference.predictors import fixed_draws
+from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
+from ..reporting.tables import format_mean, markdown_table, mean_and_sd
+
+
+@dataclass(kw_only=True)
+class WholeImagesArguments(DatasetArguments):
+    """What is compared, and on which test images."""
+
+    _argument_group_name = "comparison"
+
+    rows: str = field(metadata={"help": "YAML file of the ways to compare."})
+    output_dir: str = field(metadata={"help": "Folder of the results."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Trainings of each way."})
+    working_size: int = field(default=1024, metadata={"help": "Longer side of the images, in pixels."})
+
+
+@dataclass
+class Way:
+    """
+    One way, and what was measured of it.
+
+    Args:
+        checkpoint (`str`): Folder, with `{seed}`.
+        keep_rate (`float`, *optional*, defaults to 1.0): Of every stage.
+        tile_overlap (`float`, *optional*): Part of a tile that neighbours share at least.
+        allocation (`str`, *optional*): `"tile"` or `"image"`.
+    """
+
+    checkpoint: str
+    keep_rate: float = 1.0
+    tile_overlap: float | None = None
+    allocation: str | None = None
+
+    def __post_init__(self):
+        self.seconds: list[float] = []
+        self.average_precision: list[float] = []
+
+    def load(self, seed: int) -> tuple:
+        """Model and image processor of a training."""
+        model, processor = load_checkpoint(self.checkpoint.format(seed=seed))
+        if self.allocation:
+            model.config.allocation = self.allocation
+        if self.tile_overlap is not None:
+            processor.tile_overlap = self.tile_overlap
+        return model, processor
+
+
+def read_ways(path: Path) -> dict[str, Way]:
+    """The ways of a YAML file; raises `ValueError` if there is none or one has unknown fields."""
+    try:
+        ways = {label: Way(**row) for label, row in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+    except (OSError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"--rows is {path}: {error}") from None
+    return ways
+
+
+def measure(ways: dict[str, Way], rows: list[dict], seed: int, progress: tqdm) -> None:
+    """Add one training of every way."""
+    loaded = {label: way.load(seed) for label, way in ways.items()}
+    metrics = {label: VesselMetrics() for label in ways}
+    predict_image(*next(iter(loaded.values())), rows[0]["image"], None)  # the first call of all takes longer
+    for number, row in enumerate(rows):
+        foreground, counts = counted_pixels(np.asarray(row["mask"]))
+        counts &= imaged_area(row)
+        for label, way in ways.items():
+            model, processor = loaded[label]
+            start = time.perf_counter()
+            with fixed_draws(model, number):
+                prediction = predict_image(model, processor, row["image"], way.keep_rate)
+            way.seconds.append(time.perf_counter() - start)
+            metrics[label].update(row["name"], None, prediction.probabilities[1].numpy(), foreground, counts)
+            progress.update()
+    for label, way in ways.items():
+        way.average_precision.append(metrics[label].compute()["pooled"]["average_precision"])
+
+
+def ratios(way: Way, first: Way) -> list[float]:
+    """How many times as fast as the first way, image by image."""
+    return [of_first / own for of_first, own in zip(first.seconds, way.seconds, strict=True)]
+
+
+def results_table(ways: dict[str, Way]) -> str:
+    """A row a way: median seconds per image, median ratio of the same image to the first way, average precision."""
+    first = next(iter(ways.values()))
+    lines = [["way", "keep rate", "seconds per image", "× first", "average precision"]]
+    for label, way in ways.items():
+        precision = format_mean(*mean_and_sd(way.average_precision))
+        speed = f"{median(ratios(way, first)):.2f}"
+        lines.append([label, f"{way.keep_rate:.1f}", f"{median(way.seconds):.2f}", speed, precision])
+    return markdown_table(lines)
+
+
+def draw(ways: dict[str, Way], path: Path) -> None:
+    """Average precision against seconds per image; ways of one checkpoint and tiling are one line."""
+    figure = new_figure(6.4, 4.4)
+    (axis,) = figure.subplots(1, 1, squeeze=False)[0]
+    lines: dict[tuple, list[tuple[str, Way]]] = {}
+    for label, way in ways.items():
+        lines.setdefault((way.checkpoint, way.tile_overlap, way.allocation), []).append((label, way))
+    for place, members in enumerate(lines.values()):
+        points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
+        x, y, sd = zip(*points, strict=True)
+        axis.errorbar(x, y, yerr=sd, label=members[0][0], capsize=2, linewidth=1.2, **style)
+    axis.set(xlabel="seconds per image", ylabel="average precision")
+    tidy(axis)
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compare as the command line says."""
+    parser = CommandParser(WholeImagesArguments, __doc__)
+    (arguments,) = parser.read_flags(argv)
+    output_dir = Path(arguments.output_dir)
+    try:
+        check_writable(output_dir, "--output_dir")
+        ways = read_ways(Path(arguments.rows))
+        rows = list(load_sides(arguments, seed=0)["test"])
+    except ValueError as error:
+        parser.error(str(error))
+    with tqdm(total=len(ways) * len(rows) * len(arguments.seeds), desc="Comparing", unit="image") as progress:
+        for seed in arguments.seeds:
+            measure(ways, rows, seed, progress)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    made_by = provenance()
+    measured = {label: vars(way) for label, way in ways.items()}
+    content = {"ways": measured, "settings": asdict(arguments), "provenance": made_by}
+    replace_json(output_dir / "whole_images.json", content)
+    said = (
+        f"Images: {len(rows)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; {made_by['device']}. "
+        "Seconds are medians, and ratios medians of those of the same image; average precision: mean ± sd over "
+        "trainings."
+    )
+    table = results_table(ways)
+    replace_text(output_dir / "table.md", f"# Whole images\n\n{said}\n\n{table}\n")
+    draw(ways, output_dir / "whole_images.png")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Ways to segment a whole image, in turns."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datasets_fives.masks import counted_pixels
+from datasets_fives.metrics import VesselMetrics
+from datasets_fives.metrics.evaluation import imaged_area
+from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_image
+from reg4pru.study.whole_images import Way, main, ratios
+
+DATA = ["--dataset", "synthetic", "--synthetic_counts", "1", "0", "2", "--working_size", "128"]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = Reg4PruConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=8,
+        pruning_layers=[1, 2], reactivation_layer=3,
+    )  # fmt: skip
+    return Reg4PruForSemanticSegmentation(config).eval()
+
+
+def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, images, tmp_path, capsys):
+    checkpoint, rows = save_checkpoint(model), tmp_path / "rows.yaml"
+    ways = {"dense": {}, "pruned": {"keep_rate": 0.5, "tile_overlap": 0.5, "allocation": "image"}}
+    rows.write_text(yaml.safe_dump({label: {"checkpoint": str(checkpoint), **way} for label, way in ways.items()}))
+    main([*DATA, "--rows", str(rows), "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]
+    assert [len(way["seconds"]) for way in found.values()] == [4, 4]
+
+    processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
+    for label, rate in (("dense", None), ("pruned", 0.5)):
+        if label == "pruned":
+            processor.tile_overlap, model.config.allocation = 0.5, "image"
+        wanted = VesselMetrics()
+        for number, row in enumerate(images):
+            torch.manual_seed(number)
+            probabilities = predict_image(model, processor, row["image"], rate).probabilities[1].numpy()
+            foreground, counts = counted_pixels(np.asarray(row["mask"]))
+            wanted.update(row["name"], None, probabilities, foreground, counts & imaged_area(row))
+        wanted = wanted.compute()["pooled"]["average_precision"]
+        assert found[label]["average_precision"] == pytest.approx([wanted, wanted])
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| dense | 1.0 |" in table
+    assert table.splitlines()[-1] in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "whole_images.png").width > 500
+
+
+def test_ratios_are_those_of_the_same_image():
+    first, other = Way("a"), Way("b")
+    first.seconds, other.seconds = [4.0, 9.0], [2.0, 3.0]
+    assert ratios(other, first) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("text", ["dense: {checkpoint: a, keep: 0.5}", "- a", "dense: [", ""])
+def test_rows_that_cannot_be_read_are_refused(text, tmp_path, capsys):
+    rows = tmp_path / "rows.yaml"
+    rows.write_text(text)
+    with pytest.raises(SystemExit):
+        main([*DATA, "--rows", str(rows), "--output_dir", str(tmp_path / "out")])
+    assert f"--rows is {rows}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
