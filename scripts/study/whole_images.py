@@ -71,8 +71,10 @@ class Way:
         self.average_precision: list[float] = []
 
     def load(self, seed: int) -> tuple:
-        """Model and image processor of a training."""
+        """Model and image processor of a training; raises `ValueError` if it has not two classes."""
         model, processor = load_checkpoint(self.checkpoint.format(seed=seed))
+        if model.config.num_labels != 2:
+            raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
         if self.allocation:
             model.config.allocation = self.allocation
         if self.tile_overlap is not None:
@@ -80,12 +82,16 @@ class Way:
         return model, processor
 
 
-def read_ways(path: Path) -> dict[str, Way]:
-    """The ways of a YAML file; raises `ValueError` if there is none or one has unknown fields."""
+def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
+    """The ways of a YAML file; raises `ValueError` if one has unknown fields, or a checkpoint is not there."""
     try:
         ways = {label: Way(**row) for label, row in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     except (OSError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"--rows is {path}: {error}") from None
+    folders = [Path(way.checkpoint.format(seed=seed)) for way in ways.values() for seed in seeds]
+    missing = sorted({str(folder) for folder in folders if not folder.is_dir()})
+    if missing:
+        raise ValueError(f"--rows is {path}: there is no {', '.join(missing)}.")
     return ways
 
 
@@ -150,8 +156,10 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(arguments.output_dir)
     try:
         check_writable(output_dir, "--output_dir")
-        ways = read_ways(Path(arguments.rows))
-        rows = list(load_sides(arguments, seed=0)["test"])
+        ways = read_ways(Path(arguments.rows), arguments.seeds)
+        rows = list(load_sides(arguments, seed=0).get("test", []))
+        if not rows:
+            raise ValueError(f"--dataset is {arguments.dataset}, which has no test images.")
     except ValueError as error:
         parser.error(str(error))
     with tqdm(total=len(ways) * len(rows) * len(arguments.seeds), desc="Comparing", unit="image") as progress:
