@@ -59,9 +59,7 @@ def test_ratios_are_those_of_the_same_image():
     assert ratios(other, first) == [2.0, 3.0]
 
 
-@pytest.mark.parametrize(
-    "text", ["dense: {checkpoint: a, keep: 0.5}", "- a", "dense: [", "", "a: {checkpoint: a}"]
-)
+@pytest.mark.parametrize("text", ["dense: {checkpoint: a, keep: 0.5}", "- a", "dense: [", "", "a: {checkpoint: a}"])
 def test_rows_that_cannot_be_read_are_refused(text, tmp_path, capsys):
     rows = tmp_path / "rows.yaml"
     rows.write_text(text)
