@@ -72,8 +72,13 @@ def provenance(device: torch.device | str = "cpu", seed: int | None = None) -> d
 
 
 def program_name(program: str) -> str:
-    """`reg4pru train` for our commands (see `__main__.py`), `python <script>` for anything else."""
-    return program if program.startswith("reg4pru ") else f"python {_portable(program)}"
+    """`reg4pru train` for our commands (see `__main__.py`), `python -m <module>` or `python <script>` for others."""
+    if program.startswith("reg4pru "):
+        return program
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.origin == program:  # started with -m, which puts the file in the module's place
+        return f"python -m {spec.name}"
+    return f"python {_portable(program)}"
 
 
 def _portable(argument: str) -> str:

@@ -1,6 +1,8 @@
 """Ways to segment a whole image, in turns."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -67,3 +69,12 @@ def test_rows_that_cannot_be_read_are_refused(text, tmp_path, capsys):
         main([*DATA, "--rows", str(rows), "--output_dir", str(tmp_path / "out")])
     assert f"--rows is {rows}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_record_says_how_it_was_started_wherever_that_was(model, save_checkpoint, tmp_path):
+    (tmp_path / "rows.yaml").write_text(f"dense: {{checkpoint: {save_checkpoint(model).name}}}")
+    flags = [*DATA, "--rows", "rows.yaml", "--seeds", "0", "--output_dir", "out"]
+    command = [sys.executable, "-m", "reg4pru.study.whole_images", *flags]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    made_by = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["provenance"]
+    assert made_by["command"] == " ".join(["python", *command[1:]])
