@@ -61,17 +61,21 @@ def smaller(text: str) -> str:
 
 
 def parse_only(words: list[str]) -> None:
-    """Let the command's own parser read its flags, and stop there."""
+    """Let the parser of a command, or of a module, read its flags, and stop there."""
     read_flags = CommandParser.read_flags
 
     def read(*arguments) -> None:
         read_flags(*arguments)
         raise Parsed
 
-    sys.argv = words
     with patch.object(CommandParser, "read_flags", read):
         try:
-            main()
+            if words[:2] == ["python", "-m"]:
+                sys.argv = words[2:]
+                runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+            else:
+                sys.argv = words[words.index("reg4pru") :]
+                main()
         except Parsed:
             return
     raise ValueError("The command did not read its flags.")
@@ -82,7 +86,7 @@ def run_command(command: str) -> None:
     words = shlex.split(smaller(command))
     if any(command.startswith(start) for start in NOT_RUN):
         if "reg4pru" in words[:-1]:
-            parse_only(words[words.index("reg4pru") :])
+            parse_only(words)
         return
     if words[0] == "make":
         rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -114,8 +118,7 @@ def run_block(block: Block, names: dict) -> list[dict]:
         with redirect_stdout(said), redirect_stderr(said):
             try:
                 if block.page in RESULTS and block.language == "bash":
-                    words = shlex.split(shown)
-                    parse_only(words[words.index("reg4pru") :])
+                    parse_only(shlex.split(shown))
                 elif block.language == "bash":
                     run_command(shown)
                 else:
