@@ -12,18 +12,17 @@ Example:
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import yaml
-from tqdm import tqdm
+from datasets import Dataset
+from PIL import Image
 
-from datasets_fives.masks import counted_pixels
-from datasets_fives.metrics import VesselMetrics
-from datasets_fives.metrics.evaluation import imaged_area
-from modeling_reg4pru import predict_image
+from datasets_fives.metrics import measure
 
 from ..common.arguments import DatasetArguments
 from ..common.atomic_files import replace_json, replace_text
@@ -32,7 +31,7 @@ from ..common.dataset_loading import load_sides
 from ..common.output_checks import check_writable
 from ..common.provenance import provenance
 from ..inference.loading import load_checkpoint
-from ..inference.predictors import fixed_draws
+from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
 
@@ -95,24 +94,23 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
     return ways
 
 
-def measure(ways: dict[str, Way], rows: list[dict], seed: int, progress: tqdm) -> None:
-    """Add one training of every way."""
-    loaded = {label: way.load(seed) for label, way in ways.items()}
-    metrics = {label: VesselMetrics() for label in ways}
-    predict_image(*next(iter(loaded.values())), rows[0]["image"], None)  # the first call of all takes longer
-    for number, row in enumerate(rows):
-        foreground, counts = counted_pixels(np.asarray(row["mask"]))
-        counts &= imaged_area(row)
-        for label, way in ways.items():
-            model, processor = loaded[label]
-            start = time.perf_counter()
-            with fixed_draws(model, number):
-                prediction = predict_image(model, processor, row["image"], way.keep_rate)
-            way.seconds.append(time.perf_counter() - start)
-            metrics[label].update(row["name"], None, prediction.probabilities[1].numpy(), foreground, counts)
-            progress.update()
-    for label, way in ways.items():
-        way.average_precision.append(metrics[label].compute()["pooled"]["average_precision"])
+def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
+    """Measure one training of every way, all ways of an image one after the other."""
+    predict = {label: predictor(*way.load(seed), way.keep_rate) for label, way in ways.items()}
+    next(iter(predict.values()))(images[0]["image"], 0)  # the first call of all takes longer
+    timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
+    for label, metrics in measure(timed, images).items():
+        ways[label].average_precision.append(metrics.compute()["pooled"]["average_precision"])
+
+
+def _timed(predict: Callable, seconds: list[float]) -> Callable:
+    def timed(image: Image.Image, index: int) -> np.ndarray:
+        start = time.perf_counter()
+        probability = predict(image, index)
+        seconds.append(time.perf_counter() - start)
+        return probability
+
+    return timed
 
 
 def ratios(way: Way, first: Way) -> list[float]:
@@ -157,22 +155,21 @@ def main(argv: list[str] | None = None) -> None:
     try:
         check_writable(output_dir, "--output_dir")
         ways = read_ways(Path(arguments.rows), arguments.seeds)
-        rows = list(load_sides(arguments, seed=0).get("test", []))
-        if not rows:
+        images = load_sides(arguments, seed=0).get("test", [])
+        if not len(images):
             raise ValueError(f"--dataset is {arguments.dataset}, which has no test images.")
     except ValueError as error:
         parser.error(str(error))
-    with tqdm(total=len(ways) * len(rows) * len(arguments.seeds), desc="Comparing", unit="image") as progress:
-        for seed in arguments.seeds:
-            measure(ways, rows, seed, progress)
+    for seed in arguments.seeds:
+        add_training(ways, images, seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     made_by = provenance()
     measured = {label: vars(way) for label, way in ways.items()}
     content = {"ways": measured, "settings": asdict(arguments), "provenance": made_by}
     replace_json(output_dir / "whole_images.json", content)
     said = (
-        f"Images: {len(rows)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; {made_by['device']}. "
-        "Seconds are medians, and ratios medians of those of the same image; average precision: mean ± sd over "
+        f"Images: {len(images)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; "
+        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision: mean ± sd over "
         "trainings."
     )
     table = results_table(ways)
