@@ -169,8 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     replace_json(output_dir / "whole_images.json", content)
     said = (
         f"Images: {len(images)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; "
-        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision: mean ± sd over "
-        "trainings."
+        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision: "
+        "mean ± sd over trainings."
     )
     table = results_table(ways)
     replace_text(output_dir / "table.md", f"# Whole images\n\n{said}\n\n{table}\n")
