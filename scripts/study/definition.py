@@ -11,7 +11,7 @@ The definition of a study, read from a YAML file: variants × seeds to train, an
       - {name: HRF, dataset: $HRF_DIR}    # on other images, at the same working size; `split` as in training
       - {working_size: 1024}              # at this size, whatever the working size of a variant
       - {tile_overlap: 0.25}              # on these tiles, whatever those of the image processor
-    limit: 60                             # only the first so many images of an evaluation; unset, all
+    limit: 60                             # only so many images of an evaluation, spread evenly; unset, all
     compare: [soft, reg4pru]              # the two variants that figures show side by side
     variants:                             # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
@@ -71,7 +71,7 @@ class Study:
             model as trained, on the test images.
         variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by name.
         compare (`list[str]`): Two variants to show side by side, or none.
-        limit (`int`, *optional*): The first so many images of an evaluation are measured; unset, all.
+        limit (`int`, *optional*): So many images of an evaluation, spread evenly, are measured; unset, all.
     """
 
     name: str

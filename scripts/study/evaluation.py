@@ -53,7 +53,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
             continue
         model, processor = load_evaluated(folder, settings)
         images = test_images(folder, settings)
-        images = images.select(range(min(study.limit or len(images), len(images))))
+        images = images.select(spread(len(images), study.limit or len(images)))
         by_rate = predictors(model, processor, missing, batch_size=16)
         check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
         names = model_classes(model.config)
@@ -67,6 +67,12 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         write_results(folder, results, rows)
     if json.dumps(results) != json.dumps(folder.results()):  # what was taken from another evaluation
         write_results(folder, results, rows)
+
+
+def spread(num_images: int, limit: int) -> list[int]:
+    """Indices of at most `limit` images at equal distances, as neighbours in a film or of one camera are alike."""
+    count = min(num_images, limit)
+    return [index * num_images // count for index in range(count)]
 
 
 def over_all_pixels(result: dict) -> dict[str, float]:

@@ -66,7 +66,7 @@ def markdown(study: Study, rows: list[dict]) -> str:
     metrics, rows = metrics_of(rows), with_changes(rows)
     seeds = {variant: len({row["seed"] for row in rows if row["variant"] == variant}) for variant in study.variants}
     most = max(seeds.values(), default=0)
-    images = "the test images" if study.limit is None else f"the first {study.limit} test images"
+    images = "the test images" if study.limit is None else f"{study.limit} test images, spread evenly,"
     parts = [f"# {study.name}\n"]
     parts.append(
         f"{f'Mean ± standard deviation over {most} seeds' if most > 1 else 'One seed'}, all pixels of {images} "

@@ -91,7 +91,7 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     table = (results / "table.md").read_text()
     assert "## Mean IoU, as trained" in table
     assert "## Change of mean IoU, context_grid=2" in table
-    assert "all pixels of the first 2 test images that have a label" in table
+    assert "all pixels of 2 test images, spread evenly, that have a label" in table
     assert "## Pixel accuracy against" in (results / "paired.md").read_text()
     assert "mean IoU over all pixels" in (results / "recipes.md").read_text()
     assert "more accurate (mean IoU)" in (results / "race.md").read_text()
@@ -118,3 +118,10 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     study.limit = 1
     with pytest.raises(ValueError, match=r"was measured on 2 images, not 1 images. Change `limit`, or move"):
         runs.complete_run(study, runs_dir, "soft", 0)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "limit", "chosen"), [(7, 3, [0, 2, 4]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (5, 1, [0])]
+)
+def test_limited_images_are_spread(num_images, limit, chosen):
+    assert evaluation.spread(num_images, limit) == chosen
