@@ -42,11 +42,12 @@ quick: export OMP_NUM_THREADS := 2
 quick: $(BASE)
 	$(VENV)/bin/reg4pru prepare --dataset synthetic --synthetic_counts 16 1 2 --working_size 512 --output_dir $(QUICK)/images
 	$(VENV)/bin/reg4pru train tiny_synthetic --dataset $(QUICK)/images --max_train_steps 130 --eval_steps 130 \
+		--config_overrides num_hidden_layers=4 "pruning_layers=[0,1]" reactivation_layer=3 num_upscale_blocks=1 \
 		--output_dir $(QUICK)/run --overwrite_output_dir
 	$(VENV)/bin/reg4pru evaluate --model_name_or_path $(QUICK)/run/last --dataset $(QUICK)/images --keep_rates 1.0 0.5 \
-		--output_dir $(QUICK)/evaluated --overwrite_output_dir
+		--output_dir $(QUICK)/evaluated --overwrite_output_dir & \
 	$(VENV)/bin/reg4pru predict --model_name_or_path $(QUICK)/run/last --dataset $(QUICK)/images --keep_rates 1.0 0.5 \
-		--output_dir $(QUICK)/masks --overwrite
+		--output_dir $(QUICK)/masks --overwrite && wait $$!
 	$(RUN) -m reg4pru.maintenance.quick $(QUICK)
 
 # Pretrained weights come from the package registry; where they cannot be had, this says so and starts from scratch.
