@@ -1,4 +1,4 @@
-# make quick  trains a small model on synthetic images and segments two others, dense and pruned: two to three minutes on two
+# make quick  trains a small model on synthetic images and segments two others, dense and pruned: less than two minutes on two
 #             cores, installation included
 # make demo   fine-tunes a pretrained backbone with and without Reg4Pru, prunes both, and shows what the routing saves
 # make demo DATA=path/to/fives     the same on real images;  make app  shows the newest model of both in a browser

@@ -43,8 +43,13 @@ def blocks_of(page: str) -> list[Block]:
 def commands_of(text: str) -> list[str]:
     """The commands of a Bash block or a Makefile rule: one a line, without comments and continuations."""
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    commands = " && ".join(re.sub(r"(^|\s)#.*", "", line).strip() for line in lines).split(" && ")
-    return [re.sub(r"^([A-Z][A-Z0-9_]*=\S+ )+", "", command) for command in commands if command]
+    commands = " && ".join(re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    commands = [command.strip() for command in re.split(r" &&? ?", commands)]
+    return [
+        re.sub(r"^([A-Z][A-Z0-9_]*=\S+ )+", "", command)
+        for command in commands
+        if command and not command.startswith("wait ")
+    ]
 
 
 def quick_rule() -> list[str]:
