@@ -8,7 +8,7 @@ from .image_tiles import OFFSET_COLUMNS, blend_ramp
 _NEIGHBOURS = 8
 
 
-def blend_shares(patch_offsets: torch.Tensor, patch_size: int) -> torch.Tensor:
+def blend_shares(patch_offsets: torch.Tensor, patch_size: int, grid_side: int) -> torch.Tensor:
     """
     The blend share of every patch: the window of its tile by the sum of all windows there, averaged over its pixels.
     Where a tile lies alone it is 1; where tiles overlap the shares of a pixel add up to 1; what a tile shows beyond
@@ -21,23 +21,35 @@ def blend_shares(patch_offsets: torch.Tensor, patch_size: int) -> torch.Tensor:
     Args:
         patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`, `int64`): Where the tiles lie, see `OFFSET_COLUMNS`.
         patch_size (`int`): Side of a patch in pixels.
+        grid_side (`int`): Rows of patches of a tile, as many as columns; a number, as graphs need fixed shapes.
 
     Returns:
-        `torch.Tensor` of shape `(num_tiles, rows, columns)`, `float32`, in [0, 1].
+        `torch.Tensor` of shape `(num_tiles, grid_side, grid_side)`, `float32`, in [0, 1].
+
+    Raises:
+        `ValueError`: if the tiles have another size.
     """
+    # A graph cannot look at the values that it will be given.
+    if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+        side = int(patch_offsets[0, OFFSET_COLUMNS.index("tile_size")])
+        if side != patch_size * grid_side:
+            raise ValueError(
+                f"`patch_offsets` are those of tiles of {side} px, but the images have {patch_size * grid_side} px."
+            )
     column = {name: patch_offsets[:, place] for place, name in enumerate(OFFSET_COLUMNS)}
     tile_size, overlap = column["tile_size"], column["tile_overlap"]
+    pixels = torch.arange(patch_size * grid_side, device=patch_offsets.device)
     rows, columns = (
-        _side_shares(column[first], column[length], tile_size, overlap, patch_size)
+        _side_shares(column[first], column[length], tile_size, overlap, pixels).unflatten(1, (-1, patch_size)).mean(-1)
         for first, length in (("top", "frame_height"), ("left", "frame_width"))
     )
     return rows[:, :, None] * columns[:, None, :]
 
 
 def _side_shares(
-    start: torch.Tensor, length: torch.Tensor, tile_size: torch.Tensor, overlap: torch.Tensor, patch_size: int
+    start: torch.Tensor, length: torch.Tensor, tile_size: torch.Tensor, overlap: torch.Tensor, pixels: torch.Tensor
 ) -> torch.Tensor:
-    """The shares along one side, `(num_tiles, patches)`, of tiles that begin at `start` of a side of the image."""
+    """The shares along one side, `(num_tiles, pixels)`, of tiles that begin at `start` of a side of the image."""
     slack = length - tile_size
     stride = tile_size - overlap
     gaps = torch.where(slack > 0, (slack + stride - 1) // stride, 0)
@@ -45,10 +57,9 @@ def _side_shares(
     near = place[:, None] + torch.arange(-_NEIGHBOURS, _NEIGHBOURS + 1, device=start.device)  # tiles beside it
     there = (near >= 0) & (near <= gaps[:, None])
     begins = near * slack.clamp_min(0)[:, None] // gaps.clamp_min(1)[:, None]
-    pixels = torch.arange(int(tile_size[0]), device=start.device)
     # (num_tiles, neighbours, pixels): where in each neighbour the pixels of a tile lie
     within = pixels + (start[:, None] - begins)[..., None]
     size = tile_size[:, None, None]
     weights = blend_ramp(within, size) * ((within >= 0) & (within < size) & there[..., None])
     own = blend_ramp(pixels, tile_size[:, None]) * (start[:, None] + pixels < length[:, None])
-    return (own / weights.sum(dim=1)).unflatten(1, (-1, patch_size)).mean(dim=-1)
+    return own / weights.sum(dim=1)

@@ -161,7 +161,7 @@ def follow_tokens(
     """
     if patch_offsets is None or model.training or keep_rates is None:
         return TokenPruning(model, grid_size, keep_rates, labels, None, output_keep_masks, output_token_ids)
-    shares = blend_shares(patch_offsets, model.config.patch_size)
+    shares = blend_shares(patch_offsets, model.config.patch_size, grid_size[0])
     if not shares_budget(model.config, keep_rates):
         return TokenPruning(model, grid_size, keep_rates, labels, shares, output_keep_masks, output_token_ids)
     if output_token_ids:

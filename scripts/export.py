@@ -1,7 +1,8 @@
 """
 Export the pruned model of a checkpoint as an ONNX file for any batch size, and check it with ONNX Runtime.
 
-Input `pixel_values` (batch, channels, height, width), output `logits` (batch, num_labels, map_height, map_width). Keep
+Input `pixel_values` (batch, channels, height, width), with `blend_share_weight` also `patch_offsets` (batch, 9) of the
+image processor; output `logits` (batch, num_labels, map_height, map_width). Keep
 rates and image size are fixed in the file and noted in its metadata; so are the numbers of tokens, which is what makes
 pruning fast in every runtime. Needs `pip install "reg4pru[export]"`.
 

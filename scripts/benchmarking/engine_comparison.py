@@ -29,7 +29,7 @@ from ..common.provenance import provenance
 from ..common.weight_fingerprints import measured_weights
 from ..inference.evaluation_data import load_as_seen
 from ..inference.loading import check_image_size, load_checkpoint
-from ..inference.onnx_export import check_allocation
+from ..inference.onnx_export import check_allocation, tiles_in_a_row
 from .arguments import BenchmarkArguments
 from .baselines import dense_model, model_config, variant, variant_config
 from .engines import EngineModel, Logits, build_engine, why_not
@@ -121,6 +121,7 @@ class EngineComparison:
         arguments, size = self.arguments, (self.image_size,) * 2
         models = self._models()
         images = torch.randn(self.batch_size, self.model.config.num_channels, *size, device=self.device)
+        offsets = tiles_in_a_row(self.batch_size, self.image_size).to(self.device)
         rows, runs = [], []
         with tqdm(total=len(models) * len(self.engines), desc="Engines", unit="model") as bar:
             for name, rate, model, trained in models:
@@ -128,12 +129,12 @@ class EngineComparison:
                     bar.set_postfix_str(f"{name}, {'dense' if rate is None else rate_name(rate)}, {engine}")
                     files = Path(tempfile.mkdtemp(dir=folder))
                     run = build_engine(engine, Logits(model).eval(), size, files, self.device)
-                    run(images)  # compiles
+                    run(images, offsets)  # compiles
                     row = {"model": name, "keep_rate": rate, "engine": engine, "trained": trained}
                     rows.append(row | self._quality(run, trained))
                     runs.append(run)
                     bar.update()
-        calls = {place: partial(run, images) for place, run in enumerate(runs)}
+        calls = {place: partial(run, images, offsets) for place, run in enumerate(runs)}
         seconds = interleaved_seconds(calls, self.device, arguments.rounds, arguments.min_seconds)
         return {
             "provenance": provenance(self.device, arguments.seed),

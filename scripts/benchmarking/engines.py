@@ -4,6 +4,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +15,15 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.segmentation_head import semantic_logits
 
 from ..common.devices import fast_dtype
-from ..inference.onnx_export import export_module
+from ..inference.onnx_export import export_module, run_onnx, weighs_tiles
 
 _ONNX = ("onnx", "onnx_int8")
 
 
 class Logits(nn.Module):
     """
-    A model, ours or EoMT of transformers, as a function: images to logits `(batch, num_labels, map_height,
-    map_width)`.
+    A model, ours or EoMT of transformers, as a function: images, and optionally where they lie as tiles, to logits
+    `(batch, num_labels, map_height, map_width)`.
 
     Args:
         model (`nn.Module`): In evaluation mode. The masked attention of EoMT of transformers must be annealed to zero;
@@ -38,10 +39,10 @@ class Logits(nn.Module):
             model.attn_mask_probs = (0.0,) * model.config.num_blocks
         self.model = model
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(pixel_values)
+    def forward(self, pixel_values: torch.Tensor, patch_offsets: torch.Tensor | None = None) -> torch.Tensor:
         if self.is_ours:
-            return outputs.logits
+            return self.model(pixel_values, patch_offsets=patch_offsets).logits
+        outputs = self.model(pixel_values)
         # With one query there is no class to tell, and the class head of EoMT is random.
         classes = outputs.class_queries_logits if self.model.config.num_queries > 1 else None
         return semantic_logits(outputs.masks_queries_logits, classes)
@@ -53,12 +54,13 @@ class EngineModel(nn.Module):
     are fixed.
 
     Args:
-        run (`Callable`): From images `(batch, channels, height, width)` to logits; from [`build_engine`].
+        run (`Callable`): From images `(batch, channels, height, width)` and `patch_offsets` to logits; from
+            [`build_engine`].
         device (`torch.device`): Device of the images.
         id2label (`dict[int, str]`): Classes of the model.
     """
 
-    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device, id2label: dict[int, str]):
+    def __init__(self, run: Callable[..., torch.Tensor], device: torch.device, id2label: dict[int, str]):
         super().__init__()
         self.run, self.device, self.dtype = run, device, torch.float32
         # Its input is one batch of tiles, of whatever images.
@@ -71,7 +73,7 @@ class EngineModel(nn.Module):
         output_keep_masks: bool = False,
         patch_offsets: torch.Tensor | None = None,
     ):
-        logits, counts = self.run(pixel_values), torch.zeros(0, 1, dtype=torch.long)
+        logits, counts = self.run(pixel_values, patch_offsets), torch.zeros(0, 1, dtype=torch.long)
         return SimpleNamespace(logits=logits, class_queries_logits=None, keep_masks=None, token_counts=counts)
 
 
@@ -94,9 +96,10 @@ def why_not(engine: str, device: torch.device) -> str | None:
 
 def build_engine(
     engine: str, logits: Logits, image_size: tuple[int, int], folder: Path, device: torch.device
-) -> Callable[[torch.Tensor], torch.Tensor]:
+) -> Callable[..., torch.Tensor]:
     """
-    Build the function from images of one size to logits, both `float32`: casts are part of what is measured.
+    Build the function from images of one size, and `patch_offsets` or `None`, to logits, images and logits in
+    `float32`: casts are part of what is measured.
 
     Args:
         engine (`str`): One of [`~reg4pru.benchmarking.arguments.ENGINES`] for which [`why_not`] returns `None`.
@@ -109,19 +112,18 @@ def build_engine(
         return logits
     if engine == "bfloat16":
         half = copy.deepcopy(logits).to(torch.bfloat16)
-        return lambda pixel_values: half(pixel_values.to(torch.bfloat16)).float()
+        return lambda pixel_values, offsets=None: half(pixel_values.to(torch.bfloat16), offsets).float()
     if engine == "compile":
         return torch.compile(logits, fullgraph=True, dynamic=False)
     return _onnx(logits, image_size, folder, quantised=engine == "onnx_int8")
 
 
-def _onnx(
-    logits: Logits, image_size: tuple[int, int], folder: Path, quantised: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _onnx(logits: Logits, image_size: tuple[int, int], folder: Path, quantised: bool) -> Callable[..., torch.Tensor]:
     import onnxruntime
 
-    path = folder / "model.onnx"
-    export_module(logits, logits.model.config.num_channels, image_size).save(path)
+    path, config = folder / "model.onnx", logits.model.config
+    weighs = logits.is_ours and weighs_tiles(config, image_size)
+    export_module(logits, config.num_channels, image_size, weighs).save(path)
     if quantised:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -138,8 +140,4 @@ def _onnx(
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(pixel_values: torch.Tensor) -> torch.Tensor:
-        (computed,) = session.run(None, {"pixel_values": pixel_values.numpy()})
-        return torch.from_numpy(computed)
-
-    return run
+    return partial(run_onnx, session)

@@ -1,7 +1,6 @@
 """A pruned model as an exported program and as ONNX, compared with the model itself."""
 
 import json
-import logging
 import tempfile
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation
 from modeling_reg4pru.configuration_reg4pru import expand_keep_rates
 from modeling_reg4pru.token_selectors import RandomSelector
 
-logger = logging.getLogger(__name__)
-
 # Of the largest logit. onnxruntime fuses and sums in another order.
 TOLERANCE = 1e-3
 # Share of the logits that may differ by more: of two tokens with all but equal scores it may keep the other one.
@@ -21,14 +18,28 @@ MAX_SHARE_OFF = 0.01
 
 
 class LogitsOnly(nn.Module):
-    """The model as a function of images to logits, which is what graph formats know."""
+    """The model as a function of images, and of where they lie as tiles, to logits: what graph formats know."""
 
     def __init__(self, model: Reg4PruForSemanticSegmentation):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values).logits
+    def forward(self, pixel_values: torch.Tensor, patch_offsets: torch.Tensor | None = None) -> torch.Tensor:
+        return self.model(pixel_values, patch_offsets=patch_offsets).logits
+
+
+def weighs_tiles(config: Reg4PruConfig, image_size: tuple[int, int]) -> bool:
+    """Whether a stage asks where tiles lie (`blend_share_weight`); a graph then has the input `patch_offsets`."""
+    pruned = min(expand_keep_rates(config.keep_rates, config.num_stages), default=1.0) < 1
+    return pruned and config.blend_share_weight > 0 and image_size[0] == image_size[1]  # tiles are squares
+
+
+def tiles_in_a_row(num_tiles: int, side: int) -> torch.Tensor:
+    """`patch_offsets` of tiles that share a quarter with their neighbours; of one, those of an image of its size."""
+    overlap = side // 4
+    width = num_tiles * (side - overlap) + overlap
+    rows = [(0, 0, place * (side - overlap), side, side, width, side, width, overlap) for place in range(num_tiles)]
+    return torch.tensor(rows)
 
 
 def export_program(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int]) -> torch.export.ExportedProgram:
@@ -40,23 +51,41 @@ def export_program(model: Reg4PruForSemanticSegmentation, image_size: tuple[int,
         image_size (`tuple[int, int]`): Height and width of the images, multiples of the patch size.
     """
     example = torch.zeros(2, model.config.num_channels, *image_size, device=model.device, dtype=model.dtype)
-    return _program(LogitsOnly(model).eval(), example)
+    return _program(LogitsOnly(model).eval(), example, weighs_tiles(model.config, image_size))
 
 
-def _program(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+def _program(module: nn.Module, example: torch.Tensor, takes_offsets: bool) -> torch.export.ExportedProgram:
     """A graph with a dynamic batch; the example holds two images: a batch of one would be taken for a constant."""
+    inputs = {"pixel_values": example}
+    if takes_offsets:
+        inputs["patch_offsets"] = tiles_in_a_row(2, example.shape[-1]).to(example.device)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes={"pixel_values": {0: batch}})
+        return torch.export.export(
+            module, tuple(inputs.values()), dynamic_shapes={name: {0: batch} for name in inputs}
+        )
 
 
-def export_module(module: nn.Module, num_channels: int, image_size: tuple[int, int]) -> torch.onnx.ONNXProgram:
-    """Any module that takes `pixel_values` and gives logits, in `float32` on the CPU, as ONNX with a dynamic batch."""
-    return _onnx_program(_program(module.eval(), torch.zeros(2, num_channels, *image_size)))
+def export_module(
+    module: nn.Module, num_channels: int, image_size: tuple[int, int], takes_offsets: bool
+) -> torch.onnx.ONNXProgram:
+    """
+    Any module of `pixel_values` and `patch_offsets` to logits, in `float32` on the CPU, as ONNX with a dynamic batch;
+    with the second input only if it `takes_offsets`.
+    """
+    return _onnx_program(_program(module.eval(), torch.zeros(2, num_channels, *image_size), takes_offsets))
 
 
 def _onnx_program(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    return torch.onnx.export(program, input_names=["pixel_values"], output_names=["logits"], verbose=False)
+    names = [name for name in ("pixel_values", "patch_offsets") if name in program.graph_signature.user_inputs]
+    return torch.onnx.export(program, input_names=names, output_names=["logits"], verbose=False)
+
+
+def run_onnx(session: object, pixel_values: torch.Tensor, patch_offsets: torch.Tensor | None = None) -> torch.Tensor:
+    """The logits of an `onnxruntime.InferenceSession`; only a graph that weighs tiles is told where they lie."""
+    inputs = {"pixel_values": pixel_values, "patch_offsets": patch_offsets}
+    (logits,) = session.run(None, {taken.name: inputs[taken.name].numpy() for taken in session.get_inputs()})
+    return torch.from_numpy(logits)
 
 
 def export_onnx(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], path: Path) -> None:
@@ -98,26 +127,21 @@ def compare(model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], 
     largest, shares = 0.0, []
     for batch_size in (1, 3):
         images = torch.randn(batch_size, model.config.num_channels, *image_size)
-        (logits,) = session.run(None, {"pixel_values": images.numpy()})
+        offsets = tiles_in_a_row(batch_size, image_size[1]) if weighs_tiles(model.config, image_size) else None
         with torch.no_grad():
-            wanted = model(images).logits
-        difference = (wanted - torch.from_numpy(logits)).abs().nan_to_num(nan=torch.inf)
+            wanted = model(images, patch_offsets=offsets).logits
+        difference = (wanted - run_onnx(session, images, offsets)).abs().nan_to_num(nan=torch.inf)
         largest = max(largest, difference.max().item())
         shares.append((difference > TOLERANCE * wanted.abs().max()).float().mean().item())
     return largest, max(shares)
 
 
 def check_allocation(config: Reg4PruConfig) -> None:
-    """Raises `ValueError` if tiles share a budget: graphs have fixed numbers of tokens; warns of unweighted scores."""
+    """Raises `ValueError` if tiles share a budget: graphs have fixed numbers of tokens."""
     if config.allocation == "image":
         raise ValueError(
             "The tiles of an image share one budget (`allocation` is 'image'), but exports and engines have a fixed "
             "number of tokens for each tile: add --allocation tile."
-        )
-    if config.blend_share_weight > 0:
-        logger.warning(
-            "Exports and engines do not know where tiles lie: `blend_share_weight` (%g) has no effect in them.",
-            config.blend_share_weight,
         )
 
 

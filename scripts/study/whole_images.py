@@ -2,8 +2,9 @@
 Ways to segment a whole image, of several checkpoints each, in turns: seconds per image and average precision.
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
-optionally `keep_rate` (for every stage), `tile_overlap` and `allocation`, as `reg4pru predict` has them. Every image
-is segmented in all ways one after the other, so that ratios to the first one hold whatever else the machine does.
+optionally `keep_rate` (for every stage), `tile_overlap` and `allocation`, as `reg4pru predict` has them, and an
+`engine` of `reg4pru benchmark`. Every image is segmented in all ways one after the other, so that ratios to the first
+one hold whatever else the machine does.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -11,6 +12,7 @@ Example:
         --output_dir outputs/whole_images
 """
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,12 +20,15 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 import yaml
 from datasets import Dataset
 from PIL import Image
 
 from datasets_fives.metrics import measure
 
+from ..benchmarking.arguments import ENGINES
+from ..benchmarking.engines import EngineModel, Logits, build_engine, why_not
 from ..common.arguments import DatasetArguments
 from ..common.atomic_files import replace_json, replace_text
 from ..common.cli import CommandParser
@@ -31,6 +36,7 @@ from ..common.dataset_loading import load_sides
 from ..common.output_checks import check_writable
 from ..common.provenance import provenance
 from ..inference.loading import load_checkpoint
+from ..inference.onnx_export import check_allocation
 from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
@@ -58,19 +64,33 @@ class Way:
         keep_rate (`float`, *optional*, defaults to 1.0): Of every stage.
         tile_overlap (`float`, *optional*): Part of a tile that neighbours share at least.
         allocation (`str`, *optional*): `"tile"` or `"image"`.
+        engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
+            need the allocation `"tile"`.
     """
 
     checkpoint: str
     keep_rate: float = 1.0
     tile_overlap: float | None = None
     allocation: str | None = None
+    engine: str | None = None
 
     def __post_init__(self):
+        if self.engine and self.engine not in ENGINES:
+            raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         self.seconds: list[float] = []
         self.average_precision: list[float] = []
 
-    def load(self, seed: int) -> tuple:
-        """Model and image processor of a training; raises `ValueError` if it has not two classes."""
+    def predictor(self, seed: int, folder: str) -> Callable[[Image.Image, int], np.ndarray]:
+        """
+        A training as a function of images, see [`~reg4pru.inference.predictors.predictor`].
+
+        Args:
+            seed (`int`): Number of the training.
+            folder (`str`): For files of an engine.
+
+        Raises:
+            `ValueError`: if it has not two classes, or its tiles share a budget, which engines do not know.
+        """
         model, processor = load_checkpoint(self.checkpoint.format(seed=seed))
         if model.config.num_labels != 2:
             raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
@@ -78,7 +98,13 @@ class Way:
             model.config.allocation = self.allocation
         if self.tile_overlap is not None:
             processor.tile_overlap = self.tile_overlap
-        return model, processor
+        if not self.engine:
+            return predictor(model, processor, self.keep_rate)
+        check_allocation(model.config)
+        model.set_keep_rates(self.keep_rate)
+        files, size = Path(tempfile.mkdtemp(dir=folder)), (processor.size.height, processor.size.width)
+        run = build_engine(self.engine, Logits(model.eval()), size, files, model.device)
+        return predictor(EngineModel(run, model.device, model.config.id2label), processor, "config")
 
 
 def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
@@ -88,6 +114,9 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
     except (OSError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"--rows is {path}: {error}") from None
     folders = [Path(way.checkpoint.format(seed=seed)) for way in ways.values() for seed in seeds]
+    for label, way in ways.items():
+        if way.engine and (reason := why_not(way.engine, torch.device("cpu"))):
+            raise ValueError(f"--rows is {path}: {label} cannot be measured, as {reason}.")
     missing = sorted({str(folder) for folder in folders if not folder.is_dir()})
     if missing:
         raise ValueError(f"--rows is {path}: there is no {', '.join(missing)}.")
@@ -96,11 +125,12 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
 
 def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
     """Measure one training of every way, all ways of an image one after the other."""
-    predict = {label: predictor(*way.load(seed), way.keep_rate) for label, way in ways.items()}
-    next(iter(predict.values()))(images[0]["image"], 0)  # the first call of all takes longer
-    timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
-    for label, metrics in measure(timed, images).items():
-        ways[label].average_precision.append(metrics.compute()["pooled"]["average_precision"])
+    with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
+        predict = {label: way.predictor(seed, folder) for label, way in ways.items()}
+        next(iter(predict.values()))(images[0]["image"], 0)  # the first call of all takes longer
+        timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
+        for label, metrics in measure(timed, images).items():
+            ways[label].average_precision.append(metrics.compute()["pooled"]["average_precision"])
 
 
 def _timed(predict: Callable, seconds: list[float]) -> Callable:

@@ -34,16 +34,16 @@ def shares_by_blending(offsets: torch.Tensor, patch_size: int) -> torch.Tensor:
 def test_shares_are_those_of_the_blend(size, overlap):
     offsets = offsets_of(*size, 16, overlap)
     expected = shares_by_blending(offsets, 4)
-    torch.testing.assert_close(blend_shares(offsets, 4), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(blend_shares(offsets, 4, 4), expected, rtol=0, atol=1e-5)
     assert expected.sum().item() * 16 == pytest.approx(size[0] * size[1], rel=1e-4)
 
 
 def test_a_tile_knows_its_neighbours_in_any_batch():
     images = [offsets_of(64, 40, 16, 5), offsets_of(20, 33, 16, 5, image=1)]
-    whole = torch.cat([blend_shares(offsets, 4) for offsets in images])
+    whole = torch.cat([blend_shares(offsets, 4, 4) for offsets in images])
     mixed = torch.cat(images)
     order = torch.randperm(len(mixed))
-    torch.testing.assert_close(blend_shares(mixed[order], 4), whole[order])
+    torch.testing.assert_close(blend_shares(mixed[order], 4, 4), whole[order])
 
 
 def test_an_image_of_one_tile_is_pruned_as_without_shares(tiny_model, pixel_values):
@@ -65,7 +65,7 @@ def test_patches_that_another_tile_decides_leave_first(tiny_model, pixel_values)
         ).keep_masks[:, 0]
         for weight in (0.0, 100.0)
     )
-    shares = blend_shares(offsets, 8)
+    shares = blend_shares(offsets, 8, 8)
     assert shares[weighted].min() >= shares[~weighted].max() - 1e-6
     assert shares[plain].min() < shares[~plain].max()
 

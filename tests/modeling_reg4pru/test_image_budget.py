@@ -36,7 +36,7 @@ def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: fl
     Tile by tile, with lists of ids instead of a bank: layer after layer for all tiles, as a stage needs all of them.
     """
     config = model.config
-    shares = blend_shares(offsets, config.patch_size).flatten(1)
+    shares = blend_shares(offsets, config.patch_size, 8).flatten(1)
     images = [torch.where(offsets[:, 0] == image)[0].tolist() for image in offsets[:, 0].unique()]
     states = list(model.embeddings(pixel_values))
     rope = model.rope_embeddings(pixel_values)

@@ -12,7 +12,14 @@ import onnx
 import onnxruntime
 
 from reg4pru.export import main
-from reg4pru.inference.onnx_export import compare, export_checked, export_onnx, export_program
+from reg4pru.inference.onnx_export import (
+    compare,
+    export_checked,
+    export_onnx,
+    export_program,
+    run_onnx,
+    tiles_in_a_row,
+)
 
 from ...variants import VARIANTS, give_corrections_weights
 
@@ -102,7 +109,7 @@ def test_chance_cannot_be_exported(run_command, save_checkpoint, tiny_model, tmp
 
 
 def test_tiles_that_share_a_budget_are_exported_as_such_on_demand_only(
-    save_checkpoint, tiny_model, tmp_path, capsys, caplog, monkeypatch
+    save_checkpoint, tiny_model, tmp_path, capsys, monkeypatch
 ):
     exported = "reg4pru.inference.onnx_export.export_onnx"
     monkeypatch.setattr(exported, lambda model, *_: pytest.fail(model.config.allocation))
@@ -113,7 +120,18 @@ def test_tiles_that_share_a_budget_are_exported_as_such_on_demand_only(
     assert "The tiles of an image share one budget" in capsys.readouterr().err
     with pytest.raises(pytest.fail.Exception, match="tile"):
         main([*flags, "--allocation", "tile"])
-    assert "`blend_share_weight` (2) has no effect in them" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_graph_that_weighs_tiles_is_told_where_they_lie(tiny_model, tmp_path):
+    fields = {"pruning_layers": [0, 1], "reactivation_layer": 3, "keep_rates": 0.5, "blend_share_weight": 2.0}
+    model = tiny_model(num_hidden_layers=4, **fields)
+    assert export_checked(model, (64, 64), tmp_path / "model.onnx") < TOLERANCE
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    images, beside, alone = torch.randn(2, 3, 64, 64), tiles_in_a_row(2, 64), tiles_in_a_row(1, 64).expand(2, -1)
+    logits = run_onnx(session, images, alone)
+    torch.testing.assert_close(logits, model(images).logits.detach(), atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(logits, run_onnx(session, images, beside), atol=10 * TOLERANCE)
 
 
 @pytest.mark.parametrize("reactivation_layer", [3, 5])

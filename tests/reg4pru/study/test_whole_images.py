@@ -32,15 +32,16 @@ def model():
 def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, images, tmp_path, capsys):
     checkpoint, rows = save_checkpoint(model), tmp_path / "rows.yaml"
     ways = {"dense": {}, "pruned": {"keep_rate": 0.5, "tile_overlap": 0.5, "allocation": "image"}}
+    ways["engine"] = {"keep_rate": 0.5, "tile_overlap": 0.5, "engine": "float32"}
     rows.write_text(yaml.safe_dump({label: {"checkpoint": str(checkpoint), **way} for label, way in ways.items()}))
     main([*DATA, "--rows", str(rows), "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]
-    assert [len(way["seconds"]) for way in found.values()] == [4, 4]
+    assert [len(way["seconds"]) for way in found.values()] == [4, 4, 4]
 
     processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
-    for label, rate in (("dense", None), ("pruned", 0.5)):
-        if label == "pruned":
-            processor.tile_overlap, model.config.allocation = 0.5, "image"
+    for label, rate in (("dense", None), ("pruned", 0.5), ("engine", 0.5)):
+        if rate:
+            processor.tile_overlap, model.config.allocation = 0.5, "image" if label == "pruned" else "tile"
         wanted = VesselMetrics()
         for number, row in enumerate(images):
             torch.manual_seed(number)
@@ -61,7 +62,17 @@ def test_ratios_are_those_of_the_same_image():
     assert ratios(other, first) == [2.0, 3.0]
 
 
-@pytest.mark.parametrize("text", ["dense: {checkpoint: a, keep: 0.5}", "- a", "dense: [", "", "a: {checkpoint: a}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dense: {checkpoint: a, keep: 0.5}",
+        "- a",
+        "dense: [",
+        "",
+        "a: {checkpoint: a}",
+        "a: {checkpoint: a, engine: tpu}",
+    ],
+)
 def test_rows_that_cannot_be_read_are_refused(text, tmp_path, capsys):
     rows = tmp_path / "rows.yaml"
     rows.write_text(text)
