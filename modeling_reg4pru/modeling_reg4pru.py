@@ -6,11 +6,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers import logging
-from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import (
-    EomtDinov3MaskHead,
-    EomtDinov3PreTrainedModel,
-    EomtDinov3ScaleBlock,
-)
+from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3MaskHead, EomtDinov3PreTrainedModel
 from transformers.utils.output_capturing import capture_outputs
 
 from .backbone_loading import (
@@ -34,6 +30,7 @@ from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .token_pruning import TokenPruning
 from .token_selectors import INITIAL_BIAS, SELECTOR_CLASSES, CentredLinear
+from .upscale_block import Reg4PruScaleBlock
 from .vit_layers import Reg4PruEmbeddings, Reg4PruLayer, Reg4PruRotaryEmbedding
 
 logger = logging.get_logger(__name__)
@@ -94,7 +91,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         self.selectors.requires_grad_(self.selectors_learn)  # DDP waits for every gradient that could come
         corrected = config.pruning_layers if config.drift_correction else ()
         self.drift_corrections = nn.ModuleList(DriftCorrection(config) for _ in corrected)
-        self.upscale_block = EomtDinov3ScaleBlock(config)
+        self.upscale_block = Reg4PruScaleBlock(config)
         self.mask_head = EomtDinov3MaskHead(config)
         self.class_predictor = None if config.is_binary else nn.Linear(config.hidden_size, config.num_labels + 1)
         self.criterion = BinaryMaskLoss(config) if config.is_binary else SetMaskLoss(config)

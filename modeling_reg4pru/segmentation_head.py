@@ -8,7 +8,7 @@ from .distributed import draw_for_images
 
 # Upscaled features are many times as large as all else. Above some 32 MiB the allocator of a CPU takes memory from the
 # system and gives it back, page by page, at every call; below it the caches help, too.
-BAND_BYTES = 1 << 24
+BAND_BYTES = 1 << 23
 # On an accelerator, where only the memory matters that many large tiles of one budget would take.
 ACCELERATOR_BYTES = 1 << 30
 

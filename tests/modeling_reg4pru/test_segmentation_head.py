@@ -8,10 +8,11 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3Scale
 
 from modeling_reg4pru import segmentation_head
 from modeling_reg4pru.segmentation_head import query_masks
+from modeling_reg4pru.upscale_block import Reg4PruScaleBlock
 
 
-class Upscale(EomtDinov3ScaleBlock):
-    """EoMT's, which notes the shapes that it is given; biases and norms are as far from zero as in a trained one."""
+class Upscale(Reg4PruScaleBlock):
+    """One which notes the shapes that it is given; biases and norms are as far from zero as in a trained one."""
 
     def __init__(self, num_blocks):
         super().__init__(SimpleNamespace(hidden_size=8, num_upscale_blocks=num_blocks, hidden_act="gelu"))
@@ -27,6 +28,19 @@ class Upscale(EomtDinov3ScaleBlock):
 @pytest.fixture
 def features():
     return torch.randn(3, 8, 7, 5), torch.randn(3, 2, 8)
+
+
+def test_the_scale_block_is_that_of_eomt(features):
+    ours = Upscale(2)
+    eomt = EomtDinov3ScaleBlock(SimpleNamespace(hidden_size=8, num_upscale_blocks=2, hidden_act="gelu"))
+    eomt.load_state_dict(ours.state_dict())
+    results = []
+    for block in (ours, eomt):
+        states = features[0].clone().requires_grad_()
+        upscaled = block(states)
+        results.append([upscaled, *torch.autograd.grad(upscaled.square().mean(), [states, *block.parameters()])])
+    assert results[0][0].shape == (3, 8, 28, 20)
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 2, 3])

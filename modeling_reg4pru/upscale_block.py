@@ -1,0 +1,38 @@
+"""EoMT's scale block, with its transposed convolutions computed as what they are: linear layers of a position each."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3ScaleLayer
+
+
+class Reg4PruScaleLayer(EomtDinov3ScaleLayer):
+    """
+    EoMT's scale layer, with its weights and its numbers. A transposed convolution whose stride is its kernel gives
+    every position a block of its own, so that it is a matrix product; on a CPU the backward pass of the convolution
+    takes about twice as long, and runtimes for graphs have 8-bit kernels for the product only.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From `(batch, hidden_size, rows, columns)` to `(batch, hidden_size, 2 * rows, 2 * columns)`."""
+        batch, channels, rows, columns = hidden_states.shape
+        weight = self.conv1.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
+        blocks = F.linear(hidden_states.permute(0, 2, 3, 1), weight, self.conv1.bias.repeat(4))
+        blocks = self.activation(blocks).view(batch, rows, columns, 2, 2, channels)
+        upscaled = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels)
+        return self.layernorm2d(self.conv2(upscaled.permute(0, 3, 1, 2)))
+
+
+class Reg4PruScaleBlock(nn.Module):
+    """EoMT's scale block, of [`Reg4PruScaleLayer`]."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.block = nn.ModuleList(Reg4PruScaleLayer(config) for _ in range(config.num_upscale_blocks))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From `(batch, hidden_size, rows, columns)`, rows and columns times `2 ** num_upscale_blocks`."""
+        for layer in self.block:
+            hidden_states = layer(hidden_states)
+        return hidden_states
