@@ -70,7 +70,7 @@ gpu:
 	$(RUN) -m scripts.benchmarking.gpu --output_dir results/gpu
 
 test: install
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-slow: install
 	$(RUN) -m pytest -n 2 -m slow --timeout 7200
@@ -85,13 +85,13 @@ test-lowest:
 		--no-annotate --output-file $(VENV)-lowest/lowest.txt pyproject.toml
 	$(VENV)-lowest/bin/pip install --quiet --requirement $(VENV)-lowest/lowest.txt
 	$(VENV)-lowest/bin/pip install --quiet --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 2
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH)
 	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH) --editable ".[dev]"
-	$(VENV)-newest/bin/python -m pytest -n 2
+	$(VENV)-newest/bin/python -m pytest -n 2 --dist worksteal
 
 # Strict: where the service cannot be reached, nothing was audited, and pip-audit alone would call that a success.
 # In an environment of its own: what audits is no part of what is audited.

@@ -12,6 +12,9 @@ from huggingface_hub import HfApi
 from reg4pru import push as push_command
 from reg4pru.hub.transfer import TransferError, check_target, fetch_checkpoint, push_folder
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
+import time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.05))  # between the tries of the client
 api = HfApi()
 
 def fail(method, path_pattern, **how):
