@@ -33,6 +33,7 @@ from ..common.arguments import DatasetArguments
 from ..common.atomic_files import replace_json, replace_text
 from ..common.cli import CommandParser
 from ..common.dataset_loading import load_sides
+from ..common.keep_rates import rate_name
 from ..common.output_checks import check_writable
 from ..common.provenance import provenance
 from ..inference.loading import load_checkpoint
@@ -155,17 +156,17 @@ def results_table(ways: dict[str, Way]) -> str:
     for label, way in ways.items():
         precision = format_mean(*mean_and_sd(way.average_precision))
         speed = f"{median(ratios(way, first)):.2f}"
-        lines.append([label, f"{way.keep_rate:.1f}", f"{median(way.seconds):.2f}", speed, precision])
+        lines.append([label, rate_name(way.keep_rate), f"{median(way.seconds):.2f}", speed, precision])
     return markdown_table(lines)
 
 
 def draw(ways: dict[str, Way], path: Path) -> None:
-    """Average precision against seconds per image; ways of one checkpoint and tiling are one line."""
+    """Average precision against seconds per image; ways of one checkpoint, tiling and engine are one line."""
     figure = new_figure(6.4, 4.4)
     (axis,) = figure.subplots(1, 1, squeeze=False)[0]
     lines: dict[tuple, list[tuple[str, Way]]] = {}
     for label, way in ways.items():
-        lines.setdefault((way.checkpoint, way.tile_overlap, way.allocation), []).append((label, way))
+        lines.setdefault((way.checkpoint, way.tile_overlap, way.allocation, way.engine), []).append((label, way))
     for place, members in enumerate(lines.values()):
         points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
         style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
