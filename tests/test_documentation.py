@@ -44,7 +44,7 @@ def test_commands_have_the_flags_that_are_shown(monkeypatch, capsys):
     shown = {}
     for page in (*PAGES, "Makefile"):
         for block in [(ROOT / page).read_text()] if page == "Makefile" else blocks(page, "bash"):
-            lines = re.sub(r"\\\n", " ", block).splitlines()
+            lines = re.split(r"\n| & ", re.sub(r"\\\n", " ", block))
             for line in (line.split(" #")[0] for line in lines if not line.startswith("#")):
                 for command, rest in re.findall(r"\breg4pru ([a-z]+)(.*)", line):
                     flags = dict.fromkeys(re.findall(r"(?<!\S)--\w+", rest), page)
