@@ -73,3 +73,8 @@ def test_patches_that_another_tile_decides_leave_first(tiny_model, pixel_values)
 def test_weights_below_zero_are_refused(tiny_config):
     with pytest.raises(StrictDataclassClassValidationError, match="`blend_share_weight` is -1"):
         tiny_config(blend_share_weight=-1)
+
+
+def test_tiles_of_another_size_are_refused(tiny_model, pixel_values):
+    with pytest.raises(ValueError, match="are those of tiles of 32 px, but the images have 64 px"):
+        tiny_model(keep_rates=0.5)(pixel_values[:1], patch_offsets=offsets_of(32, 32, 32, 8))
