@@ -215,8 +215,9 @@ class Page:
             progress(0.4, desc="Predicting without pruning, once")
             return self.comparer.open(example.name, example.image, example.mask), None
 
-        def first_example(progress=gr.Progress()):
-            return open_example(0, progress)
+        def first_example(opened: OpenImage | None, progress=gr.Progress()):
+            # Whoever is quick has chosen an image by then.
+            return (gr.skip(), gr.skip()) if opened else open_example(0, progress)
 
         def from_example(event: gr.SelectData, progress=gr.Progress()):
             return open_example(event.index, progress)
@@ -225,7 +226,7 @@ class Page:
         if self.examples:
             chosen = [image, settings["truth"]]
             opened += [
-                blocks.load(first_example, None, chosen, show_progress_on=outputs[1], **model),
+                blocks.load(first_example, image, chosen, show_progress_on=outputs[1], **model),
                 sources["examples"].select(from_example, None, chosen, show_progress_on=outputs[1], **model),
             ]
         for event in opened:

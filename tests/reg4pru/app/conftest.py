@@ -127,6 +127,7 @@ class Visitor:
         self.page.on("request", self._note)
         self.address = served.address
         self.page.goto(served.address)
+        self.sees("keep rate 0.5")  # of the example: now the page answers
 
     def _note(self, request) -> None:
         if not request.url.startswith((self.address, "data:", "blob:")):
