@@ -10,8 +10,8 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3Scale
 class Reg4PruScaleLayer(EomtDinov3ScaleLayer):
     """
     EoMT's scale layer, with its weights and its numbers. A transposed convolution whose stride is its kernel gives
-    every position a block of its own, so that it is a matrix product; on a CPU the backward pass of the convolution
-    takes about twice as long, and runtimes for graphs have 8-bit kernels for the product only.
+    every position a block of its own, so that it is a matrix product. On a CPU the backward pass of the convolution
+    takes about twice as long, and ONNX Runtime computes the product in 8 bits like every linear layer.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
