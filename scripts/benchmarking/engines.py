@@ -3,6 +3,7 @@
 import copy
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,22 @@ def build_engine(
     if engine == "compile":
         return torch.compile(logits, fullgraph=True, dynamic=False)
     return _onnx(logits, image_size, folder, quantised=engine == "onnx_int8")
+
+
+def engine_model(
+    engine: str, model: Reg4PruForSemanticSegmentation, image_size: tuple[int, int], scratch: str
+) -> EngineModel:
+    """
+    A model in an engine, in the place of the model itself.
+
+    Args:
+        engine (`str`), image_size (`tuple[int, int]`): As in [`build_engine`].
+        model ([`Reg4PruForSemanticSegmentation`]): The model, at the keep rates of its configuration.
+        scratch (`str`): A folder, for a folder of the engine's files.
+    """
+    files = Path(tempfile.mkdtemp(dir=scratch))
+    run = build_engine(engine, Logits(model).eval(), image_size, files, model.device)
+    return EngineModel(run, model.device, model.config.id2label)
 
 
 def _onnx(logits: Logits, image_size: tuple[int, int], folder: Path, quantised: bool) -> Callable[..., torch.Tensor]:

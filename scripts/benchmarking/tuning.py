@@ -37,7 +37,7 @@ from ..inference.model_classes import is_of_vessels
 from ..reporting.speed import draw_front, front_table, measured_sentence
 from .arguments import TuneArguments
 from .baselines import variant
-from .engines import EngineModel, Logits, build_engine
+from .engines import engine_model
 from .flops import forward_flops
 from .quality import measure_quality
 from .timing import interleaved_seconds, summary
@@ -188,10 +188,8 @@ class Tuning:
             return variant(self.models[setting.engine], **self._fields(setting))
         built = setting._replace(tile_overlap=None)
         if built not in self.models:
-            logits = Logits(variant(self.model, **self._fields(setting))).eval()
-            files = Path(tempfile.mkdtemp(dir=self.scratch))
-            run = build_engine(setting.engine, logits, self.size, files, self.model.device)
-            self.models[built] = EngineModel(run, self.model.device, self.model.config.id2label)
+            model = variant(self.model, **self._fields(setting))
+            self.models[built] = engine_model(setting.engine, model, self.size, self.scratch)
         return self.models[built]
 
     def quality(self, setting: Setting) -> dict[str, float]:

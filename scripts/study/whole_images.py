@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 import yaml
 from datasets import Dataset
 from PIL import Image
@@ -28,11 +27,12 @@ from PIL import Image
 from datasets_fives.metrics import measure
 
 from ..benchmarking.arguments import ENGINES
-from ..benchmarking.engines import EngineModel, Logits, build_engine, why_not
+from ..benchmarking.engines import engine_model, why_not
 from ..common.arguments import DatasetArguments
 from ..common.atomic_files import replace_json, replace_text
 from ..common.cli import CommandParser
 from ..common.dataset_loading import load_sides
+from ..common.devices import usable_device
 from ..common.keep_rates import rate_name
 from ..common.output_checks import check_writable
 from ..common.provenance import provenance
@@ -103,9 +103,8 @@ class Way:
             return predictor(model, processor, self.keep_rate)
         check_allocation(model.config)
         model.set_keep_rates(self.keep_rate)
-        files, size = Path(tempfile.mkdtemp(dir=folder)), (processor.size.height, processor.size.width)
-        run = build_engine(self.engine, Logits(model.eval()), size, files, model.device)
-        return predictor(EngineModel(run, model.device, model.config.id2label), processor, "config")
+        size = (processor.size.height, processor.size.width)
+        return predictor(engine_model(self.engine, model, size, folder), processor, "config")
 
 
 def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
@@ -116,7 +115,7 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
         raise ValueError(f"--rows is {path}: {error}") from None
     folders = [Path(way.checkpoint.format(seed=seed)) for way in ways.values() for seed in seeds]
     for label, way in ways.items():
-        if way.engine and (reason := why_not(way.engine, torch.device("cpu"))):
+        if way.engine and (reason := why_not(way.engine, usable_device())):
             raise ValueError(f"--rows is {path}: {label} cannot be measured, as {reason}.")
     missing = sorted({str(folder) for folder in folders if not folder.is_dir()})
     if missing:

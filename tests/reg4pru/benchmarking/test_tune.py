@@ -10,7 +10,7 @@ import torch
 from modeling_reg4pru import Reg4PruForSemanticSegmentation, Reg4PruImageProcessor
 from modeling_reg4pru.speed_budget import fingerprint_weights
 from reg4pru import tune
-from reg4pru.benchmarking import quality, tuned_settings, tuning
+from reg4pru.benchmarking import engines, quality, tuned_settings
 from reg4pru.benchmarking.tuned_settings import Setting
 
 IMAGES = ("--synthetic_counts", 1, 2, 0, "--working_size", 96)  # of four tiles each
@@ -135,7 +135,7 @@ def test_an_interrupted_measurement_continues(checkpoint, run_tune, refused, mon
 
 def test_overlaps_and_engines(checkpoint, run_tune, monkeypatch):
     monkeypatch.setattr(tuned_settings, "why_not", lambda *_: None)
-    monkeypatch.setattr(tuning, "build_engine", lambda engine, logits, *_: logits)
+    monkeypatch.setattr(engines, "build_engine", lambda engine, logits, *_: logits)
     asked = ("--tile_overlaps", 0.6, 0.61, "--engines", "bfloat16", "onnx")
     run_tune("--model_name_or_path", checkpoint, *IMAGES, *FEW[:-2], *asked)
     speed = json.loads((checkpoint / "speed.json").read_text())
