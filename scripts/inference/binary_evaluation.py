@@ -11,8 +11,9 @@ from datasets_fives.metrics import VesselMetrics, measure
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_image
 
+from ..common.spread import spread
 from ..reporting.evaluation import results_table
-from ..reporting.panels import figure_title, prediction_panels, save_prediction_figure, shown_images
+from ..reporting.panels import FIGURE_ROWS, figure_title, prediction_panels, save_prediction_figure
 from .model_classes import is_of_vessels, model_classes
 from .predictors import fixed_draws, predictors
 
@@ -56,7 +57,7 @@ def draw_figures(
 ) -> None:
     """Draw up to four images, evenly spaced over the data set; the columns are those of `reporting.panels.COLUMNS`."""
     num_stages, rows = model.config.num_stages, []
-    for index in shown_images(len(dataset)):
+    for index in spread(len(dataset), FIGURE_ROWS):
         row = dataset[index]
         with fixed_draws(model, seed + index):  # as it was measured
             prediction = predict_image(

@@ -10,9 +10,10 @@ from datasets_fives.metrics import MeasuredClasses, measure_classes
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_image
 
+from ..common.spread import spread
 from ..reporting.class_evaluation import draw_classes, results_table
 from ..reporting.class_panels import class_panels, classes_by_frequency, save_class_figure
-from ..reporting.panels import figure_title, shown_images
+from ..reporting.panels import FIGURE_ROWS, figure_title
 from .model_classes import model_classes
 from .predictors import fixed_draws, predictors
 
@@ -57,7 +58,7 @@ def draw_figures(
     draw_classes(output_dir / FIGURES[1], measured)
     names, num_stages = model_classes(model.config), model.config.num_stages
     rows, label_maps = [], []
-    for index in shown_images(len(dataset)):
+    for index in spread(len(dataset), FIGURE_ROWS):
         row = dataset[index]
         with fixed_draws(model, seed + index):  # as it was measured
             prediction = predict_image(

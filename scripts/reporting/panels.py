@@ -134,11 +134,6 @@ def reduce_panel(panel: np.ndarray, side: int = PANEL_SIDE) -> np.ndarray:
     return np.asarray(image)
 
 
-def shown_images(count: int) -> list[int]:
-    """Indices of the images of a figure, up to [`FIGURE_ROWS`], evenly spaced."""
-    return np.linspace(0, count - 1, min(count, FIGURE_ROWS)).round().astype(int).tolist()
-
-
 def figure_title(keep_rate: float, num_stages: int) -> str:
     """What a figure of predictions says of their keep rate."""
     return f"keep rate {rate_name(keep_rate)} at each of {num_stages} stages" if num_stages else "no pruning stages"

@@ -14,6 +14,7 @@ from datasets_fives.transforms import EvalTransform
 from modeling_reg4pru.label_maps import IGNORE_INDEX
 
 from ..common.atomic_files import replace_table
+from ..common.spread import spread
 from ..inference.loading import load_checkpoint, training_size
 from ..training.setup import load_data
 from .definition import Study
@@ -92,8 +93,3 @@ def _decoded(logits: torch.Tensor, labels: torch.Tensor, names: list[str]) -> fl
     for predicted, label_map in zip(enlarged.argmax(1), labels, strict=True):
         metrics.update(predicted, label_map)
     return metrics.compute()["mean_iou"]
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` evenly spaced indices below `count`."""
-    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()

@@ -16,6 +16,7 @@ from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from ..common.atomic_files import replace_table, replace_text
 from ..common.former_names import present_name
 from ..common.keep_rates import rate_name
+from ..common.spread import spread
 from ..inference.loading import load_checkpoint, select_at_random
 from ..inference.model_classes import check_same_classes, is_of_vessels, model_classes
 from ..inference.predictors import predictors
@@ -67,12 +68,6 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         write_results(folder, results, rows)
     if json.dumps(results) != json.dumps(folder.results()):  # what was taken from another evaluation
         write_results(folder, results, rows)
-
-
-def spread(num_images: int, limit: int) -> list[int]:
-    """Indices of at most `limit` images at equal distances, as neighbours in a film or of one camera are alike."""
-    count = min(num_images, limit)
-    return [index * num_images // count for index in range(count)]
 
 
 def over_all_pixels(result: dict) -> dict[str, float]:

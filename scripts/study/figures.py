@@ -21,6 +21,7 @@ from modeling_reg4pru.tiled_inference import predict_image
 from modeling_reg4pru.token_selectors import SELECTOR_CLASSES
 
 from ..common.keep_rates import rate_name
+from ..common.spread import spread
 from ..inference.loading import load_checkpoint
 from ..inference.model_classes import VESSEL_CLASSES
 from ..reporting.class_colours import class_colours
@@ -30,7 +31,7 @@ from ..reporting.style import COLOURS, DASHES, DPI, MARKERS, hide_axes, legend_b
 from ..reporting.tables import mean_and_sd
 from ..training.setup import load_data
 from .definition import AS_TRAINED, Study, is_as_trained
-from .drift import collect_drift, spread, write_drift
+from .drift import collect_drift, write_drift
 from .metrics import metrics_of
 from .run_folder import RunFolder
 from .tables import summarise

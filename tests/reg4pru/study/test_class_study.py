@@ -118,10 +118,3 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     study.limit = 1
     with pytest.raises(ValueError, match=r"was measured on 2 images, not 1 images. Change `limit`, or move"):
         runs.complete_run(study, runs_dir, "soft", 0)
-
-
-@pytest.mark.parametrize(
-    ("num_images", "limit", "chosen"), [(7, 3, [0, 2, 4]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (5, 1, [0])]
-)
-def test_limited_images_are_spread(num_images, limit, chosen):
-    assert evaluation.spread(num_images, limit) == chosen
