@@ -46,6 +46,12 @@ def blend_shares(patch_offsets: torch.Tensor, patch_size: int, grid_side: int) -
     return rows[:, :, None] * columns[:, None, :]
 
 
+def visible_patches(pixel_mask: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Patches that show something, `(batch, rows, columns)`, by masks of pixels `(batch, height, width)`; `bool`."""
+    by_patch = pixel_mask.bool().unflatten(2, (-1, patch_size)).unflatten(1, (-1, patch_size))
+    return by_patch.any(dim=4).any(dim=2)
+
+
 def _side_shares(
     start: torch.Tensor, length: torch.Tensor, tile_size: torch.Tensor, overlap: torch.Tensor, pixels: torch.Tensor
 ) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .blend_shares import blend_shares
+from .blend_shares import blend_shares, visible_patches
 from .configuration_reg4pru import Reg4PruConfig, expand_keep_rates
 from .image_tiles import split_images, tile_grid
 from .token_bank import TokenBank
@@ -29,10 +29,10 @@ class ImageTokenPruning(TokenPruning):
     Args:
         model ([`Reg4PruForSemanticSegmentation`]): In evaluation mode.
         grid_size (`tuple[int, int]`): Patches of a tile, (rows, columns).
-        keep_rates (`float` or `tuple[float, ...]`): One rate for all stages or one per stage, one of them below 1; of
-            the image.
+        keep_rates (`float`, `tuple[float, ...]` or `None`): One rate for all stages or one per stage, of what the
+            image shows; `None`: no stage prunes.
         shares (`torch.Tensor` of shape `(num_tiles, rows, columns)`): Blend shares. Tokens that have none show nothing
-            of the image; they leave before the first layer.
+            of the image; they leave before the first layer and do not come back.
         groups (`list[int]`): How many of the tiles, which follow one another, share each budget.
         output_keep_masks (`bool`, *optional*, defaults to `False`): Whether to record what stays after each stage.
 
@@ -44,7 +44,7 @@ class ImageTokenPruning(TokenPruning):
         self,
         model: nn.Module,
         grid_size: tuple[int, int],
-        keep_rates: float | tuple[float, ...],
+        keep_rates: float | tuple[float, ...] | None,
         shares: torch.Tensor,
         groups: list[int],
         output_keep_masks: bool = False,
@@ -64,7 +64,10 @@ class ImageTokenPruning(TokenPruning):
 
     def begin(self, states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         special, patches = states[:, : self.num_special], states[:, self.num_special :]
-        self.bank = TokenBank(patches.reshape(1, self.num_patches, -1))
+        patches = patches.reshape(1, self.num_patches, -1)
+        if not self.visible.all():  # the heads look at neighbours: there is to be nothing
+            patches = patches.masked_fill(~self.visible[:, None], 0.0)
+        self.bank = TokenBank(patches)
         self.rope = rope and tuple(table.repeat(self.num_tiles, 1) for table in rope)
         self._lay_out(None)
         self.positions = rope or (None, None)
@@ -72,6 +75,14 @@ class ImageTokenPruning(TokenPruning):
             self.bank.prune(self.visible.nonzero().view(1, -1))
             states = self.join(special, self.bank.read())
         return states
+
+    def end(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        special, patches = self.split(states)
+        self.bank.write(patches)
+        return special[:, : self.config.num_queries], self.bank.states.view(self.num_tiles, self.tile_patches, -1)
+
+    def _reactivate(self) -> None:
+        self.bank.reactivate(None if self.visible.all() else self.visible.nonzero().view(1, -1))
 
     def split(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.tile_lengths is None:
@@ -151,6 +162,7 @@ def follow_tokens(
     patch_offsets: torch.Tensor | None,
     output_keep_masks: bool,
     output_token_ids: bool,
+    pixel_mask: torch.Tensor | None = None,
 ) -> TokenPruning:
     """
     What follows the tokens of one forward pass, by image where the configuration says so (`allocation`) and it is
@@ -159,16 +171,21 @@ def follow_tokens(
     Raises:
         `ValueError`: if ids are asked for that are no rectangle: tiles that share a budget have unequal numbers.
     """
-    if patch_offsets is None or model.training or keep_rates is None:
+    if patch_offsets is None or model.training or (keep_rates is None and pixel_mask is None):
         return TokenPruning(model, grid_size, keep_rates, labels, None, output_keep_masks, output_token_ids)
     shares = blend_shares(patch_offsets, model.config.patch_size, grid_size[0])
-    if not shares_budget(model.config, keep_rates):
+    if pixel_mask is not None:
+        shares = shares * visible_patches(pixel_mask, model.config.patch_size)
+    competes = shares_budget(model.config, keep_rates)
+    if not competes and (pixel_mask is None or model.config.allocation == "tile"):
         return TokenPruning(model, grid_size, keep_rates, labels, shares, output_keep_masks, output_token_ids)
     if output_token_ids:
         raise ValueError(
             "`output_token_ids=True` needs `allocation='tile'`: tiles of one budget keep unequal numbers."
         )
-    groups = [size for rows in split_images(patch_offsets) for size in budget_groups(rows)]
+    groups = [len(shares)]
+    if competes:
+        groups = [size for rows in split_images(patch_offsets) for size in budget_groups(rows)]
     return ImageTokenPruning(model, grid_size, keep_rates, shares, groups, output_keep_masks)
 
 

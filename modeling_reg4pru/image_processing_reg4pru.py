@@ -1,7 +1,6 @@
 """Image processor of Reg4Pru models, without torchvision: images to tiles, predictions of tiles to maps."""
 
 import os
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,9 +19,9 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
-from .image_reading import is_floating, open_image, read_image
+from .image_reading import flat_list, flat_maps, is_floating, open_image, read_image
 from .image_tiles import TileBlender, TiledImage, cut_tile, split_images, tile_grid, tile_probabilities
-from .label_maps import IGNORE_INDEX, read_label_map, resize_label_map
+from .label_maps import IGNORE_INDEX, fit_label_map
 
 logger = logging.get_logger(__name__)
 
@@ -127,6 +126,7 @@ class Reg4PruImageProcessor(PilBackend):
         self,
         images: ImageInput,
         segmentation_maps: ImageInput | None = None,
+        pixel_masks: ImageInput | None = None,
         **kwargs: Unpack[Reg4PruImageProcessorKwargs],
     ) -> BatchFeature:
         """
@@ -137,33 +137,40 @@ class Reg4PruImageProcessor(PilBackend):
             segmentation_maps (`ImageInput`, *optional*):
                 Their masks or label maps, of the same size; see [`read_label_map`]. Two classes may be any two, so
                 that a mask which is mostly foreground, maybe an inverted one, is taken as it is.
+            pixel_masks (`ImageInput`, *optional*):
+                For each image a mask of the same size, 0 where it shows nothing, as outside the field of view of a
+                fundus image: the model computes nothing there.
             kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:
             `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 9)`, `int64`,
             which the model hands on to post-processing: index of the image, top and left of the tile, its side,
-            height and width of the image at its working size and of the image itself; and, with label maps,
-            `labels` `(num_tiles, tile, tile)`, `int64`.
+            height and width of the image at its working size and of the image itself; with label maps, `labels`
+            `(num_tiles, tile, tile)`, `int64`; and, with pixel masks, `pixel_mask`, alike, `bool`.
 
         Raises:
-            `ValueError`: if an image or a label map cannot be read, or they differ in size or number.
+            `ValueError`: if an image, a label map or a pixel mask cannot be read, or they differ in size or number.
         """
-        return super().preprocess(images, segmentation_maps, **kwargs)
+        return super().preprocess(images, segmentation_maps, pixel_masks, **kwargs)
 
-    def cut_image(self, image: ImageInput | os.PathLike) -> TiledImage:
+    def cut_image(
+        self, image: ImageInput | os.PathLike, pixel_mask: ImageInput | os.PathLike | None = None
+    ) -> TiledImage:
         """
         The tiles of one image, made one by one: those of a large image need not fit into memory.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The image.
+            pixel_mask (likewise, *optional*): A mask of the same size, 0 where the image shows nothing.
 
         Returns:
             [`TiledImage`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
 
         Raises:
-            `ValueError`: if the image cannot be read, or fields that were set later do not fit.
+            `ValueError`: if the image or its mask cannot be read, they differ in size, or fields that were set later
+            do not fit.
         """
-        return self._cut_image(image, 0, **self._settings())
+        return self._cut_image(image, 0, pixel_mask, **self._settings())
 
     def _settings(self) -> dict:
         """The fields, checked: they may have been set since the constructor saw them, `size` as a plain dictionary."""
@@ -171,7 +178,13 @@ class Reg4PruImageProcessor(PilBackend):
         self._validate_preprocess_kwargs(**settings)
         return settings
 
-    def _cut_image(self, image: ImageInput | os.PathLike, index: int, **settings) -> TiledImage:
+    def _cut_image(
+        self,
+        image: ImageInput | os.PathLike,
+        index: int,
+        pixel_mask: ImageInput | os.PathLike | None = None,
+        **settings,
+    ) -> TiledImage:
         size, resample = settings["size"], settings["resample"]
         channels = settings["input_data_format"]
         if isinstance(image, (str, os.PathLike)):
@@ -193,17 +206,25 @@ class Reg4PruImageProcessor(PilBackend):
         if settings["do_normalize"]:
             mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))
             scale, shift = (scale / std).astype(np.float32), (shift - mean / std).astype(np.float32)
-        return TiledImage(pixels, torch.tensor(offsets), scale, shift)
+        mask = (
+            None if pixel_mask is None else fit_label_map(pixel_mask, own_size, frame_size, 2, name="pixel mask") == 1
+        )
+        return TiledImage(pixels, torch.tensor(offsets), scale, shift, mask)
 
     def _preprocess_image_like_inputs(
         self,
         images: ImageInput,
         segmentation_maps: ImageInput | None,
+        pixel_masks: ImageInput | None,
         return_tensors: str | TensorType | None,
         **kwargs,
     ) -> BatchFeature:
-        flat = _flat_list(images)
-        tiled = [self._cut_image(image, index, **kwargs) for index, image in enumerate(flat)]
+        flat = flat_list(images)
+        masks = [None] * len(flat) if pixel_masks is None else flat_maps(pixel_masks, len(flat), "pixel masks")
+        tiled = [
+            self._cut_image(image, index, mask, **kwargs)
+            for index, (image, mask) in enumerate(zip(flat, masks, strict=True))
+        ]
         if not tiled:
             raise ValueError("There are no images to process.")
         offsets = torch.cat([tiles.patch_offsets for tiles in tiled])
@@ -212,18 +233,19 @@ class Reg4PruImageProcessor(PilBackend):
         for place, tile in zip(pixel_values, (tile for tiles in tiled for tile in tiles), strict=True):
             place[:] = tile
         data = {"pixel_values": pixel_values, "patch_offsets": offsets.numpy()}
+        if pixel_masks is not None:
+            data["pixel_mask"] = np.stack([tiles.pixel_mask(index) for tiles in tiled for index in range(len(tiles))])
         if segmentation_maps is not None:
-            # Of one image, three sides are a mask with channels; of several, they are several maps.
-            maps = _flat_list(segmentation_maps, array_dims=3 if len(tiled) == 1 else 2)
-            if len(maps) != len(tiled):
-                raise ValueError(f"Got {len(tiled)} images but {len(maps)} segmentation maps.")
+            maps = flat_maps(segmentation_maps, len(tiled), "segmentation maps")
             labels = np.empty((len(offsets), tile_size, tile_size), dtype=np.int64)
             places = iter(labels)
             for label_map, tiles in zip(maps, tiled, strict=True):
-                for tile in _label_tiles(
-                    label_map, tiles.patch_offsets, kwargs["num_labels"], kwargs["do_reduce_labels"]
-                ):
-                    next(places)[:] = tile
+                _, _, _, _, *sizes, _ = tiles.patch_offsets[0].tolist()
+                fitted = fit_label_map(
+                    label_map, sizes[2:], sizes[:2], kwargs["num_labels"], kwargs["do_reduce_labels"]
+                )
+                for _, top, left, *_ in tiles.patch_offsets.tolist():
+                    next(places)[:] = cut_tile(fitted, top, left, tile_size, fill=IGNORE_INDEX)
             data["labels"] = labels
         return BatchFeature(data=data, tensor_type=return_tensors)
 
@@ -361,37 +383,6 @@ def _overlap(size: SizeDict, tile_overlap: int | float | None) -> int:
     if tile_overlap is None:
         return size.height * 2 // 9
     return int(tile_overlap * size.height) if isinstance(tile_overlap, float) else tile_overlap
-
-
-def _flat_list(images: ImageInput, array_dims: int = 3) -> list:
-    """Images as a list; an array or tensor of more than `array_dims` sides is a batch."""
-    if isinstance(images, (list, tuple)):
-        return [one for image in images for one in _flat_list(image)]
-    if isinstance(images, (np.ndarray, torch.Tensor)):
-        return list(images) if images.ndim > array_dims else [images]
-    if isinstance(images, (str, os.PathLike, Image.Image)):
-        return [images]
-    raise ValueError(
-        f"An image is of type {type(images).__name__}: it must be a PIL image, an array, a tensor, a path or a URL."
-    )
-
-
-def _label_tiles(
-    label_map, patch_offsets: torch.Tensor, num_labels: int | None, do_reduce_labels: bool
-) -> Iterator[np.ndarray]:
-    """A label map in the tiles of its image."""
-    labels = read_label_map(
-        open_image(label_map) if isinstance(label_map, (str, os.PathLike)) else label_map, num_labels, do_reduce_labels
-    )
-    height, width = patch_offsets[0, 6:8].tolist()
-    if labels.shape != (height, width):
-        raise ValueError(
-            f"An image has {height}x{width} pixels (height, width), but its label map {labels.shape[0]}x"
-            f"{labels.shape[1]}: they must be of the same size."
-        )
-    labels = resize_label_map(labels, *patch_offsets[0, 4:6].tolist(), num_labels)
-    for _, top, left, tile_size, *_ in patch_offsets.tolist():
-        yield cut_tile(labels, top, left, tile_size, fill=IGNORE_INDEX)
 
 
 __all__ = ["Reg4PruImageProcessor"]

@@ -1,4 +1,4 @@
-"""Images of any file format, mode, bit depth and orientation as upright RGB of 8 bits."""
+"""Images of any file format, mode, bit depth and orientation as upright RGB of 8 bits; lists of them."""
 
 import base64
 import os
@@ -8,6 +8,7 @@ from urllib.request import urlopen
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers.image_utils import ImageInput
 
 # What cameras and annotators write. Not more: of the formats that Pillow knows, EPS starts another program.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "PPM", "BMP", "WEBP", "JPEG2000")
@@ -168,3 +169,25 @@ def _three_channels(pixels: np.ndarray) -> np.ndarray:
     if not 1 <= channels <= 4:
         raise ValueError(f"An image has {channels} channels: it must have 1 to 4.")
     return np.repeat(pixels[..., :1], 3, axis=-1) if channels < 3 else pixels[..., :3]
+
+
+def flat_list(images: ImageInput, array_dims: int = 3) -> list:
+    """Images as a list; an array or tensor of more than `array_dims` sides is a batch."""
+    if isinstance(images, (list, tuple)):
+        return [one for image in images for one in flat_list(image)]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim > array_dims else [images]
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return [images]
+    raise ValueError(
+        f"An image is of type {type(images).__name__}: it must be a PIL image, an array, a tensor, a path or a URL."
+    )
+
+
+def flat_maps(maps: ImageInput, num_images: int, name: str) -> list:
+    """One map for each image; raises `ValueError` if they are more or fewer."""
+    # Of one image, three sides are a mask with channels; of several, they are several maps.
+    flat = flat_list(maps, array_dims=3 if num_images == 1 else 2)
+    if len(flat) != num_images:
+        raise ValueError(f"Got {num_images} images but {len(flat)} {name}.")
+    return flat

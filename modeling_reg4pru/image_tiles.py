@@ -79,10 +79,19 @@ class TiledImage(Sequence):
         patch_offsets (`torch.Tensor` of shape `(num_tiles, 9)`): Where the tiles lie, see `OFFSET_COLUMNS`.
         scale (`np.ndarray` of shape `(3, 1, 1)`): Factor by which the pixels are multiplied.
         shift (`np.ndarray` of shape `(3, 1, 1)`): What is then added to them.
+        mask (`np.ndarray` of shape `(height, width)`, `bool`, *optional*): False where the image shows nothing.
     """
 
-    def __init__(self, frame: np.ndarray, patch_offsets: torch.Tensor, scale: np.ndarray, shift: np.ndarray):
+    def __init__(
+        self,
+        frame: np.ndarray,
+        patch_offsets: torch.Tensor,
+        scale: np.ndarray,
+        shift: np.ndarray,
+        mask: np.ndarray | None = None,
+    ):
         self.frame, self.patch_offsets, self.scale, self.shift = frame, patch_offsets, scale, shift
+        self.mask = mask
 
     def __len__(self) -> int:
         return len(self.patch_offsets)
@@ -94,6 +103,13 @@ class TiledImage(Sequence):
         pixels *= self.scale
         pixels += self.shift
         return pixels
+
+    def pixel_mask(self, index: int) -> np.ndarray:
+        """Where one tile shows something, `(tile, tile)`, `bool`; everywhere, without a mask of the image."""
+        _, top, left, tile_size, *_ = self.patch_offsets[index].tolist()
+        if self.mask is None:
+            return np.ones((tile_size, tile_size), dtype=bool)
+        return cut_tile(self.mask, top, left, tile_size, fill=False)
 
 
 def split_images(patch_offsets: torch.Tensor) -> Iterator[torch.Tensor]:

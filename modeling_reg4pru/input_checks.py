@@ -54,6 +54,24 @@ def check_inputs(
     return height // patch_size, width // patch_size
 
 
+def check_pixel_mask(
+    pixel_mask: torch.Tensor | None, pixel_values: torch.Tensor, patch_offsets: torch.Tensor | None
+) -> None:
+    """
+    Refuse a mask of pixels that does not fit the images.
+
+    Raises:
+        `ValueError`: if it has another shape, or nothing says how the images lie as tiles.
+    """
+    if pixel_mask is None:
+        return
+    wanted = (pixel_values.shape[0], *pixel_values.shape[-2:])
+    if pixel_mask.shape != wanted:
+        raise ValueError(f"`pixel_mask` has shape {tuple(pixel_mask.shape)}: it must be {wanted}, as `pixel_values`.")
+    if patch_offsets is None:
+        raise ValueError("`pixel_mask` needs `patch_offsets`: give the model both, as the image processor made them.")
+
+
 def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
     """
     Refuse labels that no class has. On a GPU, and where a graph is compiled, the device checks by itself: nothing

@@ -1,10 +1,13 @@
 """Masks and label maps of any kind (grey, RGB, palette; {0, 255}, {0, 1}, antialiased) as a class per pixel."""
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from .image_reading import to_channels_last, turn_upright
+from .image_reading import open_image, to_channels_last, turn_upright
 
 # Label of pixels that do not count: padding, or marked so by the annotator.
 IGNORE_INDEX = 255
@@ -88,6 +91,39 @@ def resize_label_map(labels: np.ndarray, height: int, width: int, num_labels: in
     resized = (foreground > 127).astype(np.int32)
     resized[ignored > 127] = IGNORE_INDEX
     return resized
+
+
+def fit_label_map(
+    source,
+    image_size: Sequence[int],
+    frame_size: Sequence[int],
+    num_labels: int | None = None,
+    do_reduce_labels: bool = False,
+    name: str = "label map",
+) -> np.ndarray:
+    """
+    The label map or mask of an image at the size to which the image was resized.
+
+    Args:
+        source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): See [`read_label_map`].
+        image_size, frame_size (`tuple[int, int]`): Height and width of the image, and to which it was resized.
+        num_labels, do_reduce_labels: As for [`read_label_map`].
+        name (`str`, *optional*, defaults to `"label map"`): What errors call it.
+
+    Returns:
+        `np.ndarray` of shape `frame_size`, `int32`.
+
+    Raises:
+        `ValueError`: if it cannot be read, or has another size than the image.
+    """
+    opened = open_image(source) if isinstance(source, (str, os.PathLike)) else source
+    labels = read_label_map(opened, num_labels, do_reduce_labels)
+    if labels.shape != tuple(image_size):
+        raise ValueError(
+            f"An image has {image_size[0]}x{image_size[1]} pixels (height, width), but its {name} "
+            f"{labels.shape[0]}x{labels.shape[1]}: they must be of the same size."
+        )
+    return resize_label_map(labels, *frame_size, num_labels)
 
 
 def _brightness_or_class(image: Image.Image | np.ndarray | torch.Tensor, by_opacity: bool) -> np.ndarray:

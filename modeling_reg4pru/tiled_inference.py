@@ -44,10 +44,16 @@ def predict_image(
     image: ImageInput | TiledImage,
     keep_rates: float | Sequence[float] | str | None = "config",
     *,
+    pixel_mask: ImageInput | None = None,
     batch_size: int = 4,
     output_stages: bool = False,
 ) -> ImagePrediction:
-    """The prediction for one image, see [`predict_images`]."""
+    """
+    The prediction for one image, see [`predict_images`]; nothing is computed where `pixel_mask`, of the size of the
+    image, is 0.
+    """
+    if pixel_mask is not None:
+        image = processor.cut_image(image, pixel_mask)
     return next(
         predict_images(model, processor, [image], keep_rates, batch_size=batch_size, output_stages=output_stages)
     )
@@ -108,15 +114,15 @@ def _predict(
     output_stages: bool,
 ) -> Iterator[ImagePrediction]:
     open_images: list[_Collector] = []  # those some of whose tiles are still to come, in their order
-    batch: list[tuple[np.ndarray, _Collector, torch.Tensor]] = []
+    batch: list[tuple[np.ndarray, np.ndarray | None, _Collector, torch.Tensor]] = []
     by_image = shares_budget(model.config, keep_rates)
     at_once = BUDGET_TILES if by_image else batch_size
     for image in images:
         tiled = image if isinstance(image, TiledImage) else processor.cut_image(image)
         collector = _Collector(tiled.patch_offsets, output_stages)
         open_images.append(collector)
-        for row, tile in zip(tiled.patch_offsets, tiled, strict=True):
-            batch.append((tile, collector, row))
+        for index, (row, tile) in enumerate(zip(tiled.patch_offsets, tiled, strict=True)):
+            batch.append((tile, None if tiled.mask is None else tiled.pixel_mask(index), collector, row))
             if len(batch) == at_once or (by_image and len(batch) == collector.num_missing):
                 _run(model, batch, keep_rates, output_stages)
                 batch = []
@@ -145,12 +151,14 @@ class _Collector:
 @torch.inference_mode()
 def _run(
     model: PreTrainedModel,
-    batch: list[tuple[np.ndarray, _Collector, torch.Tensor]],
+    batch: list[tuple[np.ndarray, np.ndarray | None, _Collector, torch.Tensor]],
     keep_rates: float | Sequence[float] | str | None,
     output_stages: bool,
 ) -> None:
     """A batch of tiles through the model, and what comes out to the images that they belong to."""
-    pixel_values = torch.from_numpy(np.stack([tile for tile, _, _ in batch]))
+    pixel_values = torch.from_numpy(np.stack([tile for tile, *_ in batch]))
+    masks = [np.ones(tile.shape[1:], bool) if mask is None else mask for tile, mask, *_ in batch]
+    masked = any(mask is not None for _, mask, *_ in batch)
     training = [module for module in model.modules() if module.training]  # some of them may be frozen
     model.eval()
     try:
@@ -158,13 +166,14 @@ def _run(
             pixel_values=pixel_values.to(model.device, model.dtype),
             keep_rates=keep_rates,
             output_keep_masks=output_stages,
-            patch_offsets=torch.stack([row for _, _, row in batch]).to(model.device),
+            patch_offsets=torch.stack([row for *_, row in batch]).to(model.device),
+            **({"pixel_mask": torch.from_numpy(np.stack(masks)).to(model.device)} if masked else {}),
         )
     finally:
         for module in training:
             module.training = True
     num_tokens = outputs.token_counts.sum(dim=0).expand(len(batch)).tolist()
-    for index, (tile, collector, row) in enumerate(batch):
+    for index, (tile, _, collector, row) in enumerate(batch):
         collector.blender.add(row, tile_probabilities(outputs, index, tile.shape[-2:]))
         if output_stages and outputs.keep_masks is not None:  # None: a model without pruning stages
             collector.stages.add(row, pruning_stages(outputs.keep_masks[index]))

@@ -185,11 +185,16 @@ class TokenBank:
         pruned = torch.ones_like(self.states[..., 0], dtype=torch.bool).scatter(1, self.kept_ids, False)
         return self.states.detach().float() + self.changes.float(), pruned
 
-    def reactivate(self) -> None:
-        """Put all preserved tokens back into the sequence (those that a routing window holds come back at its end)."""
+    def reactivate(self, ids: torch.Tensor | None = None) -> None:
+        """
+        Put preserved tokens back into the sequence (those that a routing window holds come back at its end).
+
+        Args:
+            ids (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): Which tokens are active then; unset, all.
+        """
         if self.changes is not None:
             self.states = self.states + self.changes
-        self.kept_ids = None
+        self.kept_ids = ids
 
     @property
     def num_kept(self) -> int:

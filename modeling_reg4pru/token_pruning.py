@@ -176,13 +176,21 @@ class TokenPruning:
             self.num_context, self.context_rope = 0, None
             if self.training and bank.changes is not None:
                 self.reactivated = bank.reactivated()
-            bank.reactivate()
+            self._reactivate()
         if index == self.window[0]:
             num_special = special_tokens(config, *self.window)
             bank.route(keep_count(config.routing_keep_rate, bank.num_kept, num_special, config.token_multiple))
         if index == self.window[1]:
             bank.rejoin()
         return self.join(special, bank.read())
+
+    def end(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries `(batch, num_queries, hidden_size)` and the patch tokens of the full grid after the last layer."""
+        return states[:, : self.config.num_queries], states[:, self.num_special :]
+
+    def _reactivate(self) -> None:
+        """Bring the pruned tokens back."""
+        self.bank.reactivate()
 
     def outputs(self) -> dict[str, torch.Tensor | tuple[torch.Tensor, ...] | None]:
         """What [`Reg4PruSemanticSegmenterOutput`] tells of the pruning, after the last layer."""

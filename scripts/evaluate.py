@@ -51,6 +51,9 @@ class EvaluationArguments(EvaluationDataArguments):
         default=None,
         metadata={"help": "'random' selects tokens at random instead of with the trained selectors, as a control."},
     )
+    skip_outside: bool = field(
+        default=False, metadata={"help": "Compute nothing outside the field of view, found in the image (vessels)."}
+    )
     field_of_view: bool = field(default=True, metadata={"help": "Measure inside the field of view only (vessels)."})
     threshold: float = field(
         default=0.5, metadata={"help": "With two classes: probability above which a pixel is foreground."}
@@ -80,12 +83,13 @@ def check(arguments: EvaluationArguments) -> None:
 def load(arguments: EvaluationArguments) -> tuple:
     """The model, with the selection that the flags ask for, and its image processor, which completes the flags."""
     from .inference.loading import load_checkpoint, select_at_random
-    from .inference.model_classes import check_threshold_applies, is_of_vessels
+    from .inference.model_classes import check_skip_applies, check_threshold_applies, is_of_vessels
 
     model, processor = load_checkpoint(
         arguments.model_name_or_path, arguments.model_revision, arguments.device, arguments.dtype
     )
     check_threshold_applies(arguments.threshold, model.config)
+    check_skip_applies(arguments.skip_outside, model.config)
     arguments.field_of_view = arguments.field_of_view and is_of_vessels(model.config)
     if arguments.at_working_size:
         arguments.working_size = processor.working_size
@@ -124,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     common, inside = {"batch_size": arguments.batch_size, "seed": arguments.seed}, {}
     if model.config.num_labels == 2:
         kind, inside = binary_evaluation, {"inside_field_of_view": arguments.field_of_view}
-        common["threshold"] = arguments.threshold
+        common |= {"threshold": arguments.threshold, "skip_outside": arguments.skip_outside}
     else:
         kind = class_evaluation
     try:

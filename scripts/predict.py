@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DATASET_FOLDER = "dataset"
+PREDICTED_WITH = ("threshold", "skip_outside", "stage_map", "batch_size", "seed")
 
 
 @dataclass(kw_only=True)
@@ -62,6 +63,9 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
         metadata={
             "help": "Whether a keep rate holds for each tile or for the image; default: that of the checkpoint."
         },
+    )
+    skip_outside: bool = field(
+        default=False, metadata={"help": "Compute nothing outside the field of view, found in the image (vessels)."}
     )
     stage_map: bool = field(default=False, metadata={"help": "Also draw at which stage each token was pruned."})
     threshold: float = field(
@@ -108,6 +112,7 @@ def settings_of(arguments: PredictionArguments, dtype: str) -> dict:
         "model_revision": arguments.model_revision,
         "dtype": dtype,
         "threshold": arguments.threshold,
+        "skip_outside": arguments.skip_outside or None,  # as in folders from before there was this flag
         "stage_map": arguments.stage_map,
         "seed": arguments.seed,
         "dataset": str(Path(dataset).resolve()) if dataset and Path(dataset).exists() else dataset,
@@ -136,13 +141,14 @@ def load(arguments: PredictionArguments, device: str | None) -> tuple:
     from .common.devices import fast_dtype
     from .common.weight_fingerprints import fingerprint_checkpoint, fingerprint_configuration, fingerprint_tensors
     from .inference.loading import load_checkpoint
-    from .inference.model_classes import check_threshold_applies
+    from .inference.model_classes import check_skip_applies, check_threshold_applies
 
     dtype = fast_dtype(device) if arguments.fast else arguments.dtype
     if arguments.fast and dtype == "float32":
         logger.warning("--fast changes nothing: this machine has no instructions for bfloat16.")
     model, processor = load_checkpoint(arguments.model_name_or_path, arguments.model_revision, device, dtype)
     check_threshold_applies(arguments.threshold, model.config)
+    check_skip_applies(arguments.skip_outside, model.config)
     if arguments.allocation:
         model.config.allocation = arguments.allocation
     settings = settings_of(arguments, dtype) | {
@@ -209,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         if state.is_main_process:
             results.prepare(tasks, settings, made, arguments.overwrite)
         state.wait_for_everyone()
-        chosen = {name: vars(arguments)[name] for name in ("threshold", "stage_map", "batch_size", "seed")}
+        chosen = {name: vars(arguments)[name] for name in PREDICTED_WITH}
         there = len(results.done(tasks))
         num_predicted, own_problems = predict_missing(state, model, processor, tasks, results, **chosen)
         logger.info("Written to %s: %d predictions; %d were there already.", output_dir, num_predicted, there)

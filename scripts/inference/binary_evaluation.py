@@ -30,16 +30,18 @@ def measure_model(
     threshold: float,
     batch_size: int,
     seed: int,
+    skip_outside: bool,
 ) -> dict[str, VesselMetrics]:
     """
     The metrics of a model by keep rate, see [`~datasets_fives.metrics.measure`].
 
     Args:
-        model, processor, keep_rates, batch_size, seed: See [`predictors`].
+        model, processor, keep_rates, batch_size, seed, skip_outside: See [`predictors`].
         images (`Dataset`): Rows of images and masks.
         inside_field_of_view (`bool`), threshold (`float`): See [`~datasets_fives.metrics.measure`].
     """
-    measured = predictors(model, processor, keep_rates, batch_size=batch_size, seed=seed)
+    settings = {"batch_size": batch_size, "seed": seed, "skip_outside": skip_outside}
+    measured = predictors(model, processor, keep_rates, **settings)
     return measure(measured, images, inside_field_of_view=inside_field_of_view, threshold=threshold)
 
 
@@ -54,19 +56,19 @@ def draw_figures(
     threshold: float,
     batch_size: int,
     seed: int,
+    skip_outside: bool,
 ) -> None:
     """Draw up to four images, evenly spaced over the data set; the columns are those of `reporting.panels.COLUMNS`."""
     num_stages, rows = model.config.num_stages, []
     for index in spread(len(dataset), FIGURE_ROWS):
         row = dataset[index]
-        with fixed_draws(model, seed + index):  # as it was measured
-            prediction = predict_image(
-                model, processor, row["image"], keep_rate, batch_size=batch_size, output_stages=True
-            )
-        probability = prediction.probabilities[1].numpy()
-        stages = np.zeros_like(probability, dtype=np.uint8) if prediction.stages is None else prediction.stages.numpy()
         image, mask = np.asarray(row["image"]), np.asarray(row["mask"]) == 1
         inside = field_of_view(image) if is_of_vessels(model.config) else np.ones_like(mask)
+        settings = {"batch_size": batch_size, "pixel_mask": inside if skip_outside else None}
+        with fixed_draws(model, seed + index):  # as it was measured
+            prediction = predict_image(model, processor, row["image"], keep_rate, output_stages=True, **settings)
+        probability = prediction.probabilities[1].numpy()
+        stages = np.zeros_like(probability, dtype=np.uint8) if prediction.stages is None else prediction.stages.numpy()
         rows.append(prediction_panels(row["name"], image, mask, probability, stages, num_stages, inside, threshold))
     title, names = figure_title(keep_rate, num_stages), model_classes(model.config)
     save_prediction_figure(output_dir / FIGURES[0], rows, num_stages, title, names)

@@ -41,6 +41,15 @@ def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> Non
         )
 
 
+def check_skip_applies(skip_outside: bool, config: Reg4PruConfig) -> None:
+    """Raises `ValueError` if the outside of a field of view is to be skipped that the images do not have."""
+    if skip_outside and not is_of_vessels(config):
+        raise ValueError(
+            "--skip_outside finds the circular field of view of fundus images, but this model segments "
+            f"{', '.join(model_classes(config))}. In Python `predict_image(..., pixel_mask=...)` takes any mask."
+        )
+
+
 def check_threshold_applies(threshold: float, config: Reg4PruConfig) -> None:
     """Raises `ValueError` for a threshold other than one half where there are more than two classes."""
     if config.num_labels > 2 and threshold != 0.5:

@@ -61,6 +61,7 @@ def predict_files(
     results: ResultFolder,
     *,
     threshold: float = 0.5,
+    skip_outside: bool = False,
     stage_map: bool = False,
     batch_size: int = 4,
     seed: int = 0,
@@ -76,6 +77,7 @@ def predict_files(
         results ([`ResultFolder`]): Where result images and rows go.
         threshold (`float`, *optional*, defaults to 0.5): Of two classes: a pixel is foreground if its probability is
             above it.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view.
         stage_map (`bool`, *optional*, defaults to `False`): Whether to show where tokens were pruned, too.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         seed (`int`, *optional*, defaults to 0): Of random selection.
@@ -89,8 +91,9 @@ def predict_files(
         try:
             content = image.read()
             opened = read_image(content)
-            pixels, tiles = np.asarray(opened), processor.cut_image(opened)
+            pixels = np.asarray(opened)
             inside = field_of_view(pixels) if is_of_vessels(model.config) else np.ones(pixels.shape[:2], dtype=bool)
+            tiles = processor.cut_image(opened, inside if skip_outside else None)
         except Exception as error:  # whatever is wrong with one image, it costs no other
             yield f"{image.name}: {_reason(error)}"
             continue

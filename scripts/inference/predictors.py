@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from datasets_fives.field_of_view import field_of_view
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 from modeling_reg4pru.tiled_inference import predict_image
 
@@ -21,6 +22,7 @@ def predictors(
     *,
     batch_size: int = 4,
     seed: int = 0,
+    skip_outside: bool = False,
 ) -> dict[str, Callable[[Image.Image, int], np.ndarray]]:
     """
     The model at several keep rates, for [`~datasets_fives.metrics.measure`] or, with more than two classes,
@@ -32,6 +34,8 @@ def predictors(
         keep_rates (`list[float]`): Keep rates in (0, 1], each for all stages.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         seed (`int`, *optional*, defaults to 0): Of random selection; each image and rate has draws of its own.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view,
+            as [`~datasets_fives.field_of_view.field_of_view`] finds it.
 
     Returns:
         `dict`: by [`rate_name`] a function, see [`predictor`].
@@ -40,7 +44,7 @@ def predictors(
         `ValueError`: If the keep rates are wrong.
     """
     check_keep_rates(keep_rates)
-    common = {"batch_size": batch_size, "seed": seed}
+    common = {"batch_size": batch_size, "seed": seed, "skip_outside": skip_outside}
     return {rate_name(rate): predictor(model, processor, rate, **common) for rate in keep_rates}
 
 
@@ -51,6 +55,7 @@ def predictor(
     *,
     batch_size: int = 4,
     seed: int = 0,
+    skip_outside: bool = False,
 ) -> Callable[[Image.Image, int], np.ndarray]:
     """
     The model as a function of an image and its number: to the probability of the foreground for two classes, to the
@@ -61,8 +66,9 @@ def predictor(
     """
 
     def predict(image: Image.Image, index: int) -> np.ndarray:
+        inside = field_of_view(np.asarray(image)) if skip_outside else None
         with fixed_draws(model, seed + index):  # independent of other rates and images
-            prediction = predict_image(model, processor, image, keep_rates, batch_size=batch_size)
+            prediction = predict_image(model, processor, image, keep_rates, pixel_mask=inside, batch_size=batch_size)
         is_binary = model.config.num_labels == 2
         return (prediction.probabilities[1] if is_binary else prediction.segmentation).numpy()
 

@@ -2,9 +2,9 @@
 Ways to segment a whole image, of several checkpoints each, in turns: seconds per image and average precision.
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
-optionally `keep_rate` (for every stage), `tile_overlap` and `allocation`, as `reg4pru predict` has them, and an
-`engine` of `reg4pru benchmark`. Every image is segmented in all ways one after the other, so that ratios to the first
-one hold whatever else the machine does.
+optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
+them, and an `engine` of `reg4pru benchmark`. Every image is segmented in all ways one after the other, so that ratios
+to the first one hold whatever else the machine does.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -65,6 +65,8 @@ class Way:
         keep_rate (`float`, *optional*, defaults to 1.0): Of every stage.
         tile_overlap (`float`, *optional*): Part of a tile that neighbours share at least.
         allocation (`str`, *optional*): `"tile"` or `"image"`.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view,
+            which is found within the time that is taken.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
     """
@@ -73,11 +75,14 @@ class Way:
     keep_rate: float = 1.0
     tile_overlap: float | None = None
     allocation: str | None = None
+    skip_outside: bool = False
     engine: str | None = None
 
     def __post_init__(self):
         if self.engine and self.engine not in ENGINES:
             raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
+        if self.engine and self.skip_outside:
+            raise TypeError("`skip_outside` goes without `engine`: an engine computes all of a tile.")
         self.seconds: list[float] = []
         self.average_precision: list[float] = []
 
@@ -100,7 +105,7 @@ class Way:
         if self.tile_overlap is not None:
             processor.tile_overlap = self.tile_overlap
         if not self.engine:
-            return predictor(model, processor, self.keep_rate)
+            return predictor(model, processor, self.keep_rate, skip_outside=self.skip_outside)
         check_allocation(model.config)
         model.set_keep_rates(self.keep_rate)
         size = (processor.size.height, processor.size.width)
@@ -165,7 +170,8 @@ def draw(ways: dict[str, Way], path: Path) -> None:
     (axis,) = figure.subplots(1, 1, squeeze=False)[0]
     lines: dict[tuple, list[tuple[str, Way]]] = {}
     for label, way in ways.items():
-        lines.setdefault((way.checkpoint, way.tile_overlap, way.allocation, way.engine), []).append((label, way))
+        kind = (way.checkpoint, way.tile_overlap, way.allocation, way.skip_outside, way.engine)
+        lines.setdefault(kind, []).append((label, way))
     for place, members in enumerate(lines.values()):
         points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
         style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_reg4pru import Reg4PruImageProcessor, image_budget, tiled_inference
-from modeling_reg4pru.blend_shares import blend_shares
+from modeling_reg4pru.blend_shares import blend_shares, visible_patches
 from modeling_reg4pru.tiled_inference import predict_images
 
 from .test_blend_shares import offsets_of
@@ -31,17 +31,24 @@ def tiles():
     return torch.randn(len(offsets), 3, 64, 64, generator=torch.Generator().manual_seed(4)), offsets
 
 
-def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: float) -> tuple[torch.Tensor, list]:
+def reference(
+    model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: float, pixel_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, list]:
     """
     Tile by tile, with lists of ids instead of a bank: layer after layer for all tiles, as a stage needs all of them.
     """
     config = model.config
     shares = blend_shares(offsets, config.patch_size, 8).flatten(1)
+    if pixel_mask is not None:
+        for tile, mask in enumerate(pixel_mask):
+            for token in range(NUM_PATCHES):
+                top, left = token // 8 * config.patch_size, token % 8 * config.patch_size
+                shares[tile, token] *= mask[top : top + config.patch_size, left : left + config.patch_size].max()
     images = [torch.where(offsets[:, 0] == image)[0].tolist() for image in offsets[:, 0].unique()]
     states = list(model.embeddings(pixel_values))
     rope = model.rope_embeddings(pixel_values)
     special, context_rope = config.num_prefix_tokens, None
-    grids = [tokens[special:].clone() for tokens in states]
+    grids = [tokens[special:] * (share > 0)[:, None] for tokens, share in zip(states, shares, strict=True)]
     changes = [torch.zeros_like(grid) for grid in grids]
     ids = [torch.where(share > 0)[0] for share in shares]
     visible = [len(one) for one in ids]
@@ -103,11 +110,14 @@ def reference(model, pixel_values: torch.Tensor, offsets: torch.Tensor, rate: fl
             special_left, context_rope = special - config.context_grid**2, None
             for tile, kept in enumerate(ids):
                 grids[tile][kept] = states[tile][special:]
-                states[tile] = torch.cat((states[tile][:special_left], grids[tile] + changes[tile]))
-                ids[tile] = torch.arange(NUM_PATCHES)
+                grids[tile] += changes[tile]
+                ids[tile] = torch.where(shares[tile] > 0)[0]
+                states[tile] = torch.cat((states[tile][:special_left], grids[tile][ids[tile]]))
             special = special_left
-    whole = torch.stack(states)
-    masks, _ = model.predict(whole[:, : config.num_queries], whole[:, special:], (8, 8))
+    for tile, kept in enumerate(ids):
+        grids[tile][kept] = states[tile][special:]
+    queries = torch.stack([tokens[: config.num_queries] for tokens in states])
+    masks, _ = model.predict(queries, torch.stack(grids), (8, 8))
     return masks, kept_by_stage
 
 
@@ -123,6 +133,45 @@ def test_packed_tiles_are_what_single_tiles_are(tiny_model, tiles, name):
         assert outputs.keep_masks[:, stage].flatten(1).equal(keeps)
     torch.testing.assert_close(outputs.masks_queries_logits, masks, rtol=1e-4, atol=1e-4)
     assert len(set(kept[-1].sum(1).tolist())) > 2, "the tiles keep different numbers"
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("rotary", 0.6),
+        ("rotary", 1.0),
+        ("rotary", None),
+        ("all tokens compete", 0.6),
+        ("drift correction", 0.6),
+        ("context tokens", 0.6),
+    ],
+)
+def test_what_shows_nothing_is_never_computed(tiny_model, tiles, name, rate):
+    """A disk is the field of view of each tile; one tile shows nothing at all."""
+    model = tiny_model(**VARIANTS[name], allocation="image", blend_share_weight=1.0)
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    masks = [(rows - 20) ** 2 + (columns - 30) ** 2 < (4 * index) ** 2 for index in range(len(tiles[0]))]
+    pixel_mask = torch.stack(masks)
+    with torch.no_grad():
+        wanted, kept = reference(model, *tiles, rate or 1.0, pixel_mask)
+        outputs = model(
+            tiles[0], keep_rates=rate, patch_offsets=tiles[1], pixel_mask=pixel_mask, output_keep_masks=True
+        )
+        other = tiles[0].clone()
+        shown = visible_patches(pixel_mask, model.config.patch_size)
+        hidden = ~shown.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+        other.masked_fill_(hidden[:, None], 3.0)
+        of_other = model(other, keep_rates=rate, patch_offsets=tiles[1], pixel_mask=pixel_mask)
+    for stage, keeps in enumerate(kept):
+        assert outputs.keep_masks[:, stage].flatten(1).equal(keeps)
+    visible = (blend_shares(tiles[1], model.config.patch_size, 8) > 0) & shown
+    assert outputs.token_counts[0].equal(visible.sum((1, 2)) + model.config.num_prefix_tokens)
+    logits = outputs.masks_queries_logits
+    scale = logits.shape[-1] // 8
+    inside = shown.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)[:, None].expand_as(logits)
+    torch.testing.assert_close(logits[inside], wanted[inside], rtol=1e-4, atol=1e-4)
+    assert (logits[~inside] == -20).all()
+    assert of_other.masks_queries_logits.equal(logits)
 
 
 @pytest.mark.parametrize("missing", [slice(1, None), slice(0, 5), slice(0, 6, 2)])

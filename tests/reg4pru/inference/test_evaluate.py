@@ -21,7 +21,7 @@ from reg4pru.common.data_overlap import image_fingerprints, read_training_images
 from reg4pru.hub.arguments import PushArguments
 from reg4pru.hub.publishing import stage_checkpoint
 from reg4pru.inference.evaluation_data import load_images
-from reg4pru.inference.predictors import predictors
+from reg4pru.inference.predictors import predictor, predictors
 from reg4pru.reporting.evaluation import results_table, write_results
 
 
@@ -141,6 +141,18 @@ def test_keep_rate_one_is_the_dense_model(tiny_model, processor, images):
     assert unpruned["1.0"].rows == expected["1.0"].rows
 
 
+def test_what_is_outside_the_field_of_view_can_be_skipped(tiny_model, processor, images):
+    model = tiny_model(allocation="image")
+    skipping = predictors(model, processor, [1.0, 0.5], skip_outside=True)
+    for name, predict in skipping.items():
+        image = images[0]["image"]
+        inside = field_of_view(np.asarray(image))
+        assert 0.5 < inside.mean() < 0.9
+        wanted = predict_image(model, processor, image, float(name), pixel_mask=inside).probabilities[1]
+        np.testing.assert_array_equal(predict(image, 0), wanted)
+        assert (predict(image, 0) != predictor(model, processor, float(name))(image, 0)).any()
+
+
 def test_random_selection_does_not_depend_on_what_else_is_measured(tiny_model, processor, images):
     model = tiny_model(selector="random", train_pruning="none")
 
@@ -178,7 +190,8 @@ def test_a_figure_that_fails_costs_no_results(tiny_model, save_checkpoint, monke
 def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp_path):
     seen = {}
 
-    def stop(model, *_, **__):
+    def stop(model, *_, **settings):
+        seen["skips"] = settings["skip_outside"]
         seen["pool"], seen["allocation"] = model.config.selection_pool, model.config.allocation
         seen["selectors"] = [type(s).__name__ for s in model.selectors]
         raise KeyboardInterrupt
@@ -189,11 +202,12 @@ def test_overrides_reach_the_model(tiny_model, save_checkpoint, monkeypatch, tmp
         f"--model_name_or_path {save_checkpoint(tiny_model())} --output_dir {tmp_path / 'out'} --working_size 64"
     )
     arguments += " --synthetic_counts 1 0 1 --selection_pool all --allocation image --selector random"
+    arguments += " --skip_outside"
     monkeypatch.setattr(sys, "argv", ["reg4pru evaluate", *arguments.split()])
     with pytest.raises(KeyboardInterrupt):
         evaluate.main()
 
-    assert seen == {"pool": "all", "allocation": "image", "selectors": ["RandomSelector"] * 3}
+    assert seen == {"skips": True, "pool": "all", "allocation": "image", "selectors": ["RandomSelector"] * 3}
 
 
 def test_named_split_from_a_file(tiny_model, save_checkpoint, fives_dir, tmp_path, monkeypatch):

@@ -82,6 +82,9 @@ def test_flags_of_two_classes_and_images_of_the_training_are_refused(run, tmp_pa
     with pytest.raises(SystemExit, match="2"):
         run("--threshold", 0.3)
     assert "--threshold is 0.3, but the model tells 5 classes apart (sky, building" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("--skip_outside")
+    assert "--skip_outside finds the circular field of view of fundus images" in capsys.readouterr().err
     write_training_images(tmp_path / "checkpoint", {"image 1"})
     with pytest.raises(SystemExit, match="2"):
         run()

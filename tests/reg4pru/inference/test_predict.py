@@ -134,8 +134,22 @@ def test_what_keep_rates_share_is_done_once(tiny_model, save_checkpoint, folder,
     arguments = ["--model_name_or_path", save_checkpoint(tiny_model()), "--images", folder, "--stage_map"]
     arguments += ["--output_dir", tmp_path / "out", "--keep_rates", 1.0, 0.7, 0.5]
     assert predict.main([*map(str, arguments)]) == 0
-    per_image = ["read_image", "cut_image", "field_of_view", *["predict_image"] * 3]
+    per_image = ["read_image", "field_of_view", "cut_image", *["predict_image"] * 3]
     assert calls == per_image * 2
+
+
+def test_what_is_outside_the_field_of_view_can_be_skipped(tiny_model, save_checkpoint, fails, folder, tmp_path):
+    model = tiny_model(allocation="image")
+    checkpoint, file = save_checkpoint(model), folder / "first.png"
+    arguments = ["--model_name_or_path", checkpoint, "--images", file, "--output_dir", tmp_path / "out"]
+    assert predict.main([*map(str, arguments), "--keep_rates", "0.5", "--skip_outside"]) == 0
+    image = Image.open(file)
+    inside = field_of_view(np.asarray(image))
+    processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
+    wanted = predict_image(model, processor, image, 0.5, pixel_mask=inside).probabilities[1].numpy()
+    written = np.asarray(Image.open(tmp_path / "out" / "first_probability_0.5.png"))
+    assert np.abs(written / 65535 - wanted).max() < 1e-4
+    assert "--skip_outside is not given, and was True" in fails(*arguments, "--keep_rates", "0.3")
 
 
 @pytest.mark.parametrize("abilities", [{"amx_bf16": True}, {}])

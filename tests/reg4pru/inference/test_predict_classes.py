@@ -113,10 +113,13 @@ def test_another_model_of_other_classes_is_refused_and_replaces_all(run, street_
     assert not list((tmp_path / "out").glob("*_probability.png"))
 
 
-def test_a_threshold_is_refused(run, street_model, tmp_path, capsys):
+def test_what_only_two_classes_have_is_refused(run, street_model, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(street_model, "--threshold", 0.3)
     assert "--threshold is 0.3, but the model tells 5 classes apart" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(street_model, "--skip_outside")
+    assert "--skip_outside finds the circular field of view of fundus images" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

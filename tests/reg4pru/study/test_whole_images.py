@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from datasets_fives.field_of_view import field_of_view
 from datasets_fives.masks import counted_pixels
 from datasets_fives.metrics import VesselMetrics
 from datasets_fives.metrics.evaluation import imaged_area
@@ -32,20 +33,23 @@ def model():
 def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, images, tmp_path, capsys):
     checkpoint, rows = save_checkpoint(model), tmp_path / "rows.yaml"
     ways = {"dense": {}, "pruned": {"keep_rate": 0.5, "tile_overlap": 0.5, "allocation": "image"}}
+    ways["skipping"] = ways["pruned"] | {"skip_outside": True}
     ways["engine"] = {"keep_rate": 0.5, "tile_overlap": 0.5, "engine": "float32"}
     rows.write_text(yaml.safe_dump({label: {"checkpoint": str(checkpoint), **way} for label, way in ways.items()}))
     main([*DATA, "--rows", str(rows), "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]
-    assert [len(way["seconds"]) for way in found.values()] == [4, 4, 4]
+    assert [len(way["seconds"]) for way in found.values()] == [4, 4, 4, 4]
 
     processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
-    for label, rate in (("dense", None), ("pruned", 0.5), ("engine", 0.5)):
+    for label, rate in (("dense", None), ("pruned", 0.5), ("skipping", 0.5), ("engine", 0.5)):
         if rate:
-            processor.tile_overlap, model.config.allocation = 0.5, "image" if label == "pruned" else "tile"
+            processor.tile_overlap, model.config.allocation = 0.5, "tile" if label == "engine" else "image"
         wanted = VesselMetrics()
         for number, row in enumerate(images):
             torch.manual_seed(number)
-            probabilities = predict_image(model, processor, row["image"], rate).probabilities[1].numpy()
+            mask = field_of_view(np.asarray(row["image"])) if label == "skipping" else None
+            prediction = predict_image(model, processor, row["image"], rate, pixel_mask=mask)
+            probabilities = prediction.probabilities[1].numpy()
             foreground, counts = counted_pixels(np.asarray(row["mask"]))
             wanted.update(row["name"], None, probabilities, foreground, counts & imaged_area(row))
         wanted = wanted.compute()["pooled"]["average_precision"]
