@@ -14,16 +14,15 @@ def offsets_of(height: int, width: int, tile: int, overlap: int, image: int = 0)
 
 
 def shares_by_blending(offsets: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Blend tiles of which one at a time is 1 and all others are 0."""
+    """Blend tiles that each are 1 in a channel of their own and 0 in those of all others."""
     tile, height, width = offsets[0, 3:6].tolist()
-    shares = []
-    for chosen in range(len(offsets)):
-        blender = TileBlender(offsets)
-        for index, row in enumerate(offsets):
-            blender.add(row, torch.full((1, tile, tile), float(index == chosen)))
+    shares, blender = [], TileBlender(offsets)
+    for row, channels in zip(offsets, torch.eye(len(offsets)), strict=True):
+        blender.add(row, channels[:, None, None].expand(-1, tile, tile))
+    for row, blended in zip(offsets, blender.result(), strict=True):
         padded = torch.zeros(height + tile, width + tile)
-        padded[:height, :width] = blender.result()[0]
-        _, top, left, *_ = offsets[chosen].tolist()
+        padded[:height, :width] = blended
+        _, top, left, *_ = row.tolist()
         mine = padded[top : top + tile, left : left + tile]
         shares.append(mine.unfold(0, patch_size, patch_size).unfold(1, patch_size, patch_size).mean((-1, -2)))
     return torch.stack(shares)
