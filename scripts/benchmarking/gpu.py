@@ -46,7 +46,7 @@ class GpuArguments:
 def plan(arguments: GpuArguments) -> dict[str, BenchmarkArguments]:
     """The benchmarks by name, what matters most first; compiling takes longest, and comes last."""
     cases = {
-        "": {"train": True, "train_batch_size": 2, "train_rounds": 3},
+        "": {"train": True, "train_batch_size": 2, "train_rounds": min(3, arguments.rounds)},
         "-tiles": {"tile_size": arguments.tile_size, "allocation": "tile"},
         "-image": {"tile_size": arguments.tile_size, "allocation": "image"},
         "-compiled": {"compile_mode": "default"},

@@ -9,7 +9,7 @@ import pytest
 
 from datasets_fives import load_fives, load_segmentation, load_vessels
 
-# Digests of what commit f2e1321 loaded, the last before `load_segmentation`; of HRF, a part of it on either side of the
+# Digests of what commit f2e1321 loaded, the last before `load_segmentation`; of HRF, six images on both sides of the
 # split.
 MADE_UP = {None: "830f514c8e6e5de2", 16: "56ad439a51f4c3cf"}
 REAL = {"FIVES_DIR": ("resplit", "3e1af3e5c47329ca"), "HRF_DIR": ("official", "a378bc160e0a15cb")}
