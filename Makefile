@@ -14,6 +14,8 @@ PYTHON ?= python3
 BASE := $(VENV)/.base
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
+# Idle workers take over the tests of others.
+PYTEST := -m pytest -n 2 --dist worksteal
 DATA ?=
 BACKBONE := $(VENV)/dinov2_small
 
@@ -70,7 +72,7 @@ gpu:
 	$(RUN) -m scripts.benchmarking.gpu --output_dir results/gpu
 
 test: install
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) $(PYTEST)
 
 test-slow: install
 	$(RUN) -m pytest -n 2 -m slow --timeout 7200
@@ -85,13 +87,13 @@ test-lowest:
 		--no-annotate --output-file $(VENV)-lowest/lowest.txt pyproject.toml
 	$(VENV)-lowest/bin/pip install --quiet --requirement $(VENV)-lowest/lowest.txt
 	$(VENV)-lowest/bin/pip install --quiet --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)-lowest/bin/python $(PYTEST)
 
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH)
 	$(VENV)-newest/bin/pip install --quiet --upgrade $(TORCH) --editable ".[dev]"
-	$(VENV)-newest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)-newest/bin/python $(PYTEST)
 
 # Strict: where the service cannot be reached, nothing was audited, and pip-audit alone would call that a success.
 # In an environment of its own: what audits is no part of what is audited.
