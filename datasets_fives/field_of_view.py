@@ -1,6 +1,7 @@
 """The circular field of view of a fundus image."""
 
 import numpy as np
+from PIL import Image, ImageFilter
 from scipy import ndimage
 from skimage.measure import CircleModel, label, ransac
 from skimage.morphology import convex_hull_image
@@ -42,7 +43,9 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
     everything = np.ones((height, width), dtype=bool)
 
     step = max(1, round(max(height, width) / WORKING_SIZE))
-    brightness = ndimage.median_filter(image[::step, ::step].max(axis=2), size=3).astype(np.float32)
+    # Pillow's filter, as scipy's takes twice as long.
+    brightness = Image.fromarray(image[::step, ::step].max(axis=2)).filter(ImageFilter.MedianFilter(3))
+    brightness = np.asarray(brightness, dtype=np.float32)
     patch = max(1, min(brightness.shape) // 32)
     # The darkest corner, so that characters in one of them, or a tile that shows only one, do no harm.
     corner = min(
@@ -69,7 +72,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
         return np.repeat(np.repeat(hull, step, axis=0), step, axis=1)[:height, :width]
     (row, column), radius = circle
     rows, columns = np.ogrid[:height, :width]
-    return (rows - row * step) ** 2 + (columns - column * step) ** 2 <= (radius * step) ** 2
+    return (columns - column * step) ** 2 <= (radius * step) ** 2 - (rows - row * step) ** 2
 
 
 def _fit_circle(edge: np.ndarray) -> tuple[np.ndarray, float] | None:
