@@ -23,8 +23,8 @@ def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Modul
     Args:
         queries (`torch.Tensor` of shape `(batch, num_queries, hidden_size)`): From EoMT's mask head.
         features (`torch.Tensor` of shape `(batch, hidden_size, rows, columns)`): Patch tokens on their grid.
-        upscale (`nn.Module`): EoMT's scale block, whose layers each double rows and columns and then look one row and
-            column to every side.
+        upscale (`Reg4PruScaleBlock`): EoMT's scale block, whose layers each double rows and columns and then look one
+            row and column to every side.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_queries, scale * rows, scale * columns)`
@@ -38,14 +38,14 @@ def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Modul
     part = BAND_BYTES if features.device.type == "cpu" else ACCELERATOR_BYTES
     at_once = max(1, part // (num_rows * row_bytes))
     height = max(1, part // row_bytes)
-    images = []
+    images, matrices = [], []
     for first in range(0, batch, at_once):
         some, of_some = features[first : first + at_once], queries[first : first + at_once]
         bands = []
         for top in range(0, num_rows, height):
             # What a band lacks beyond its edges reaches less than one row of patches into it: 2^n - 1 of 2^n rows.
             start, end = max(top - 1, 0), min(top + height + 1, num_rows)
-            upscaled = upscale(some[:, :, start:end])[:, :, scale * (top - start) :][:, :, : scale * height]
+            upscaled = upscale(some[:, :, start:end], matrices)[:, :, scale * (top - start) :][:, :, : scale * height]
             bands.append(torch.einsum("bqc,bchw->bqhw", of_some, upscaled))
         images.append(torch.cat(bands, dim=2))
     return torch.cat(images)

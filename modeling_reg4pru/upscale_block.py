@@ -14,10 +14,17 @@ class Reg4PruScaleLayer(EomtDinov3ScaleLayer):
     takes about twice as long, and ONNX Runtime computes the product in 8 bits like every linear layer.
     """
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(batch, hidden_size, rows, columns)` to `(batch, hidden_size, 2 * rows, 2 * columns)`."""
+    def matrix(self) -> torch.Tensor:
+        """The transposed convolution as a matrix, `(4 * hidden_size, hidden_size)`: a copy of its weights."""
+        return self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)
+
+    def forward(self, hidden_states: torch.Tensor, matrix: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        From `(batch, hidden_size, rows, columns)` to `(batch, hidden_size, 2 * rows, 2 * columns)`; `matrix` is what
+        [`~Reg4PruScaleLayer.matrix`] gives.
+        """
         batch, channels, rows, columns = hidden_states.shape
-        weight = self.conv1.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
+        weight = self.matrix() if matrix is None else matrix
         blocks = F.linear(hidden_states.permute(0, 2, 3, 1), weight, self.conv1.bias.repeat(4))
         blocks = self.activation(blocks).view(batch, rows, columns, 2, 2, channels)
         upscaled = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels)
@@ -31,8 +38,14 @@ class Reg4PruScaleBlock(nn.Module):
         super().__init__()
         self.block = nn.ModuleList(Reg4PruScaleLayer(config) for _ in range(config.num_upscale_blocks))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(batch, hidden_size, rows, columns)`, rows and columns times `2 ** num_upscale_blocks`."""
-        for layer in self.block:
-            hidden_states = layer(hidden_states)
+    def forward(self, hidden_states: torch.Tensor, matrices: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """
+        From `(batch, hidden_size, rows, columns)`, rows and columns times `2 ** num_upscale_blocks`. Whoever calls it
+        many times gives one list, which the first call fills with the matrices of the layers.
+        """
+        matrices = [] if matrices is None else matrices
+        if not matrices:  # not before: `device_map` may only now have brought the weights here
+            matrices.extend(layer.matrix() for layer in self.block)
+        for layer, matrix in zip(self.block, matrices, strict=True):
+            hidden_states = layer(hidden_states, matrix)
         return hidden_states
