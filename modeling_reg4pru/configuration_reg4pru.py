@@ -93,8 +93,7 @@ class Reg4PruConfig(EomtDinov3Config):
             Layer after which the preserved tokens are put back into the sequence; defaults to the last but one.
         blend_share_weight (`float`, *optional*, defaults to 0.0):
             Where the model is given tiles that overlap (`patch_offsets`), a stage adds this number times the logarithm
-            of a patch's blend share to its score at inference, so that little is computed that the blend throws away.
-            0: the score alone counts.
+            of a patch's blend share to its score at inference: little is computed that the blend throws away. 0: off.
         allocation (`str`, *optional*, defaults to `"tile"`):
             What a keep rate holds for at inference: `"tile"`: every tile keeps the same number of tokens. `"image"`:
             a stage keeps the best tokens of all tiles of an image, which must all be in the batch. What comes without
@@ -155,6 +154,7 @@ class Reg4PruConfig(EomtDinov3Config):
         "token_counts",
         "token_ids",
         "patch_offsets",
+        "pixel_mask",
         "keep_masks",
         "masks_queries_logits",
         "class_queries_logits",

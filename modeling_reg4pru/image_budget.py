@@ -58,7 +58,7 @@ class ImageTokenPruning(TokenPruning):
         self.groups = groups
         visible = [int(part.sum()) for part in self.visible.split([num * self.tile_patches for num in groups])]
         self.counts = [
-            [max(1, round(rate * num)) for num in visible] if rate < 1 else [self.num_patches]
+            [min(num, max(1, round(rate * num))) for num in visible] if rate < 1 else [self.num_patches]
             for rate in cumulative_keep_rates(self.keep_rates)
         ]
 
@@ -175,10 +175,14 @@ def follow_tokens(
         return TokenPruning(model, grid_size, keep_rates, labels, None, output_keep_masks, output_token_ids)
     shares = blend_shares(patch_offsets, model.config.patch_size, grid_size[0])
     if pixel_mask is not None:
-        shares = shares * visible_patches(pixel_mask, model.config.patch_size)
+        shares = shares * visible_patches(pixel_mask.to(shares.device), model.config.patch_size)
     competes = shares_budget(model.config, keep_rates)
     if not competes and (pixel_mask is None or model.config.allocation == "tile"):
+        if not model.config.blend_share_weight and pixel_mask is None:
+            shares = None
         return TokenPruning(model, grid_size, keep_rates, labels, shares, output_keep_masks, output_token_ids)
+    if torch.compiler.is_exporting():
+        raise ValueError("A graph has tiles of equal numbers of tokens: export with `allocation='tile'`.")
     if output_token_ids:
         raise ValueError(
             "`output_token_ids=True` needs `allocation='tile'`: tiles of one budget keep unequal numbers."

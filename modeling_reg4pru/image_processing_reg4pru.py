@@ -20,8 +20,16 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
 from .image_reading import flat_list, flat_maps, is_floating, open_image, read_image
-from .image_tiles import TileBlender, TiledImage, cut_tile, split_images, tile_grid, tile_probabilities
-from .label_maps import IGNORE_INDEX, fit_label_map
+from .image_tiles import (
+    TileBlender,
+    TiledImage,
+    cut_tile,
+    most_probable,
+    split_images,
+    tile_grid,
+    tile_probabilities,
+)
+from .label_maps import IGNORE_INDEX, fit_label_map, fit_pixel_mask
 
 logger = logging.get_logger(__name__)
 
@@ -138,15 +146,15 @@ class Reg4PruImageProcessor(PilBackend):
                 Their masks or label maps, of the same size; see [`read_label_map`]. Two classes may be any two, so
                 that a mask which is mostly foreground, maybe an inverted one, is taken as it is.
             pixel_masks (`ImageInput`, *optional*):
-                For each image a mask of the same size, 0 where it shows nothing, as outside the field of view of a
-                fundus image: the model computes nothing there.
+                For each image a mask of the same size, upright as the image is then, 0 where it shows nothing, as
+                outside the field of view of a fundus image.
             kwargs: Fields of the processor that are to differ in this call, and `return_tensors`.
 
         Returns:
             `BatchFeature` with `pixel_values` `(num_tiles, 3, tile, tile)`; `patch_offsets` `(num_tiles, 9)`, `int64`,
             which the model hands on to post-processing: index of the image, top and left of the tile, its side,
             height and width of the image at its working size and of the image itself; with label maps, `labels`
-            `(num_tiles, tile, tile)`, `int64`; and, with pixel masks, `pixel_mask`, alike, `bool`.
+            `(num_tiles, tile, tile)`, `int64`; and, with pixel masks, `pixel_mask` of the same shape, `bool`.
 
         Raises:
             `ValueError`: if an image, a label map or a pixel mask cannot be read, or they differ in size or number.
@@ -161,7 +169,7 @@ class Reg4PruImageProcessor(PilBackend):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): The image.
-            pixel_mask (likewise, *optional*): A mask of the same size, 0 where the image shows nothing.
+            pixel_mask (likewise, *optional*): A mask of the same size, upright, 0 where the image shows nothing.
 
         Returns:
             [`TiledImage`]: a sequence of `(3, tile, tile)` `float32` arrays, with `patch_offsets`.
@@ -206,9 +214,7 @@ class Reg4PruImageProcessor(PilBackend):
         if settings["do_normalize"]:
             mean, std = (np.reshape(settings[key], (-1, 1, 1)) for key in ("image_mean", "image_std"))
             scale, shift = (scale / std).astype(np.float32), (shift - mean / std).astype(np.float32)
-        mask = (
-            None if pixel_mask is None else fit_label_map(pixel_mask, own_size, frame_size, 2, name="pixel mask") == 1
-        )
+        mask = None if pixel_mask is None else fit_pixel_mask(pixel_mask, own_size, frame_size)
         return TiledImage(pixels, torch.tensor(offsets), scale, shift, mask)
 
     def _preprocess_image_like_inputs(
@@ -320,7 +326,7 @@ class Reg4PruImageProcessor(PilBackend):
         Raises:
             `ValueError`: if there are not as many sizes as images, or tiles are missing.
         """
-        return [scores.argmax(dim=0) for scores in self.post_process_probabilities(outputs, target_sizes)]
+        return [most_probable(scores) for scores in self.post_process_probabilities(outputs, target_sizes)]
 
     def post_process_probabilities(
         self, outputs, target_sizes: list[tuple[int, int]] | None = None

@@ -185,7 +185,9 @@ def flat_list(images: ImageInput, array_dims: int = 3) -> list:
 
 
 def flat_maps(maps: ImageInput, num_images: int, name: str) -> list:
-    """One map for each image; raises `ValueError` if they are more or fewer."""
+    """One map for each image; raises `ValueError` if they are more or fewer, or one is missing."""
+    if isinstance(maps, (list, tuple)) and any(one is None for one in maps):
+        raise ValueError(f"One of the {name} is None: give one for each image, or none at all.")
     # Of one image, three sides are a mask with channels; of several, they are several maps.
     flat = flat_list(maps, array_dims=3 if num_images == 1 else 2)
     if len(flat) != num_images:

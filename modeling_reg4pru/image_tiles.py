@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .label_maps import IGNORE_INDEX
+
 # Columns of `patch_offsets`; EoMT's begin with the index of the image, too.
 OFFSET_COLUMNS = (
     "image",
@@ -142,7 +144,8 @@ def tile_probabilities(outputs, index: int, size: tuple[int, int]) -> torch.Tens
 
     Logits are interpolated, as interpolated scores have softer edges. With a single foreground query
     the scores are probabilities [1 - p, p]; with many queries they are EoMT's semantic scores, the sum over the
-    queries of class probability times mask probability.
+    queries of class probability times mask probability. Pixels that show nothing (`pixel_mask`) are background, or
+    where there is none have no score at all.
 
     Args:
         outputs ([`Reg4PruSemanticSegmenterOutput`] or an output of EoMT): What the model gave for a batch of tiles.
@@ -158,10 +161,27 @@ def tile_probabilities(outputs, index: int, size: tuple[int, int]) -> torch.Tens
     one = slice(index, index + 1)
     _check_finite(outputs, index)
     if outputs.class_queries_logits is None:
-        return F.interpolate(outputs.logits[one].float(), size=size, mode="bilinear")[0].softmax(dim=0)
-    masks = F.interpolate(outputs.masks_queries_logits[one].float(), size=size, mode="bilinear")[0]
-    classes = outputs.class_queries_logits[index].float().softmax(dim=-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", classes, masks.sigmoid())
+        scores = F.interpolate(outputs.logits[one].float(), size=size, mode="bilinear")[0].softmax(dim=0)
+    else:
+        masks = F.interpolate(outputs.masks_queries_logits[one].float(), size=size, mode="bilinear")[0]
+        classes = outputs.class_queries_logits[index].float().softmax(dim=-1)[:, :-1]
+        scores = torch.einsum("qc,qhw->chw", classes, masks.sigmoid())
+    pixel_mask = getattr(outputs, "pixel_mask", None)  # EoMT's output has none
+    if pixel_mask is not None:
+        hidden = ~pixel_mask[index].to(scores.device).bool()
+        scores = scores.masked_fill(hidden, 0.0)
+        if outputs.class_queries_logits is None:
+            scores[0] = scores[0].masked_fill(hidden, 1.0)
+    return scores
+
+
+def most_probable(scores: torch.Tensor) -> torch.Tensor:
+    """
+    The class of every pixel, `(height, width)`, `int64`, by scores `(num_labels, height, width)`;
+    [`IGNORE_INDEX`] where no class has any, as where the image shows nothing.
+    """
+    highest, classes = scores.max(dim=0)
+    return classes.masked_fill(highest == 0, IGNORE_INDEX)
 
 
 def _check_finite(outputs, index: int) -> None:

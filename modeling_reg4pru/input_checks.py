@@ -72,6 +72,15 @@ def check_pixel_mask(
         raise ValueError("`pixel_mask` needs `patch_offsets`: give the model both, as the image processor made them.")
 
 
+def hide_labels(
+    labels: torch.Tensor | None, pixel_mask: torch.Tensor | None, ignore_index: int
+) -> torch.Tensor | None:
+    """Labels `(batch, height, width)` that do not count where the images show nothing."""
+    if labels is None or pixel_mask is None:
+        return labels
+    return labels.masked_fill(~pixel_mask.to(labels.device).bool(), ignore_index)
+
+
 def check_labels(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
     """
     Refuse labels that no class has. On a GPU, and where a graph is compiled, the device checks by itself: nothing

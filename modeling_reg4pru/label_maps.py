@@ -99,16 +99,14 @@ def fit_label_map(
     frame_size: Sequence[int],
     num_labels: int | None = None,
     do_reduce_labels: bool = False,
-    name: str = "label map",
 ) -> np.ndarray:
     """
-    The label map or mask of an image at the size to which the image was resized.
+    The label map of an image at the size to which the image was resized.
 
     Args:
         source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): See [`read_label_map`].
         image_size, frame_size (`tuple[int, int]`): Height and width of the image, and to which it was resized.
         num_labels, do_reduce_labels: As for [`read_label_map`].
-        name (`str`, *optional*, defaults to `"label map"`): What errors call it.
 
     Returns:
         `np.ndarray` of shape `frame_size`, `int32`.
@@ -118,12 +116,47 @@ def fit_label_map(
     """
     opened = open_image(source) if isinstance(source, (str, os.PathLike)) else source
     labels = read_label_map(opened, num_labels, do_reduce_labels)
-    if labels.shape != tuple(image_size):
-        raise ValueError(
-            f"An image has {image_size[0]}x{image_size[1]} pixels (height, width), but its {name} "
-            f"{labels.shape[0]}x{labels.shape[1]}: they must be of the same size."
-        )
+    _check_size(labels, image_size, "label map")
     return resize_label_map(labels, *frame_size, num_labels)
+
+
+def fit_pixel_mask(source, image_size: Sequence[int], frame_size: Sequence[int]) -> np.ndarray:
+    """
+    Where an image shows something, at the size to which it was resized: where most of what a pixel covers is shown.
+
+    Args:
+        source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str` or `os.PathLike`): 0 where the image shows
+            nothing; images of more values than 0 and 1 where they are dark, as what was compressed is not quite black.
+        image_size, frame_size (`tuple[int, int]`): Height and width of the image, and to which it was resized.
+
+    Returns:
+        `np.ndarray` of shape `frame_size`, `bool`.
+
+    Raises:
+        `ValueError`: if it cannot be read, or has another size than the image.
+    """
+    opened = open_image(source) if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(opened, Image.Image):
+        upright = turn_upright(opened)
+        values = np.asarray(upright if upright.mode == "P" else upright.convert("L"))
+        shown = values > (127 if values.max() > 1 and upright.mode != "P" else 0)
+    else:
+        values = to_channels_last(opened)
+        shown = (values if values.ndim == 2 else values.any(axis=2)) != 0
+    _check_size(shown, image_size, "pixel mask")
+    return resize_label_map(shown.astype(np.int32), *frame_size, 2) == 1
+
+
+def _check_size(values: np.ndarray, image_size: Sequence[int], name: str) -> None:
+    if values.shape == tuple(image_size):
+        return
+    turned = " It seems not to be turned as the EXIF orientation of the image says." * (
+        values.shape == tuple(image_size)[::-1]
+    )
+    raise ValueError(
+        f"An image has {image_size[0]}x{image_size[1]} pixels (height, width), but its {name} "
+        f"{values.shape[0]}x{values.shape[1]}: they must be of the same size.{turned}"
+    )
 
 
 def _brightness_or_class(image: Image.Image | np.ndarray | torch.Tensor, by_opacity: bool) -> np.ndarray:

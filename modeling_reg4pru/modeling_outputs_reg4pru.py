@@ -31,6 +31,7 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
         class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`, *optional*): Class
             logits; absent in the single-query binary case.
         patch_offsets (`torch.Tensor` of shape `(batch, 9)`, *optional*): As given to the model.
+        pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*): As given to the model.
         reactivated (`tuple(torch.Tensor)`, *optional*): What pruned tokens come back with, in the grid `(batch,
             num_patches, hidden_size)`, and where these tokens are, `(batch, num_patches)`; only in training with
             drift corrections, which learn from it by distillation.
@@ -47,5 +48,6 @@ class Reg4PruSemanticSegmenterOutput(SemanticSegmenterOutput):
     masks_queries_logits: torch.Tensor | None = None
     class_queries_logits: torch.Tensor | None = None
     patch_offsets: torch.Tensor | None = None
+    pixel_mask: torch.Tensor | None = None
     reactivated: tuple[torch.Tensor, torch.Tensor] | None = None
     selector_scores: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] | None = None

@@ -18,15 +18,14 @@ from .backbone_loading import (
     read_eomt,
     with_dtype,
 )
-from .blend_shares import visible_patches
 from .configuration_reg4pru import OTHER_FIELDS, Reg4PruConfig, expand_keep_rates
 from .drift_correction import DriftCorrection, ZeroLinear
 from .image_budget import follow_tokens
-from .input_checks import check_inputs, check_pixel_mask, check_selectors, warn_of_untaught_selectors
+from .input_checks import check_inputs, check_pixel_mask, check_selectors, hide_labels, warn_of_untaught_selectors
 from .modeling_outputs_reg4pru import Reg4PruSemanticSegmenterOutput
 from .pipeline_reg4pru import CUSTOM_PIPELINES
 from .policy_attention import Reg4PruAttention
-from .segmentation_head import blank_masks, mask_probability, query_masks, semantic_logits
+from .segmentation_head import mask_probability, query_masks, semantic_logits
 from .segmentation_loss import BinaryMaskLoss, SetMaskLoss
 from .speed_budget import SpeedBudgetMixin
 from .token_pruning import TokenPruning
@@ -249,9 +248,10 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             patch_offsets (`torch.Tensor` of shape `(batch, 9)`, *optional*):
                 Where tiles lie in their images, as the image processor says it; handed on to post-processing.
             pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
-                0 where images show nothing, as outside the field of view of a fundus image; with `patch_offsets`, and
-                not in training. Patches that show nothing have no mask at all. With `allocation="image"` no layer
-                computes them, and keep rates are those of the rest; with `"tile"` they are the first to be pruned.
+                0 where images show nothing, as outside the field of view of a fundus image; with `patch_offsets`. No
+                loss counts these pixels, and post-processing takes them for background. At inference with
+                `allocation="image"` no layer computes patches of nothing else, and keep rates are those of the rest;
+                with `"tile"` they are the first to be pruned.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return them, by layer, for the tokens that the layer ran on; attentions need
                 `attn_implementation="eager"`. Read by `capture_outputs`. There are no other keyword arguments: a typo
@@ -263,6 +263,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
         """
         grid_size = check_inputs(self.config, pixel_values, labels)
         check_pixel_mask(pixel_mask, pixel_values, patch_offsets)
+        labels = hide_labels(labels, pixel_mask, self.config.semantic_loss_ignore_index)
         if self.training:
             check_selectors(self.config, self.selectors_learn)
             self._learns_masked = self.config.masked_attention
@@ -282,8 +283,6 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             states = tokens.after(index, states)
 
         mask_logits, class_logits = self.predict(*tokens.end(states), grid_size)
-        if pixel_mask is not None and not self.training:
-            mask_logits = blank_masks(mask_logits, visible_patches(pixel_mask, self.config.patch_size))
         loss_parts = None if labels is None else self._loss_parts(mask_logits, class_logits, labels, tokens)
         return Reg4PruSemanticSegmenterOutput(
             loss=None if labels is None else sum(loss_parts.values()),
@@ -292,6 +291,7 @@ class Reg4PruForSemanticSegmentation(SpeedBudgetMixin, Reg4PruPreTrainedModel):
             masks_queries_logits=mask_logits,
             class_queries_logits=class_logits,
             patch_offsets=patch_offsets,
+            pixel_mask=pixel_mask,
             **tokens.outputs(),
         )
 

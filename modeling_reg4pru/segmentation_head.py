@@ -11,8 +11,6 @@ from .distributed import draw_for_images
 BAND_BYTES = 1 << 23
 # On an accelerator, where only the memory matters that many large tiles of one budget would take.
 ACCELERATOR_BYTES = 1 << 30
-# Of pixels that show nothing: a probability of 2e-9, where no number of any data type overflows.
-EMPTY_LOGIT = -20.0
 
 
 def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Module) -> torch.Tensor:
@@ -49,19 +47,6 @@ def query_masks(queries: torch.Tensor, features: torch.Tensor, upscale: nn.Modul
             bands.append(torch.einsum("bqc,bchw->bqhw", of_some, upscaled))
         images.append(torch.cat(bands, dim=2))
     return torch.cat(images)
-
-
-def blank_masks(mask_logits: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """
-    Masks that are empty on patches which show nothing: their tokens say nothing, as no layer has seen them.
-
-    Args:
-        mask_logits (`torch.Tensor` of shape `(batch, num_queries, height, width)`): Mask logits.
-        visible (`torch.Tensor` of shape `(batch, rows, columns)`, `bool`): Patches that show something.
-    """
-    scale = mask_logits.shape[-1] // visible.shape[-1]
-    shown = visible.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
-    return mask_logits.masked_fill(~shown[:, None], EMPTY_LOGIT)
 
 
 def semantic_logits(mask_logits: torch.Tensor, class_logits: torch.Tensor | None) -> torch.Tensor:

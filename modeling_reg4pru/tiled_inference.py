@@ -9,7 +9,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import ImageInput
 
 from .image_budget import BUDGET_TILES, shares_budget
-from .image_tiles import StageBlender, TileBlender, TiledImage, tile_probabilities
+from .image_tiles import StageBlender, TileBlender, TiledImage, most_probable, tile_probabilities
 
 
 @dataclass
@@ -34,8 +34,8 @@ class ImagePrediction:
 
     @property
     def segmentation(self) -> torch.Tensor:
-        """The class of every pixel, `(height, width)`, `int64`."""
-        return self.probabilities.argmax(dim=0)
+        """The class of every pixel, `(height, width)`, `int64`; with many queries 255 where a pixel mask was 0."""
+        return most_probable(self.probabilities)
 
 
 def predict_image(
@@ -49,10 +49,13 @@ def predict_image(
     output_stages: bool = False,
 ) -> ImagePrediction:
     """
-    The prediction for one image, see [`predict_images`]; nothing is computed where `pixel_mask`, of the size of the
-    image, is 0.
+    The prediction for one image, see [`predict_images`]; nothing is shown where `pixel_mask`, of the size of the
+    upright image, is 0.
     """
+    _check_processor(processor)
     if pixel_mask is not None:
+        if isinstance(image, TiledImage):
+            raise ValueError("The image is cut already: give its mask to `cut_image`, and no `pixel_mask`.")
         image = processor.cut_image(image, pixel_mask)
     return next(
         predict_images(model, processor, [image], keep_rates, batch_size=batch_size, output_stages=output_stages)
@@ -95,6 +98,11 @@ def predict_images(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}: it must be at least 1.")
+    _check_processor(processor)
+    return _predict(model, processor, images, keep_rates, batch_size, output_stages)
+
+
+def _check_processor(processor: BaseImageProcessor) -> None:
     # By name: a class whose code came with the checkpoint is another object than the same class from elsewhere.
     if all(base.__name__ != "Reg4PruImageProcessor" for base in type(processor).__mro__):
         raise ValueError(
@@ -102,7 +110,6 @@ def predict_images(
             "Reg4PruImageProcessor, as in `Reg4PruImageProcessor(size={'height': 640, 'width': 640}, "
             "working_size=<longest side in pixels>, image_mean=..., image_std=...)`."
         )
-    return _predict(model, processor, images, keep_rates, batch_size, output_stages)
 
 
 def _predict(

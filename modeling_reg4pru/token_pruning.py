@@ -39,7 +39,7 @@ class TokenPruning:
             leaves the sequence, neither at a stage nor in a routing window.
         labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*): What selectors learn from in training.
         shares (`torch.Tensor` of shape `(batch, rows, columns)`, *optional*): Blend shares of the patches, where the
-            images are tiles; see [`~modeling_reg4pru.blend_shares.blend_shares`].
+            images are tiles, see [`~modeling_reg4pru.blend_shares.blend_shares`]; what has none is pruned first.
         output_keep_masks, output_token_ids (`bool`, *optional*, defaults to `False`): Whether to fill these lists.
 
     Attributes:
@@ -84,8 +84,9 @@ class TokenPruning:
             self.foreground = patch_foreground(labels, config.patch_size, config.semantic_loss_ignore_index)
 
         self.log_shares = None
-        if shares is not None and config.blend_share_weight > 0:
-            self.log_shares = config.blend_share_weight * shares.flatten(1).log()
+        if shares is not None:
+            logs = config.blend_share_weight * shares.flatten(1).clamp_min(torch.finfo(shares.dtype).tiny).log()
+            self.log_shares = logs.masked_fill(shares.flatten(1) == 0, -torch.inf)
 
         if config.context_grid > min(grid_size):
             raise ValueError(

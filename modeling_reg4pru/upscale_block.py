@@ -44,7 +44,7 @@ class Reg4PruScaleBlock(nn.Module):
         many times gives one list, which the first call fills with the matrices of the layers.
         """
         matrices = [] if matrices is None else matrices
-        if not matrices:  # not before: `device_map` may only now have brought the weights here
+        if not matrices:  # here, as hooks may bring the weights to this device before each call
             matrices.extend(layer.matrix() for layer in self.block)
         for layer, matrix in zip(self.block, matrices, strict=True):
             hidden_states = layer(hidden_states, matrix)

@@ -52,7 +52,11 @@ class EvaluationArguments(EvaluationDataArguments):
         metadata={"help": "'random' selects tokens at random instead of with the trained selectors, as a control."},
     )
     skip_outside: bool = field(
-        default=False, metadata={"help": "Compute nothing outside the field of view, found in the image (vessels)."}
+        default=False,
+        metadata={
+            "help": "Leave out what is outside the field of view, which is found in the image "
+            "(vessels). Where a keep rate holds for the image, nothing is computed there."
+        },
     )
     field_of_view: bool = field(default=True, metadata={"help": "Measure inside the field of view only (vessels)."})
     threshold: float = field(

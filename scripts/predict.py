@@ -65,7 +65,11 @@ class PredictionArguments(DatasetUploadArguments, CheckpointArguments):
         },
     )
     skip_outside: bool = field(
-        default=False, metadata={"help": "Compute nothing outside the field of view, found in the image (vessels)."}
+        default=False,
+        metadata={
+            "help": "Leave out what is outside the field of view, which is found in the image "
+            "(vessels). Where a keep rate holds for the image, nothing is computed there."
+        },
     )
     stage_map: bool = field(default=False, metadata={"help": "Also draw at which stage each token was pruned."})
     threshold: float = field(

@@ -42,7 +42,7 @@ def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> Non
 
 
 def check_skip_applies(skip_outside: bool, config: Reg4PruConfig) -> None:
-    """Raises `ValueError` if the outside of a field of view is to be skipped that the images do not have."""
+    """Raises `ValueError` if `--skip_outside` is given for images without a circular field of view."""
     if skip_outside and not is_of_vessels(config):
         raise ValueError(
             "--skip_outside finds the circular field of view of fundus images, but this model segments "

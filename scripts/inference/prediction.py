@@ -77,7 +77,7 @@ def predict_files(
         results ([`ResultFolder`]): Where result images and rows go.
         threshold (`float`, *optional*, defaults to 0.5): Of two classes: a pixel is foreground if its probability is
             above it.
-        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left out.
         stage_map (`bool`, *optional*, defaults to `False`): Whether to show where tokens were pruned, too.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         seed (`int`, *optional*, defaults to 0): Of random selection.

@@ -34,8 +34,8 @@ def predictors(
         keep_rates (`list[float]`): Keep rates in (0, 1], each for all stages.
         batch_size (`int`, *optional*, defaults to 4): Tiles per forward pass.
         seed (`int`, *optional*, defaults to 0): Of random selection; each image and rate has draws of its own.
-        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view,
-            as [`~datasets_fives.field_of_view.field_of_view`] finds it.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view, as
+            [`~datasets_fives.field_of_view.field_of_view`] finds it, is left out.
 
     Returns:
         `dict`: by [`rate_name`] a function, see [`predictor`].

@@ -65,8 +65,8 @@ class Way:
         keep_rate (`float`, *optional*, defaults to 1.0): Of every stage.
         tile_overlap (`float`, *optional*): Part of a tile that neighbours share at least.
         allocation (`str`, *optional*): `"tile"` or `"image"`.
-        skip_outside (`bool`, *optional*, defaults to `False`): Whether nothing is computed outside the field of view,
-            which is found within the time that is taken.
+        skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left
+            out; finding it is part of the time.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
     """
@@ -82,7 +82,7 @@ class Way:
         if self.engine and self.engine not in ENGINES:
             raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if self.engine and self.skip_outside:
-            raise TypeError("`skip_outside` goes without `engine`: an engine computes all of a tile.")
+            raise TypeError("`skip_outside` cannot be combined with `engine`: an engine computes all of a tile.")
         self.seconds: list[float] = []
         self.average_precision: list[float] = []
 
