@@ -174,7 +174,9 @@ def draw(ways: dict[str, Way], path: Path) -> None:
         lines.setdefault(kind, []).append((label, way))
     for place, members in enumerate(lines.values()):
         points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
-        style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
+        again, colour = divmod(place, len(COLOURS))  # the second time round markers are hollow
+        style = {"color": COLOURS[colour], "marker": MARKERS[colour % len(MARKERS)], "markersize": 5}
+        style |= {"markerfacecolor": "white", "linestyle": "--"} if again else {}
         x, y, sd = zip(*points, strict=True)
         axis.errorbar(x, y, yerr=sd, label=members[0][0], capsize=2, linewidth=1.2, **style)
     axis.set(xlabel="seconds per image", ylabel="average precision")
