@@ -26,7 +26,7 @@ RESULTS = REPOSITORY / "results"
 # The variants of which there are records, where they are not all.
 SHOWN = {
     "pretrained": ["dense", "soft", "reg4pru", "hard", "learned_query", "distill_mlp", "distill_drift"],
-    "camvid": ["dense", "soft", "reg4pru", "default"],
+    "camvid": ["dense", "soft", "reg4pru", "learned_query", "default", "context4"],
 }
 SEEDS = {"camvid": [0]}
 RUNS = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.glob("*/runs/*/*/recipe.yaml"))
@@ -55,8 +55,8 @@ def test_every_run_is_read(recorded, run):
     folder.check_recipe(unet.unet_recipe(study, number) if of_unet else study.run_recipe(variant, number))
     model, data, training = folder.arguments()
     assert model.backbone_name_or_path == ("" if of_unet else ".venv/dinov2_small")
-    of_classes = name == "camvid"
-    assert data.working_size in ((480,) if of_classes else (1024, 860, 724))
+    of_classes = name.startswith("camvid")
+    assert data.working_size in ((480, 336) if of_classes else (1024, 860, 724))
     assert training.seed == number
     images = read_images(folder)
     for evaluated, rates in folder.results().items():
