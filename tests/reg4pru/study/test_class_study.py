@@ -108,7 +108,7 @@ def test_classes_are_compared_by_mean_iou(folder, monkeypatch):
     for name in ("table.md", "paired.md", "recipes.md", "race.md"):
         assert "verage precision" not in (results / name).read_text()
     images = read_images(RunFolder(runs_dir, "random", 0))["as trained", "0.5"]
-    assert [image["name"] for image in images] == ["test/test0", "test/test1"]
+    assert [image["name"] for image in images] == ["test/test0", "test/test2"]
     assert all(0 <= image["iou_sky"] <= 1 for image in images)
 
     with (results / "drift.csv").open(newline="") as file:

@@ -27,8 +27,9 @@ RESULTS = REPOSITORY / "results"
 SHOWN = {
     "pretrained": ["dense", "soft", "reg4pru", "hard", "learned_query", "distill_mlp", "distill_drift"],
     "camvid": ["dense", "soft", "reg4pru", "learned_query", "default", "context4"],
+    "camvid_race": ["dense", "pruned", "patch_28", "layers_8", "reduced_336"],
 }
-SEEDS = {"camvid": [0]}
+SEEDS = {"camvid": [0], "camvid_race": [0]}
 RUNS = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.glob("*/runs/*/*/recipe.yaml"))
 
 
@@ -68,7 +69,7 @@ def test_every_run_is_read(recorded, run):
             assert 0 < pooled["mean_iou" if of_classes else "average_precision"] < 1
 
 
-@pytest.mark.parametrize("name", ["pretrained", "pretrained_336", "race", "camvid"])
+@pytest.mark.parametrize("name", ["pretrained", "pretrained_336", "race", "camvid", "camvid_race"])
 def test_the_tables_of_a_study_follow_from_its_runs(recorded, tmp_path, name):
     study, runs = recorded(name), RESULTS / name / "runs"
     rows = collect(study, runs)

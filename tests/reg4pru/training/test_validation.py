@@ -140,7 +140,10 @@ def test_a_budget_is_that_of_the_image_in_both_trainers(
     run = SimpleNamespace(
         evaluated=model,
         accelerator=trainer.accelerator,
-        validation_loader=torch.utils.data.DataLoader(tiles, batch_size=tiles.batch_size, collate_fn=collate),
+        # Prepared, as `gather_for_metrics` asks the loader that was prepared last, which may be another test's.
+        validation_loader=trainer.accelerator.prepare(
+            torch.utils.data.DataLoader(tiles, batch_size=tiles.batch_size, collate_fn=collate)
+        ),
     )
     assert TrainingRun.validate(run) == {name: measured[f"eval_{name}"] for name in ("ap", "dice", "iou")}
     assert len(seen) == 4
