@@ -53,6 +53,7 @@ class ImageTokenPruning(TokenPruning):
         self.num_tiles, self.tile_patches = len(shares), self.num_patches
         self.num_patches = self.num_tiles * self.tile_patches
         self.visible = shares.flatten() > 0
+        self.visible_ids = None if self.visible.all() else self.visible.nonzero().view(1, -1)
         if self.log_shares is not None:
             self.log_shares = self.log_shares.view(1, -1)
         self.groups = groups
@@ -65,14 +66,14 @@ class ImageTokenPruning(TokenPruning):
     def begin(self, states: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         special, patches = states[:, : self.num_special], states[:, self.num_special :]
         patches = patches.reshape(1, self.num_patches, -1)
-        if not self.visible.all():  # the heads look at neighbours: there is to be nothing
+        if self.visible_ids is not None:  # the heads look at neighbours: there is to be nothing
             patches = patches.masked_fill(~self.visible[:, None], 0.0)
         self.bank = TokenBank(patches)
         self.rope = rope and tuple(table.repeat(self.num_tiles, 1) for table in rope)
         self._lay_out(None)
         self.positions = rope or (None, None)
-        if not self.visible.all():
-            self.bank.prune(self.visible.nonzero().view(1, -1))
+        if self.visible_ids is not None:
+            self.bank.prune(self.visible_ids)
             states = self.join(special, self.bank.read())
         return states
 
@@ -82,7 +83,7 @@ class ImageTokenPruning(TokenPruning):
         return special[:, : self.config.num_queries], self.bank.states.view(self.num_tiles, self.tile_patches, -1)
 
     def _reactivate(self) -> None:
-        self.bank.reactivate(None if self.visible.all() else self.visible.nonzero().view(1, -1))
+        self.bank.reactivate(self.visible_ids)
 
     def split(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.tile_lengths is None:
@@ -178,8 +179,8 @@ def follow_tokens(
         shares = shares * visible_patches(pixel_mask.to(shares.device), model.config.patch_size)
     competes = shares_budget(model.config, keep_rates)
     if not competes and (pixel_mask is None or model.config.allocation == "tile"):
-        if not model.config.blend_share_weight and pixel_mask is None:
-            shares = None
+        weighs = model.config.blend_share_weight > 0 or pixel_mask is not None
+        shares = shares if weighs else None
         return TokenPruning(model, grid_size, keep_rates, labels, shares, output_keep_masks, output_token_ids)
     if torch.compiler.is_exporting():
         raise ValueError("A graph has tiles of equal numbers of tokens: export with `allocation='tile'`.")

@@ -106,11 +106,11 @@ class TiledImage(Sequence):
         pixels += self.shift
         return pixels
 
-    def pixel_mask(self, index: int) -> np.ndarray:
-        """Where one tile shows something, `(tile, tile)`, `bool`; everywhere, without a mask of the image."""
-        _, top, left, tile_size, *_ = self.patch_offsets[index].tolist()
+    def pixel_mask(self, index: int) -> np.ndarray | None:
+        """Where one tile shows something, `(tile, tile)`, `bool`; `None` without a mask of the image."""
         if self.mask is None:
-            return np.ones((tile_size, tile_size), dtype=bool)
+            return None
+        _, top, left, tile_size, *_ = self.patch_offsets[index].tolist()
         return cut_tile(self.mask, top, left, tile_size, fill=False)
 
 

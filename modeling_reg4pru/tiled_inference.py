@@ -129,7 +129,7 @@ def _predict(
         collector = _Collector(tiled.patch_offsets, output_stages)
         open_images.append(collector)
         for index, (row, tile) in enumerate(zip(tiled.patch_offsets, tiled, strict=True)):
-            batch.append((tile, None if tiled.mask is None else tiled.pixel_mask(index), collector, row))
+            batch.append((tile, tiled.pixel_mask(index), collector, row))
             if len(batch) == at_once or (by_image and len(batch) == collector.num_missing):
                 _run(model, batch, keep_rates, output_stages)
                 batch = []
@@ -164,8 +164,10 @@ def _run(
 ) -> None:
     """A batch of tiles through the model, and what comes out to the images that they belong to."""
     pixel_values = torch.from_numpy(np.stack([tile for tile, *_ in batch]))
-    masks = [np.ones(tile.shape[1:], bool) if mask is None else mask for tile, mask, *_ in batch]
-    masked = any(mask is not None for _, mask, *_ in batch)
+    masks = {}
+    if any(mask is not None for _, mask, *_ in batch):
+        filled = [np.ones(tile.shape[1:], bool) if mask is None else mask for tile, mask, *_ in batch]
+        masks["pixel_mask"] = torch.from_numpy(np.stack(filled)).to(model.device)
     training = [module for module in model.modules() if module.training]  # some of them may be frozen
     model.eval()
     try:
@@ -174,7 +176,7 @@ def _run(
             keep_rates=keep_rates,
             output_keep_masks=output_stages,
             patch_offsets=torch.stack([row for *_, row in batch]).to(model.device),
-            **({"pixel_mask": torch.from_numpy(np.stack(masks)).to(model.device)} if masked else {}),
+            **masks,
         )
     finally:
         for module in training:

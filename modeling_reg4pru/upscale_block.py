@@ -18,14 +18,13 @@ class Reg4PruScaleLayer(EomtDinov3ScaleLayer):
         """The transposed convolution as a matrix, `(4 * hidden_size, hidden_size)`: a copy of its weights."""
         return self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)
 
-    def forward(self, hidden_states: torch.Tensor, matrix: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """
         From `(batch, hidden_size, rows, columns)` to `(batch, hidden_size, 2 * rows, 2 * columns)`; `matrix` is what
         [`~Reg4PruScaleLayer.matrix`] gives.
         """
         batch, channels, rows, columns = hidden_states.shape
-        weight = self.matrix() if matrix is None else matrix
-        blocks = F.linear(hidden_states.permute(0, 2, 3, 1), weight, self.conv1.bias.repeat(4))
+        blocks = F.linear(hidden_states.permute(0, 2, 3, 1), matrix, self.conv1.bias.repeat(4))
         blocks = self.activation(blocks).view(batch, rows, columns, 2, 2, channels)
         upscaled = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels)
         return self.layernorm2d(self.conv2(upscaled.permute(0, 3, 1, 2)))
