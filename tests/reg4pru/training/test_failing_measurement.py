@@ -54,8 +54,8 @@ EACH_STEP = ("--eval_strategy", "steps", "--eval_steps", "1")
     ("command", "more", "measured"),
     [
         ("train", (), 0),
-        ("train", (), 1),
-        ("finetune", EACH_STEP, 0),
+        pytest.param("train", (), 1, marks=pytest.mark.slow),
+        pytest.param("finetune", EACH_STEP, 0, marks=pytest.mark.slow),
         ("finetune", EACH_STEP, 1),
     ],
 )

@@ -54,7 +54,9 @@ def kill(runs, command, name, point):
     return process.exitcode
 
 
-@pytest.mark.parametrize(("command", "point"), [("train", 1), ("finetune", 3), ("train", 2)])
+@pytest.mark.parametrize(
+    ("command", "point"), [("train", 1), ("finetune", 3), pytest.param("train", 2, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_ends_in_the_same_weights(runs, command, point):
     name = f"killed-{command}-{point}"
     assert kill(runs, command, name, point) == -signal.SIGKILL
@@ -85,8 +87,15 @@ def test_twenty_kills(runs, command):
     assert killed >= 15, "the others had ended before"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("train", signal.SIGTERM),
+        ("finetune", signal.SIGINT),
+        pytest.param("train", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("finetune", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_told_to_end_it_saves_and_ends(runs, command, told):
     name = f"told-{command}-{told.name}"
     folder = runs.folder / name

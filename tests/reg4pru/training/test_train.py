@@ -276,7 +276,8 @@ def test_two_processes_end(tmp_path, cache):
         train_with_two_processes(tmp_path / str(count), cache, ["--max_train_steps", 1], timeout=120)
 
 
-def test_two_processes_train_one_model(run, tmp_path, cache):
+@pytest.mark.slow
+def test_torchrun_trains_one_model(run, tmp_path, cache):
     one = run("one", *STEPS, "--per_device_train_batch_size", 4, config=DENSE)
     two = tmp_path / "two"
     train_with_two_processes(two, cache, STEPS, timeout=120)

@@ -44,17 +44,20 @@ SLOW = {variant: pytest.mark.slow for variant in NAMES if variant != "default"}
 @pytest.mark.parametrize("variant", [pytest.param(variant, marks=SLOW.get(variant, ())) for variant in NAMES])
 def test_weights_are_those_of_one_process(runs, variant):
     schedule = SCHEDULE if variant == "default" else ()
-    train_both(runs, "train", variant, *PLAIN, *schedule, "--max_train_steps", 6, config=VARIANTS[variant])
-    assert (
-        runs.complete("train", f"small-{variant}", *PLAIN, *schedule, "--max_train_steps", 6, config=VARIANTS[variant])
-        == 0
-    )
+    more = (*PLAIN, *schedule, "--max_train_steps", 6)
+    train_both(runs, "train", variant, *more, config=VARIANTS[variant])
+    assert runs.complete("train", f"small-{variant}", *more, config=VARIANTS[variant]) == 0
     distance, other = (apart(runs, "train", f"one-{variant}", f"{name}-{variant}") for name in ("two", "small"))
     print(f"{variant}: {distance:.1e} apart; half of the batch: {other:.1e}")
     assert distance < 1e-5
     assert distance < other / 20
+    one, two = (runs.folder / f"{processes}-{variant}" for processes in ("one", "two"))
     # The log tells of the losses of the writing process only.
-    assert json.loads((runs.folder / f"two-{variant}/train_results.json").read_text())["total_steps"] == 6
+    logs = [list(map(json.loads, (run / "training_log.jsonl").read_text().splitlines())) for run in (one, two)]
+    assert [line["step"] for line in logs[1]] == [line["step"] for line in logs[0]]
+    aps = [[line["validation_ap"] for line in log if "validation_ap" in line] for log in logs]
+    assert aps[1] == pytest.approx(aps[0], abs=1e-2)
+    assert json.loads((two / "train_results.json").read_text())["total_steps"] == 6
 
 
 @pytest.mark.slow
