@@ -10,6 +10,7 @@ Example:
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -184,27 +185,42 @@ def _evaluate(study: Study, folder: RunFolder, tile: int) -> None:
     for name, settings in study.evaluations.items():
         if name in results or not is_as_trained(settings):  # there is no pruning to change
             continue
-        model = UNet().eval()
-        model.load_state_dict(load_file(folder.weights() / "model.safetensors"))
-        processor = Reg4PruImageProcessor(
-            size={"height": tile, "width": tile},
-            working_size=folder.arguments()[1].working_size,
-            num_labels=2,
-            tile_overlap=settings.get("tile_overlap", _OVERLAP),
+        predict = unet_predictor(
+            folder.weights(), tile, settings.get("tile_overlap", _OVERLAP), folder.arguments()[1].working_size
         )
-
-        @torch.inference_mode()
-        def predict(image: Image.Image, index: int, model: UNet = model, processor=processor) -> np.ndarray:
-            tiled = processor.cut_image(image)
-            blender = TileBlender(tiled.patch_offsets)
-            for row, pixels in zip(tiled.patch_offsets, tiled, strict=True):
-                foreground = model(torch.from_numpy(pixels)[None]).sigmoid()
-                blender.add(row, torch.cat([1 - foreground, foreground]))
-            return blender.result()[1].numpy()
-
         measured = measure({"1.0": predict}, test_images(folder, settings), inside_field_of_view=True)["1.0"]
         results[name], rows[name, "1.0"] = {"1.0": over_all_pixels(measured.compute())}, measured.rows
         write_results(folder, results, rows)
+
+
+def unet_predictor(
+    checkpoint: Path, tile: int, tile_overlap: float, working_size: int | None = None
+) -> Callable[[Image.Image, int], np.ndarray]:
+    """
+    A trained U-Net as a function of an image and its number, as [`~reg4pru.inference.predictors.predictor`] has it.
+
+    Args:
+        checkpoint (`Path`): Folder with `model.safetensors`.
+        tile (`int`): Side of its tiles, in pixels.
+        tile_overlap (`float`): Part of a tile that neighbours share at least.
+        working_size (`int`, *optional*): Longer side that images are brought to, in pixels.
+    """
+    model = UNet().eval()
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    processor = Reg4PruImageProcessor(
+        size={"height": tile, "width": tile}, working_size=working_size, num_labels=2, tile_overlap=tile_overlap
+    )
+
+    @torch.inference_mode()
+    def predict(image: Image.Image, index: int) -> np.ndarray:
+        tiled = processor.cut_image(image)
+        blender = TileBlender(tiled.patch_offsets)
+        for row, pixels in zip(tiled.patch_offsets, tiled, strict=True):
+            foreground = model(torch.from_numpy(pixels)[None]).sigmoid()
+            blender.add(row, torch.cat([1 - foreground, foreground]))
+        return blender.result()[1].numpy()
+
+    return predict
 
 
 def main(argv: list[str] | None = None) -> None:

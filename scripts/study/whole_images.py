@@ -3,8 +3,9 @@ Ways to segment a whole image, of several checkpoints each, in turns: seconds pe
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
 optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
-them, and an `engine` of `reg4pru benchmark`. Every image is segmented in all ways one after the other, so that ratios
-to the first one hold whatever else the machine does.
+them, a `blend_share_weight`, and an `engine` of `reg4pru benchmark`; or the folder of a U-Net of
+`reg4pru.study.unet`, with the `unet_tile` in pixels and a `tile_overlap`. Every image is segmented in all ways one
+after the other, so that ratios to the first one hold whatever else the machine does.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -15,7 +16,7 @@ Example:
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -41,6 +42,7 @@ from ..inference.onnx_export import check_allocation
 from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
+from .unet import unet_predictor
 
 
 @dataclass(kw_only=True)
@@ -67,8 +69,11 @@ class Way:
         allocation (`str`, *optional*): `"tile"` or `"image"`.
         skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left
             out; finding it is part of the time.
+        blend_share_weight (`float`, *optional*): Instead of the checkpoint's; 0 is the selection of the paper.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
+        unet_tile (`int`, *optional*): Side of the tiles in pixels, where the checkpoint is a U-Net, which takes a
+            `tile_overlap` and nothing else.
     """
 
     checkpoint: str
@@ -76,13 +81,19 @@ class Way:
     tile_overlap: float | None = None
     allocation: str | None = None
     skip_outside: bool = False
+    blend_share_weight: float | None = None
     engine: str | None = None
+    unet_tile: int | None = None
 
     def __post_init__(self):
         if self.engine and self.engine not in ENGINES:
             raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if self.engine and self.skip_outside:
             raise TypeError("`skip_outside` cannot be combined with `engine`: an engine computes all of a tile.")
+        if self.unet_tile and replace(self, unet_tile=None) != Way(self.checkpoint, tile_overlap=self.tile_overlap):
+            raise TypeError("`unet_tile` is given: a U-Net takes a `tile_overlap` and nothing else.")
+        if self.unet_tile and self.tile_overlap is None:
+            raise TypeError("`unet_tile` is given without a `tile_overlap`: a U-Net has none of its own.")
         self.seconds: list[float] = []
         self.average_precision: list[float] = []
 
@@ -97,11 +108,16 @@ class Way:
         Raises:
             `ValueError`: if it has not two classes, or its tiles share a budget, which engines do not know.
         """
-        model, processor = load_checkpoint(self.checkpoint.format(seed=seed))
+        checkpoint = self.checkpoint.format(seed=seed)
+        if self.unet_tile:
+            return unet_predictor(Path(checkpoint), self.unet_tile, self.tile_overlap)
+        model, processor = load_checkpoint(checkpoint)
         if model.config.num_labels != 2:
             raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
         if self.allocation:
             model.config.allocation = self.allocation
+        if self.blend_share_weight is not None:
+            model.config.blend_share_weight = self.blend_share_weight
         if self.tile_overlap is not None:
             processor.tile_overlap = self.tile_overlap
         if not self.engine:
@@ -170,7 +186,7 @@ def draw(ways: dict[str, Way], path: Path) -> None:
     (axis,) = figure.subplots(1, 1, squeeze=False)[0]
     lines: dict[tuple, list[tuple[str, Way]]] = {}
     for label, way in ways.items():
-        kind = (way.checkpoint, way.tile_overlap, way.allocation, way.skip_outside, way.engine)
+        kind = astuple(replace(way, keep_rate=1.0))
         lines.setdefault(kind, []).append((label, way))
     for place, members in enumerate(lines.values()):
         points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
