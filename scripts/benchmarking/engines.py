@@ -143,8 +143,11 @@ def _onnx(logits: Logits, image_size: tuple[int, int], folder: Path, quantised: 
     export_module(logits, config.num_channels, image_size, weighs).save(path)
     if quantised:
         from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        linear, path = path, folder / "int8.onnx"
+        linear, path = folder / "folded.onnx", folder / "int8.onnx"
+        # Weights that a graph reorders first, as the heads do, become constants, which alone are quantised.
+        quant_pre_process(folder / "model.onnx", linear, skip_symbolic_shape=True)
         # The convolutions of patch embedding and heads are left out: quantised dynamically they are slower.
         logging.disable(logging.INFO)  # it logs every tensor
         try:

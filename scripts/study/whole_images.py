@@ -125,7 +125,8 @@ class Way:
         check_allocation(model.config)
         model.set_keep_rates(self.keep_rate)
         size = (processor.size.height, processor.size.width)
-        return predictor(engine_model(self.engine, model, size, folder), processor, "config")
+        # One tile at a time: its states stay in the caches, which PyTorch's heads see to themselves.
+        return predictor(engine_model(self.engine, model, size, folder), processor, "config", batch_size=1)
 
 
 def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
