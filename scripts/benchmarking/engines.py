@@ -142,8 +142,7 @@ def _onnx(logits: Logits, image_size: tuple[int, int], folder: Path, quantised: 
     weighs = logits.is_ours and weighs_tiles(config, image_size)
     export_module(logits, config.num_channels, image_size, weighs).save(path)
     if quantised:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
         linear, path = folder / "folded.onnx", folder / "int8.onnx"
         # Weights that a graph reorders first, as the heads do, become constants, which alone are quantised.

@@ -1,11 +1,11 @@
 """
-Ways to segment a whole image, of several checkpoints each, in turns: seconds per image and average precision.
+Ways to segment a whole image, of several checkpoints each, in turns: seconds per image, average precision and clDice.
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
 optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
-them, a `blend_share_weight`, and an `engine` of `reg4pru benchmark`; or the folder of a U-Net of
-`reg4pru.study.unet`, with the `unet_tile` in pixels and a `tile_overlap`. Every image is segmented in all ways one
-after the other, so that ratios to the first one hold whatever else the machine does.
+them, the `tile_size` in pixels, a `blend_share_weight`, and an `engine` of `reg4pru benchmark`; or `unet: true` for
+the folder of a U-Net of `reg4pru.study.unet`, with a `tile_size` and a `tile_overlap`. Every image is segmented in all
+ways one after the other, so that ratios to the first one hold whatever else the machine does.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from datasets import Dataset
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from datasets_fives.metrics import measure
 
@@ -66,36 +67,38 @@ class Way:
         checkpoint (`str`): Folder, with `{seed}`.
         keep_rate (`float`, *optional*, defaults to 1.0): Of every stage.
         tile_overlap (`float`, *optional*): Part of a tile that neighbours share at least.
+        tile_size (`int`, *optional*): Side of a tile, in pixels.
         allocation (`str`, *optional*): `"tile"` or `"image"`.
         skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left
             out; finding it is part of the time.
         blend_share_weight (`float`, *optional*): Instead of the checkpoint's; 0 is the selection of the paper.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
-        unet_tile (`int`, *optional*): Side of the tiles in pixels, where the checkpoint is a U-Net, which takes a
-            `tile_overlap` and nothing else.
+        unet (`bool`, *optional*, defaults to `False`): Whether the checkpoint is a U-Net, which needs a `tile_size`
+            and a `tile_overlap`, and takes nothing else.
     """
 
     checkpoint: str
     keep_rate: float = 1.0
     tile_overlap: float | None = None
+    tile_size: int | None = None
     allocation: str | None = None
     skip_outside: bool = False
     blend_share_weight: float | None = None
     engine: str | None = None
-    unet_tile: int | None = None
+    unet: bool = False
 
     def __post_init__(self):
         if self.engine and self.engine not in ENGINES:
             raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if self.engine and self.skip_outside:
             raise TypeError("`skip_outside` cannot be combined with `engine`: an engine computes all of a tile.")
-        if self.unet_tile and replace(self, unet_tile=None) != Way(self.checkpoint, tile_overlap=self.tile_overlap):
-            raise TypeError("`unet_tile` is given: a U-Net takes a `tile_overlap` and nothing else.")
-        if self.unet_tile and self.tile_overlap is None:
-            raise TypeError("`unet_tile` is given without a `tile_overlap`: a U-Net has none of its own.")
+        tiles = {"tile_size": self.tile_size, "tile_overlap": self.tile_overlap}
+        if self.unet and (None in tiles.values() or replace(self, unet=False) != Way(self.checkpoint, **tiles)):
+            raise TypeError("`unet` needs a `tile_size` and a `tile_overlap`, and takes nothing else.")
         self.seconds: list[float] = []
         self.average_precision: list[float] = []
+        self.cldice: list[float] = []
 
     def predictor(self, seed: int, folder: str) -> Callable[[Image.Image, int], np.ndarray]:
         """
@@ -109,8 +112,8 @@ class Way:
             `ValueError`: if it has not two classes, or its tiles share a budget, which engines do not know.
         """
         checkpoint = self.checkpoint.format(seed=seed)
-        if self.unet_tile:
-            return unet_predictor(Path(checkpoint), self.unet_tile, self.tile_overlap)
+        if self.unet:
+            return unet_predictor(Path(checkpoint), self.tile_size, self.tile_overlap)
         model, processor = load_checkpoint(checkpoint)
         if model.config.num_labels != 2:
             raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
@@ -120,6 +123,8 @@ class Way:
             model.config.blend_share_weight = self.blend_share_weight
         if self.tile_overlap is not None:
             processor.tile_overlap = self.tile_overlap
+        if self.tile_size:
+            processor.size = SizeDict(height=self.tile_size, width=self.tile_size)
         if not self.engine:
             return predictor(model, processor, self.keep_rate, skip_outside=self.skip_outside)
         check_allocation(model.config)
@@ -152,7 +157,9 @@ def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
         next(iter(predict.values()))(images[0]["image"], 0)  # the first call of all takes longer
         timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
         for label, metrics in measure(timed, images).items():
-            ways[label].average_precision.append(metrics.compute()["pooled"]["average_precision"])
+            pooled = metrics.compute()["pooled"]
+            ways[label].average_precision.append(pooled["average_precision"])
+            ways[label].cldice.append(pooled["cldice"])
 
 
 def _timed(predict: Callable, seconds: list[float]) -> Callable:
@@ -171,13 +178,13 @@ def ratios(way: Way, first: Way) -> list[float]:
 
 
 def results_table(ways: dict[str, Way]) -> str:
-    """A row a way: median seconds per image, median ratio of the same image to the first way, average precision."""
+    """A row a way: median seconds per image, median ratio of the same image to the first way, quality."""
     first = next(iter(ways.values()))
-    lines = [["way", "keep rate", "seconds per image", "× first", "average precision"]]
+    lines = [["way", "keep rate", "seconds per image", "× first", "average precision", "clDice"]]
     for label, way in ways.items():
-        precision = format_mean(*mean_and_sd(way.average_precision))
+        quality = [format_mean(*mean_and_sd(values)) for values in (way.average_precision, way.cldice)]
         speed = f"{median(ratios(way, first)):.2f}"
-        lines.append([label, rate_name(way.keep_rate), f"{median(way.seconds):.2f}", speed, precision])
+        lines.append([label, rate_name(way.keep_rate), f"{median(way.seconds):.2f}", speed, *quality])
     return markdown_table(lines)
 
 
@@ -224,8 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     replace_json(output_dir / "whole_images.json", content)
     said = (
         f"Images: {len(images)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; "
-        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision: "
-        "mean ± sd over trainings."
+        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision "
+        "and clDice: mean ± sd over trainings."
     )
     table = results_table(ways)
     replace_text(output_dir / "table.md", f"# Whole images\n\n{said}\n\n{table}\n")

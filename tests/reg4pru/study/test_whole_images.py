@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from transformers.image_utils import SizeDict
 
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.masks import counted_pixels
@@ -38,14 +39,15 @@ def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, imag
     ways["skipping"] = ways["pruned"] | {"skip_outside": True}
     ways["engine"] = {"keep_rate": 0.5, "tile_overlap": 0.5, "engine": "float32"}
     ways["weighted"] = ways["pruned"] | {"blend_share_weight": 2.0}
+    ways["small tiles"] = ways["pruned"] | {"tile_size": 32}
     ways = {label: {"checkpoint": str(checkpoint), **way} for label, way in ways.items()}
     (tmp_path / "unet").mkdir()
     save_file(UNet().state_dict(), tmp_path / "unet" / "model.safetensors")
-    ways["U-Net"] = {"checkpoint": str(tmp_path / "unet"), "unet_tile": 64, "tile_overlap": 0.25}
+    ways["U-Net"] = {"checkpoint": str(tmp_path / "unet"), "unet": True, "tile_size": 64, "tile_overlap": 0.25}
     rows.write_text(yaml.safe_dump(ways))
     main([*DATA, "--rows", str(rows), "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]
-    assert [len(way["seconds"]) for way in found.values()] == [4, 4, 4, 4, 4, 4]
+    assert [len(way["seconds"]) for way in found.values()] == [4] * 7
 
     (unet_precision,) = set(found["U-Net"]["average_precision"])
     predict, wanted = unet_predictor(tmp_path / "unet", 64, 0.25), VesselMetrics()
@@ -55,7 +57,10 @@ def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, imag
     assert unet_precision == pytest.approx(wanted.compute()["pooled"]["average_precision"])
 
     processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
-    for label, rate in (("dense", None), ("pruned", 0.5), ("skipping", 0.5), ("engine", 0.5), ("weighted", 0.5)):
+    for label in ("dense", "pruned", "skipping", "engine", "weighted", "small tiles"):
+        rate = None if label == "dense" else 0.5
+        if label == "small tiles":
+            processor.size = SizeDict(height=32, width=32)
         model.config.blend_share_weight = 2.0 if label == "weighted" else 0.0
         if rate:
             processor.tile_overlap, model.config.allocation = 0.5, "tile" if label == "engine" else "image"
@@ -90,8 +95,8 @@ def test_ratios_are_those_of_the_same_image():
         "",
         "a: {checkpoint: a}",
         "a: {checkpoint: a, engine: tpu}",
-        "a: {checkpoint: a, unet_tile: 64}",
-        "a: {checkpoint: a, unet_tile: 64, tile_overlap: 0.25, keep_rate: 0.5}",
+        "a: {checkpoint: a, unet: true, tile_size: 64}",
+        "a: {checkpoint: a, unet: true, tile_size: 64, tile_overlap: 0.25, keep_rate: 0.5}",
     ],
 )
 def test_rows_that_cannot_be_read_are_refused(text, tmp_path, capsys):
