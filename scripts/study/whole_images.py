@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 
 import numpy as np
 import yaml
@@ -44,6 +45,8 @@ from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
 from .unet import unet_predictor
+
+_SHOWN = 0.1  # of average precision, in the figure
 
 
 @dataclass(kw_only=True)
@@ -189,23 +192,31 @@ def results_table(ways: dict[str, Way]) -> str:
 
 
 def draw(ways: dict[str, Way], path: Path) -> None:
-    """Average precision against seconds per image; ways of one checkpoint, tiling and engine are one line."""
-    figure = new_figure(6.4, 4.4)
-    (axis,) = figure.subplots(1, 1, squeeze=False)[0]
-    lines: dict[tuple, list[tuple[str, Way]]] = {}
+    """
+    Average precision against seconds per image; ways that differ in their keep rate only are one line. What is more
+    than [`_SHOWN`] below the best is named below the figure instead.
+    """
+    figure = new_figure(9.2, 4.8)
+    axis = figure.subplots()
+    precisions = {label: mean_and_sd(way.average_precision) for label, way in ways.items()}
+    floor = max(precision for precision, _ in precisions.values()) - _SHOWN
+    lines: dict[tuple, list[str]] = {}
     for label, way in ways.items():
-        kind = astuple(replace(way, keep_rate=1.0))
-        lines.setdefault(kind, []).append((label, way))
+        if precisions[label][0] >= floor:
+            lines.setdefault(astuple(replace(way, keep_rate=1.0)), []).append(label)
     for place, members in enumerate(lines.values()):
-        points = sorted((median(way.seconds), *mean_and_sd(way.average_precision)) for _, way in members)
+        points = sorted((median(ways[label].seconds), *precisions[label]) for label in members)
         again, colour = divmod(place, len(COLOURS))  # the second time round markers are hollow
         style = {"color": COLOURS[colour], "marker": MARKERS[colour % len(MARKERS)], "markersize": 5}
         style |= {"markerfacecolor": "white", "linestyle": "--"} if again else {}
         x, y, sd = zip(*points, strict=True)
-        axis.errorbar(x, y, yerr=sd, label=members[0][0], capsize=2, linewidth=1.2, **style)
+        axis.errorbar(x, y, yerr=sd, label=members[0], capsize=2, linewidth=1.2, **style)
     axis.set(xlabel="seconds per image", ylabel="average precision")
     tidy(axis)
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    low = [f"{label} ({precision:.2f})" for label, (precision, _) in precisions.items() if precision < floor]
+    if low:
+        figure.supxlabel(fill(f"Lower still: {'; '.join(low)}", 140), fontsize=7)
     figure.savefig(path, dpi=DPI)
 
 
