@@ -123,7 +123,7 @@ def choose_candidate(candidates: list[dict], milliseconds: float) -> dict:
         fastest = min(candidates, key=lambda row: row["milliseconds"])
         raise ValueError(
             f"The budget is {milliseconds:g} milliseconds, but the fastest that was measured takes "
-            f"{fastest['milliseconds']:.3g}: keep rates {fastest['keep_rates']}, `reactivation_layer` "
+            f"{fastest['milliseconds']:.1f}: keep rates {fastest['keep_rates']}, `reactivation_layer` "
             f"{fastest['reactivation_layer']}, `selection_pool` {fastest['selection_pool']!r}, `allocation` "
             f"{fastest['allocation']!r}."
         )
