@@ -53,7 +53,7 @@ def distill(
     model.requires_grad_(True)
     model.selectors.requires_grad_(False)
     groups = parameter_groups(model, LEARNING_RATE, 0.0, LAYER_DECAY, CORRECTION_LEARNING_RATE)
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     highest = [group["lr"] for group in optimizer.param_groups]
     first, losses = _read_state(state, model, optimizer)
     bar = tqdm(range(first, num_steps), desc="Distillation", initial=first, total=num_steps, unit="step")

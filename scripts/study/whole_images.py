@@ -3,9 +3,9 @@ Ways to segment a whole image, of several checkpoints each, in turns: seconds pe
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
 optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
-them, the `tile_size` in pixels, a `blend_share_weight`, and an `engine` of `reg4pru benchmark`; or `unet: true` for
-the folder of a U-Net of `reg4pru.study.unet`, with a `tile_size` and a `tile_overlap`. Every image is segmented in all
-ways one after the other, so that ratios to the first one hold whatever else the machine does.
+them, the `tile_size` in pixels, a `blend_share_weight`, `bfloat16: true`, and an `engine` of `reg4pru benchmark`; or
+`unet: true` for the folder of a U-Net of `reg4pru.study.unet`, with a `tile_size` and a `tile_overlap`. Every image is
+segmented in all ways one after the other, so that ratios to the first one hold whatever else the machine does.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -22,6 +22,7 @@ from statistics import median
 from textwrap import fill
 
 import numpy as np
+import torch
 import yaml
 from datasets import Dataset
 from PIL import Image
@@ -75,6 +76,8 @@ class Way:
         skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left
             out; finding it is part of the time.
         blend_share_weight (`float`, *optional*): Instead of the checkpoint's; 0 is the selection of the paper.
+        bfloat16 (`bool`, *optional*, defaults to `False`): Whether the weights are cast to bfloat16, as `reg4pru
+            predict --fast` does.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
         unet (`bool`, *optional*, defaults to `False`): Whether the checkpoint is a U-Net, which needs a `tile_size`
@@ -88,6 +91,7 @@ class Way:
     allocation: str | None = None
     skip_outside: bool = False
     blend_share_weight: float | None = None
+    bfloat16: bool = False
     engine: str | None = None
     unet: bool = False
 
@@ -96,6 +100,8 @@ class Way:
             raise TypeError(f"`engine` is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if self.engine and self.skip_outside:
             raise TypeError("`skip_outside` cannot be combined with `engine`: an engine computes all of a tile.")
+        if self.engine and self.bfloat16:
+            raise TypeError("`bfloat16` cannot be combined with `engine`, which has a precision of its own.")
         tiles = {"tile_size": self.tile_size, "tile_overlap": self.tile_overlap}
         if self.unet and (None in tiles.values() or replace(self, unet=False) != Way(self.checkpoint, **tiles)):
             raise TypeError("`unet` needs a `tile_size` and a `tile_overlap`, and takes nothing else.")
@@ -128,6 +134,8 @@ class Way:
             processor.tile_overlap = self.tile_overlap
         if self.tile_size:
             processor.size = SizeDict(height=self.tile_size, width=self.tile_size)
+        if self.bfloat16:
+            model.to(torch.bfloat16)
         if not self.engine:
             return predictor(model, processor, self.keep_rate, skip_outside=self.skip_outside)
         check_allocation(model.config)
@@ -145,7 +153,8 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
         raise ValueError(f"--rows is {path}: {error}") from None
     folders = [Path(way.checkpoint.format(seed=seed)) for way in ways.values() for seed in seeds]
     for label, way in ways.items():
-        if way.engine and (reason := why_not(way.engine, usable_device())):
+        runs_in = "bfloat16" if way.bfloat16 else way.engine
+        if runs_in and (reason := why_not(runs_in, usable_device())):
             raise ValueError(f"--rows is {path}: {label} cannot be measured, as {reason}.")
     missing = sorted({str(folder) for folder in folders if not folder.is_dir()})
     if missing:

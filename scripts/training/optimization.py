@@ -116,7 +116,8 @@ def make_optimizer(
         )
         for group in groups
     ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, **adamw)
+    # As Trainer has it by default: one kernel for a step, several times as fast on a CPU.
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True, **adamw)
     return optimizer, LambdaLR(optimizer, factors)
 
 

@@ -33,12 +33,14 @@ def model():
     return Reg4PruForSemanticSegmentation(config).eval()
 
 
-def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, images, tmp_path, capsys):
+def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("reg4pru.study.whole_images.why_not", lambda *_: None)  # a CPU may have to emulate bfloat16
     checkpoint, rows = save_checkpoint(model), tmp_path / "rows.yaml"
     ways = {"dense": {}, "pruned": {"keep_rate": 0.5, "tile_overlap": 0.5, "allocation": "image"}}
     ways["skipping"] = ways["pruned"] | {"skip_outside": True}
     ways["engine"] = {"keep_rate": 0.5, "tile_overlap": 0.5, "engine": "float32"}
     ways["weighted"] = ways["pruned"] | {"blend_share_weight": 2.0}
+    ways["bfloat16"] = ways["pruned"] | {"bfloat16": True}
     ways["small tiles"] = ways["pruned"] | {"tile_size": 32}
     ways = {label: {"checkpoint": str(checkpoint), **way} for label, way in ways.items()}
     (tmp_path / "unet").mkdir()
@@ -47,7 +49,7 @@ def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, imag
     rows.write_text(yaml.safe_dump(ways))
     main([*DATA, "--rows", str(rows), "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]
-    assert [len(way["seconds"]) for way in found.values()] == [4] * 7
+    assert [len(way["seconds"]) for way in found.values()] == [4] * 8
 
     (unet_precision,) = set(found["U-Net"]["average_precision"])
     predict, wanted = unet_predictor(tmp_path / "unet", 64, 0.25), VesselMetrics()
@@ -57,10 +59,11 @@ def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, imag
     assert unet_precision == pytest.approx(wanted.compute()["pooled"]["average_precision"])
 
     processor = Reg4PruImageProcessor.from_pretrained(checkpoint)
-    for label in ("dense", "pruned", "skipping", "engine", "weighted", "small tiles"):
+    for label in ("dense", "pruned", "skipping", "engine", "weighted", "small tiles", "bfloat16"):
         rate = None if label == "dense" else 0.5
-        if label == "small tiles":
-            processor.size = SizeDict(height=32, width=32)
+        side = 32 if label == "small tiles" else 64
+        processor.size = SizeDict(height=side, width=side)
+        model.to(torch.bfloat16 if label == "bfloat16" else torch.float32)
         model.config.blend_share_weight = 2.0 if label == "weighted" else 0.0
         if rate:
             processor.tile_overlap, model.config.allocation = 0.5, "tile" if label == "engine" else "image"
@@ -80,6 +83,14 @@ def test_each_way_is_measured_with_its_own_settings(model, save_checkpoint, imag
     assert Image.open(tmp_path / "out" / "whole_images.png").width > 500
 
 
+def test_bfloat16_is_refused_where_it_is_emulated(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("reg4pru.study.whole_images.why_not", lambda engine, _: f"{engine} is slow here")
+    (tmp_path / "rows.yaml").write_text(f"half: {{checkpoint: {tmp_path}, bfloat16: true}}")
+    with pytest.raises(SystemExit):
+        main([*DATA, "--rows", str(tmp_path / "rows.yaml"), "--output_dir", str(tmp_path / "out")])
+    assert "half cannot be measured, as bfloat16 is slow here" in capsys.readouterr().err
+
+
 def test_ratios_are_those_of_the_same_image():
     first, other = Way("a"), Way("b")
     first.seconds, other.seconds = [4.0, 9.0], [2.0, 3.0]
@@ -95,6 +106,7 @@ def test_ratios_are_those_of_the_same_image():
         "",
         "a: {checkpoint: a}",
         "a: {checkpoint: a, engine: tpu}",
+        "a: {checkpoint: a, engine: float32, bfloat16: true}",
         "a: {checkpoint: a, unet: true, tile_size: 64}",
         "a: {checkpoint: a, unet: true, tile_size: 64, tile_overlap: 0.25, keep_rate: 0.5}",
     ],
