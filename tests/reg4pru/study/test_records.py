@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from reg4pru.study.metrics import CLASSES
 from reg4pru.study.paired import collect_images, paired_markdown, write_images
 from reg4pru.study.run_folder import RunFolder
 from reg4pru.study.tables import collect, markdown, write_csv
+from reg4pru.study.whole_images import Way, results_table
 
 RESULTS = REPOSITORY / "results"
 # The variants of which there are records, where they are not all.
@@ -143,6 +145,17 @@ def test_benchmarks_are_read(name):
         parts += [training_table(record["training"], record["training_skipped"])]
         parts += [attention_table(record["policy_attention"])]
     assert (RESULTS / name / "table.md").read_text() == "\n\n".join(parts) + "\n"
+
+
+def test_tables_of_whole_images_follow_from_their_records():
+    records = [path for path in RESULTS.rglob("whole_images.json") if "cldice" in path.read_text()]
+    assert records
+    for path in records:
+        ways = {}
+        for label, measured in json.loads(path.read_text())["ways"].items():
+            ways[label] = Way(**{field.name: measured[field.name] for field in fields(Way) if field.name in measured})
+            vars(ways[label]).update(measured)
+        assert (path.parent / "table.md").read_text().endswith(f"\n\n{results_table(ways)}\n")
 
 
 @pytest.mark.parametrize("name", ["engines", "engines-1024"])
