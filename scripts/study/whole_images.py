@@ -5,7 +5,8 @@ The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands
 optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
 them, the `tile_size` in pixels, a `blend_share_weight`, `bfloat16: true`, and an `engine` of `reg4pru benchmark`; or
 `unet: true` for the folder of a U-Net of `reg4pru.study.unet`, with a `tile_size` and a `tile_overlap`. Every image is
-segmented in all ways one after the other, so that ratios to the first one hold whatever else the machine does.
+segmented in all ways one after the other, so that ratios to the first one hold whatever else the machine does, and
+twice in each way, of which the second time counts.
 Writes whole_images.json, table.md and whole_images.png.
 
 Example:
@@ -166,7 +167,6 @@ def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
     """Measure one training of every way, all ways of an image one after the other."""
     with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
         predict = {label: way.predictor(seed, folder) for label, way in ways.items()}
-        next(iter(predict.values()))(images[0]["image"], 0)  # the first call of all takes longer
         timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
         for label, metrics in measure(timed, images).items():
             pooled = metrics.compute()["pooled"]
@@ -176,6 +176,7 @@ def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
 
 def _timed(predict: Callable, seconds: list[float]) -> Callable:
     def timed(image: Image.Image, index: int) -> np.ndarray:
+        predict(image, index)  # uncounted: whatever ran before left memory and caches as it needed them
         start = time.perf_counter()
         probability = predict(image, index)
         seconds.append(time.perf_counter() - start)
