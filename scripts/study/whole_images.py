@@ -23,7 +23,6 @@ from statistics import median
 from textwrap import fill
 
 import numpy as np
-import torch
 import yaml
 from datasets import Dataset
 from PIL import Image
@@ -77,7 +76,7 @@ class Way:
         skip_outside (`bool`, *optional*, defaults to `False`): Whether what is outside the field of view is left
             out; finding it is part of the time.
         blend_share_weight (`float`, *optional*): Instead of the checkpoint's; 0 is the selection of the paper.
-        bfloat16 (`bool`, *optional*, defaults to `False`): Whether the weights are cast to bfloat16, as `reg4pru
+        bfloat16 (`bool`, *optional*, defaults to `False`): Whether weights are loaded in bfloat16, as `reg4pru
             predict --fast` does.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
@@ -124,7 +123,7 @@ class Way:
         checkpoint = self.checkpoint.format(seed=seed)
         if self.unet:
             return unet_predictor(Path(checkpoint), self.tile_size, self.tile_overlap)
-        model, processor = load_checkpoint(checkpoint)
+        model, processor = load_checkpoint(checkpoint, dtype="bfloat16" if self.bfloat16 else "float32")
         if model.config.num_labels != 2:
             raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
         if self.allocation:
@@ -135,8 +134,6 @@ class Way:
             processor.tile_overlap = self.tile_overlap
         if self.tile_size:
             processor.size = SizeDict(height=self.tile_size, width=self.tile_size)
-        if self.bfloat16:
-            model.to(torch.bfloat16)
         if not self.engine:
             return predictor(model, processor, self.keep_rate, skip_outside=self.skip_outside)
         check_allocation(model.config)

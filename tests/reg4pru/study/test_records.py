@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from dataclasses import fields
 
 import pytest
 import yaml
@@ -153,7 +152,7 @@ def test_tables_of_whole_images_follow_from_their_records():
     for path in records:
         ways = {}
         for label, measured in json.loads(path.read_text())["ways"].items():
-            ways[label] = Way(**{field.name: measured[field.name] for field in fields(Way) if field.name in measured})
+            ways[label] = Way(measured["checkpoint"])
             vars(ways[label]).update(measured)
         assert (path.parent / "table.md").read_text().endswith(f"\n\n{results_table(ways)}\n")
 
