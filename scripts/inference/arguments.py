@@ -14,7 +14,7 @@ class EvaluationDataArguments(DatasetArguments, CheckpointArguments):
     allow_training_images: bool = field(
         default=False, metadata={"help": "Also measure images that the checkpoint was trained on."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Measure only this many images, the first ones."})
+    limit: int | None = field(default=None, metadata={"help": "Measure only this many images, spread evenly."})
     seed: int = field(default=0, metadata={"help": "Seed of synthetic images, splits and random selection."})
 
 

@@ -5,6 +5,7 @@ from transformers import BaseImageProcessor
 
 from ..common.data_overlap import read_training_images, refuse_trained
 from ..common.dataset_loading import load_sides
+from ..common.spread import spread
 from .arguments import AsSeenArguments, EvaluationDataArguments
 
 
@@ -16,7 +17,7 @@ def load_images(arguments: EvaluationDataArguments, side: str) -> Dataset:
     images = sides[side]
     if not len(images):
         raise ValueError(f"The side {side!r} of {arguments.dataset} has no images.")
-    return images.select(range(min(arguments.limit or len(images), len(images))))
+    return images.select(spread(len(images), arguments.limit or len(images)))
 
 
 def refuse_trained_on(arguments: EvaluationDataArguments, images: Dataset) -> tuple[dict[str, str], list[str]]:

@@ -33,7 +33,7 @@ class PruneArguments(DatasetArguments):
         metadata={"help": "Part of the data set to report on; default: a fifth of the images to fit on, held out."},
     )
     report_limit: int | None = field(
-        default=None, metadata={"help": "Report on the first so many images of --report_side; default: all."}
+        default=None, metadata={"help": "Report on so many images of --report_side, spread evenly; default: all."}
     )
     level: Literal["calibrate", "distill", "labels"] = field(
         default="calibrate",

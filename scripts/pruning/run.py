@@ -13,6 +13,7 @@ from modeling_reg4pru.pruning_adapter import save_pruning_adapter
 from ..common.data_overlap import read_training_images, write_training_images
 from ..common.devices import usable_device
 from ..common.provenance import provenance
+from ..common.spread import spread
 from ..common.weight_fingerprints import fingerprint_checkpoint
 from ..inference.input_images import list_files
 from ..reporting.agreement import write_report
@@ -91,7 +92,8 @@ def _read_images(
         labels = source.labels([images.names[place] for place in kept])
         return images, fitted_on, Reported(Subset(images, kept), labels)
     other = side_of(sides, arguments.report_side, "--report_side")
-    shown = UnlabelledImages(other.inputs[: arguments.report_limit])
+    places = spread(len(other.inputs), arguments.report_limit or len(other.inputs))
+    shown = UnlabelledImages([other.inputs[place] for place in places])
     common = sorted(set(images.hashes) & set(shown.hashes))
     if common:
         name = images.names[images.hashes.index(common[0])]

@@ -89,11 +89,11 @@ def test_end_to_end(tiny_model, save_checkpoint, run_command, fails, tmp_path):
     with (tmp_path / "out/per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["keep_rate"], row["name"]) for row in rows] == [
-        (rate, name) for rate in ("1.0", "0.5") for name in ("synthetic/2_D", "synthetic/3_G")
+        (rate, name) for rate in ("1.0", "0.5") for name in ("synthetic/2_D", "synthetic/4_N")
     ]
     for rate, result in content["results"].items():
         assert result["num_images"] == 2
-        assert sorted(result["per_condition"]) == ["D", "G"]
+        assert sorted(result["per_condition"]) == ["D", "N"]
         for metric in METRICS:
             values = [float(row[metric]) for row in rows if row["keep_rate"] == rate]
             assert np.mean(values) == pytest.approx(result["per_image"][metric]["mean"], nan_ok=True)
