@@ -16,6 +16,7 @@ The definition of a study, read from a YAML file: variants × seeds to train, an
     variants:                             # the first is the reference of the costs
       dense: {label: no pruning, config: {train_pruning: none, routing: false}}
       drawn: {config: {train_pruning: hard}, flags: {keep_rate_range: [0.3, 1.0]}}
+      soft: {config: {train_pruning: soft}, num_seeds: 1}      # only the first of the seeds
 
 A variant is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
 evaluation on a data set whose variable is not set is left out with a warning. A study may define only its differences
@@ -65,11 +66,12 @@ class Study:
     Args:
         name (`str`): Name of the file.
         recipe (`dict`): Settings that all runs share, `config_overrides` among them.
-        seeds (`list[int]`): Seeds, the same for every variant.
+        seeds (`list[int]`): Seeds, the same for every variant, of which one may have the first ones only.
         keep_rates (`list[float]`): Keep rates of the evaluations.
         evaluations (`dict[str, dict]`): Settings of every evaluation by name; the first, without any, is that of the
             model as trained, on the test images.
-        variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by name.
+        variants (`dict[str, dict]`): `label`, `config` and `flags` of every variant by name, and `seeds` where it does
+            not have all.
         compare (`list[str]`): Two variants to show side by side, or none.
         limit (`int`, *optional*): So many images of an evaluation, spread evenly, are measured; unset, all.
     """
@@ -96,28 +98,38 @@ class Study:
 
     def runs(self) -> list[tuple[str, int]]:
         """Variant and seed of every run; all variants of a seed come before the next seed."""
-        return [(variant, seed) for seed in self.seeds for variant in self.variants]
+        return [
+            (variant, seed)
+            for seed in self.seeds
+            for variant, settings in self.variants.items()
+            if seed in settings.get("seeds", self.seeds)
+        ]
 
     def part(self, variants: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
         """
-        The study with some of its variants and seeds, in the same order; without figures of compared variants unless
-        both are among them.
+        The study with some of its variants and seeds, in the same order; without variants that have none of these
+        seeds, and without figures of compared variants unless both are among them.
 
         Raises:
-            `ValueError`: for an unknown variant or seed.
+            `ValueError`: for an unknown variant or seed, or if no run is left.
         """
         for flag, wanted, known in (("--only", variants, list(self.variants)), ("--seeds", seeds, self.seeds)):
             unknown = sorted(set(wanted or ()) - set(known))
             if unknown:
                 names, available = (", ".join(map(str, entries)) for entries in (unknown, known))
                 raise ValueError(f"{flag} names {names}: {self.name} has {available}.")
+        remaining = [seed for seed in self.seeds if not seeds or seed in seeds]
         kept = {
-            variant: settings for variant, settings in self.variants.items() if not variants or variant in variants
+            variant: settings
+            for variant, settings in self.variants.items()
+            if (not variants or variant in variants) and set(remaining) & set(settings.get("seeds", remaining))
         }
+        if not kept:
+            raise ValueError(f"--only and --seeds leave no run: none of {', '.join(variants)} has these seeds.")
         return replace(
             self,
             variants=kept,
-            seeds=[seed for seed in self.seeds if not seeds or seed in seeds],
+            seeds=remaining,
             compare=self.compare if set(self.compare) <= set(kept) else [],
         )
 
@@ -153,7 +165,9 @@ def read_study(path: Path) -> Study:
         seeds=seeds,
         keep_rates=content["keep_rates"],
         evaluations={AS_TRAINED: {}, **_read_evaluations(content["evaluations"], path)},
-        variants={name: _read_variant(name, settings or {}, path) for name, settings in content["variants"].items()},
+        variants={
+            name: _read_variant(name, settings or {}, seeds, path) for name, settings in content["variants"].items()
+        },
         compare=content["compare"],
         limit=content["limit"],
     )
@@ -252,11 +266,16 @@ def _read_evaluations(entries: list[dict], path: Path) -> dict[str, dict]:
     return dict(zip(names, settings, strict=True))
 
 
-def _read_variant(name: str, settings: dict, path: Path) -> dict:
+def _read_variant(name: str, settings: dict, seeds: list[int], path: Path) -> dict:
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"{path} has a variant {name!r}: a name consists of letters, digits, '_', '-' and '.'.")
-    _check_keys(settings, ("label", "config", "flags"), f"The variant {name} of {path}")
+    _check_keys(settings, ("label", "config", "flags", "num_seeds"), f"The variant {name} of {path}")
     variant = {"label": name.replace("_", " "), "config": {}, "flags": {}, **settings}
+    if "num_seeds" in variant:
+        count = variant.pop("num_seeds")
+        if type(count) is not int or not 1 <= count <= len(seeds):
+            raise ValueError(f"`num_seeds` of the variant {name} is {count!r}: the study has {len(seeds)} seeds.")
+        variant["seeds"] = seeds[:count]
     _check_flags(variant["flags"], f"`flags` of the variant {name}")
     return variant
 

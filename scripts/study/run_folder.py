@@ -114,16 +114,22 @@ class RunFolder:
         return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
 
     def check_recipe(self, wanted: dict) -> None:
-        """Raises `ValueError` if the run was started with another recipe."""
+        """
+        Raises `ValueError` if the run was started with another recipe. A finished run may have been trained in another
+        precision, as studies are continued on machines that have or lack bfloat16; its recipe says which.
+        """
         if not self.recipe.is_file():
             return
         recorded, wanted = (
             _flat(with_present_names(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))),
             _flat(wanted),
         )
+        names = recorded.keys() | wanted.keys()
+        if self.is_trained:
+            names -= {"mixed_precision"}
         differences = [
             f"{name} was {recorded.get(name, 'unset')}, is {wanted.get(name, 'unset')}"
-            for name in sorted(recorded.keys() | wanted.keys())
+            for name in sorted(names)
             if recorded.get(name, "unset") != wanted.get(name, "unset")
         ]
         if differences:

@@ -74,6 +74,16 @@ def test_a_part_of_a_study_is_a_study(write):
         study.part(seeds=[0, 2, 1])
 
 
+def test_a_variant_may_have_the_first_seeds_only(write):
+    variants = STUDY["variants"] | {"drawn": {"num_seeds": 1}}
+    study = read_study(write(variants=variants))
+    assert study.runs() == [("dense", 0), ("drawn", 0), ("dense", 3)]
+    assert study.part(seeds=[0]).runs() == [("dense", 0), ("drawn", 0)]
+    assert list(study.part(seeds=[3]).variants) == ["dense"]
+    with pytest.raises(ValueError, match="--only and --seeds leave no run: none of drawn has these seeds"):
+        study.part(["drawn"], [3])
+
+
 def test_the_trained_model_is_always_evaluated_as_it_is(write):
     assert list(read_study(write()).evaluations) == ["as trained", "selection_pool=all", "selector=random"]
     assert evaluation_name({"selection_pool": "all", "reactivation_layer": 7}) == (
@@ -164,6 +174,8 @@ def test_environment_variables(write, monkeypatch):
         ({"variants": ["dense"]}, "`variants` of .* names dense: the variants of its base are none"),
         ({"variants": {"a/b": {}}}, "has a variant 'a/b'"),
         ({"variants": {"a": {"setting": 1}}}, "The variant a .* has setting: it may have label, config, flags"),
+        ({"variants": {"a": {"num_seeds": 0}}}, "`num_seeds` of the variant a is 0: the study has 2"),
+        ({"variants": {"a": {"num_seeds": 3}}}, "`num_seeds` of the variant a is 3: the study has 2"),
         ({"variants": {"a": {"flags": {"lr": 1}}}, "compare": []}, "`flags` of the variant a has lr"),
         ({"variants": {"a": {"config": {"prune": 1}}}, "compare": []}, "The configuration of the variant a has prune"),
         ({"variants": {"a": {"config": {"train_pruning": "all"}}}, "compare": []}, "`train_pruning` is 'all'"),
