@@ -123,9 +123,8 @@ class Way:
         checkpoint = self.checkpoint.format(seed=seed)
         if self.unet:
             return unet_predictor(Path(checkpoint), self.tile_size, self.tile_overlap)
-        model, processor = load_checkpoint(checkpoint, dtype="bfloat16" if self.bfloat16 else "float32")
-        if model.config.num_labels != 2:
-            raise ValueError(f"{self.checkpoint} has {model.config.num_labels} classes: only two can be compared.")
+        dtype = "bfloat16" if self.bfloat16 else "float32"
+        model, processor = load_checkpoint(checkpoint, dtype=dtype, num_labels=2)
         if self.allocation:
             model.config.allocation = self.allocation
         if self.blend_share_weight is not None:
