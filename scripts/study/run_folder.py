@@ -12,6 +12,9 @@ from ..common.former_names import with_present_names
 from ..training.arguments import DataArguments, ModelArguments, TrainArguments
 from ..training.command_line import parse_arguments
 
+# What follows the machine: whether its processor has bfloat16, and how often it may have to stop.
+OF_THE_MACHINE = {"mixed_precision", "checkpointing_steps", "checkpoints_total_limit"}
+
 
 class RunFolder:
     """
@@ -115,8 +118,8 @@ class RunFolder:
 
     def check_recipe(self, wanted: dict) -> None:
         """
-        Raises `ValueError` if the run was started with another recipe. A finished run may have been trained in another
-        precision, as studies are continued on machines that have or lack bfloat16; its recipe says which.
+        Raises `ValueError` if the run was started with another recipe; that of a finished run may differ in
+        [`OF_THE_MACHINE`].
         """
         if not self.recipe.is_file():
             return
@@ -126,7 +129,7 @@ class RunFolder:
         )
         names = recorded.keys() | wanted.keys()
         if self.is_trained:
-            names -= {"mixed_precision"}
+            names -= OF_THE_MACHINE
         differences = [
             f"{name} was {recorded.get(name, 'unset')}, is {wanted.get(name, 'unset')}"
             for name in sorted(names)
