@@ -30,7 +30,6 @@ SHOWN = {
     "camvid": ["dense", "soft", "reg4pru", "learned_query", "default", "context4"],
     "camvid_race": ["dense", "pruned", "patch_28", "layers_8", "reduced_336"],
 }
-SEEDS = {"camvid": [0], "camvid_race": [0]}
 RUNS = sorted(path.parent.relative_to(RESULTS) for path in RESULTS.glob("*/runs/*/*/recipe.yaml"))
 
 
@@ -42,7 +41,7 @@ def recorded(monkeypatch):
     monkeypatch.setenv("DINOV2_DIR", ".venv/dinov2_small")
 
     def read(name: str) -> Study:
-        return read_study(PACKAGE / "studies" / f"{name}.yaml").part(SHOWN.get(name), SEEDS.get(name))
+        return read_study(PACKAGE / "studies" / f"{name}.yaml").part(SHOWN.get(name))
 
     return read
 
