@@ -101,9 +101,13 @@ class Study:
         return [
             (variant, seed)
             for seed in self.seeds
-            for variant, settings in self.variants.items()
-            if seed in settings.get("seeds", self.seeds)
+            for variant in self.variants
+            if seed in self.seeds_of(variant)
         ]
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """The seeds that a variant has."""
+        return [seed for seed in self.seeds if seed in self.variants[variant].get("seeds", self.seeds)]
 
     def part(self, variants: list[str] | None = None, seeds: list[int] | None = None) -> "Study":
         """

@@ -55,7 +55,7 @@ def collect_drift(study: Study, runs_dir: Path) -> list[dict]:
     return [
         {"variant": variant, "seed": seed, **row}
         for variant in study.compare
-        for seed in study.seeds
+        for seed in study.seeds_of(variant)
         for row in _read(RunFolder(runs_dir, variant, seed).drift)
     ]
 

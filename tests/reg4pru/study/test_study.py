@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from reg4pru.study import evaluation as measuring
 from reg4pru.study import runs as study_runs
 from reg4pru.study.__main__ import main
 from reg4pru.study.definition import read_study
-from reg4pru.study.drift import measure_run
+from reg4pru.study.drift import collect_drift, measure_run
 from reg4pru.study.results import write_costs_and_figures, write_tables
 from reg4pru.study.run_folder import RunFolder
 from reg4pru.study.runs import complete_run, complete_runs
@@ -219,6 +220,15 @@ def test_a_finished_run_may_have_been_trained_on_another_machine(copied):
     (folder.training / "train_results.json").unlink()
     with pytest.raises(ValueError, match=r"checkpointing_steps was 7, is .*mixed_precision was bf16"):
         folder.check_recipe(recipe)
+
+
+def test_drift_is_that_of_the_seeds_that_a_variant_has(copied):
+    study = read_study(copied / "small.yaml")
+    fewer = {name: settings | {"seeds": study.seeds} for name, settings in study.variants.items()}
+    more = replace(study, seeds=[*study.seeds, 99], variants=fewer)
+    drift = collect_drift(study, copied / "runs")
+    assert {row["variant"] for row in drift} == set(study.compare)
+    assert str(collect_drift(more, copied / "runs")) == str(drift)  # nan is not equal to itself
 
 
 def test_changed_settings_are_refused(copied):
