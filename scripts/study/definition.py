@@ -98,12 +98,7 @@ class Study:
 
     def runs(self) -> list[tuple[str, int]]:
         """Variant and seed of every run; all variants of a seed come before the next seed."""
-        return [
-            (variant, seed)
-            for seed in self.seeds
-            for variant in self.variants
-            if seed in self.seeds_of(variant)
-        ]
+        return [(variant, seed) for seed in self.seeds for variant in self.variants if seed in self.seeds_of(variant)]
 
     def seeds_of(self, variant: str) -> list[int]:
         """The seeds that a variant has."""

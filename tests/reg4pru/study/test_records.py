@@ -69,7 +69,7 @@ def test_every_run_is_read(recorded, run):
             assert 0 < pooled["mean_iou" if of_classes else "average_precision"] < 1
 
 
-@pytest.mark.parametrize("name", ["pretrained", "pretrained_336", "race", "camvid", "camvid_race"])
+@pytest.mark.parametrize("name", ["pretrained", "pretrained_336", "race", "camvid", "camvid_long", "camvid_race"])
 def test_the_tables_of_a_study_follow_from_its_runs(recorded, tmp_path, name):
     study, runs = recorded(name), RESULTS / name / "runs"
     rows = collect(study, runs)
