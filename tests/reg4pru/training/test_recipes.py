@@ -45,6 +45,7 @@ def test_every_recipe_is_valid(path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_is_valid_and_so_are_its_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("FIVES_DIR", str(tmp_path / "images"))
+    monkeypatch.setenv("CAMVID_DIR", str(tmp_path / "images"))
     monkeypatch.setenv("DINOV2_DIR", str(tmp_path / "dinov2"))
     study = read_study(path)
     assert {variant for variant, seed in study.runs() if seed == study.seeds[0]} == study.variants.keys()
