@@ -3,6 +3,6 @@
 import numpy as np
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` evenly spaced indices below `count`: neighbours in a film or of one camera are alike."""
-    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+def spread(count: int, wanted: int | None) -> list[int]:
+    """Up to `wanted` evenly spaced indices below `count`, or all: neighbours in a film or of one camera are alike."""
+    return np.linspace(0, count - 1, min(count, wanted or count)).round().astype(int).tolist()

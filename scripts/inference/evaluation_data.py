@@ -17,7 +17,7 @@ def load_images(arguments: EvaluationDataArguments, side: str) -> Dataset:
     images = sides[side]
     if not len(images):
         raise ValueError(f"The side {side!r} of {arguments.dataset} has no images.")
-    return images.select(spread(len(images), arguments.limit or len(images)))
+    return images.select(spread(len(images), arguments.limit))
 
 
 def refuse_trained_on(arguments: EvaluationDataArguments, images: Dataset) -> tuple[dict[str, str], list[str]]:

@@ -92,7 +92,7 @@ def _read_images(
         labels = source.labels([images.names[place] for place in kept])
         return images, fitted_on, Reported(Subset(images, kept), labels)
     other = side_of(sides, arguments.report_side, "--report_side")
-    places = spread(len(other.inputs), arguments.report_limit or len(other.inputs))
+    places = spread(len(other.inputs), arguments.report_limit)
     shown = UnlabelledImages([other.inputs[place] for place in places])
     common = sorted(set(images.hashes) & set(shown.hashes))
     if common:

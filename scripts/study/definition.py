@@ -117,18 +117,18 @@ class Study:
             if unknown:
                 names, available = (", ".join(map(str, entries)) for entries in (unknown, known))
                 raise ValueError(f"{flag} names {names}: {self.name} has {available}.")
-        remaining = [seed for seed in self.seeds if not seeds or seed in seeds]
+        part = replace(self, seeds=[seed for seed in self.seeds if not seeds or seed in seeds])
+        wanted = variants or list(self.variants)
         kept = {
             variant: settings
             for variant, settings in self.variants.items()
-            if (not variants or variant in variants) and set(remaining) & set(settings.get("seeds", remaining))
+            if variant in wanted and part.seeds_of(variant)
         }
         if not kept:
-            raise ValueError(f"--only and --seeds leave no run: none of {', '.join(variants)} has these seeds.")
+            raise ValueError(f"--only and --seeds leave no run: none of {', '.join(wanted)} has these seeds.")
         return replace(
-            self,
+            part,
             variants=kept,
-            seeds=remaining,
             compare=self.compare if set(self.compare) <= set(kept) else [],
         )
 

@@ -54,7 +54,7 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
             continue
         model, processor = load_evaluated(folder, settings)
         images = test_images(folder, settings)
-        images = images.select(spread(len(images), study.limit or len(images)))
+        images = images.select(spread(len(images), study.limit))
         by_rate = predictors(model, processor, missing, batch_size=16)
         check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
         names = model_classes(model.config)

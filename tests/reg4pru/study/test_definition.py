@@ -82,6 +82,9 @@ def test_a_variant_may_have_the_first_seeds_only(write):
     assert list(study.part(seeds=[3]).variants) == ["dense"]
     with pytest.raises(ValueError, match="--only and --seeds leave no run: none of drawn has these seeds"):
         study.part(["drawn"], [3])
+    alone = read_study(write(variants={"drawn": {"num_seeds": 1}}, compare=None))
+    with pytest.raises(ValueError, match="leave no run: none of drawn has"):
+        alone.part(seeds=[3])
 
 
 def test_the_trained_model_is_always_evaluated_as_it_is(write):

@@ -48,6 +48,7 @@ def test_every_study_is_valid_and_so_are_its_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("CAMVID_DIR", str(tmp_path / "images"))
     monkeypatch.setenv("DINOV2_DIR", str(tmp_path / "dinov2"))
     study = read_study(path)
+    assert len(study.runs()) == sum(len(study.seeds_of(variant)) for variant in study.variants)
     assert {variant for variant, seed in study.runs() if seed == study.seeds[0]} == study.variants.keys()
     for variant in study.variants:
         recipe = study.run_recipe(variant, study.seeds[0])
