@@ -16,6 +16,12 @@ def model_classes(config: Reg4PruConfig) -> list[str]:
     return VESSEL_CLASSES if len(names) == 2 and not _has_names(config) else names
 
 
+def data_classes(rows: Dataset) -> list[str]:
+    """Names of the classes of label maps; [`VESSEL_CLASSES`] of masks."""
+    column = rows.features.get("classes")
+    return VESSEL_CLASSES if column is None else column.feature.names
+
+
 def is_of_vessels(config: Reg4PruConfig) -> bool:
     """Whether a model finds vessels in fundus images: there is a field of view, and nothing counts outside."""
     return model_classes(config) == VESSEL_CLASSES
@@ -31,9 +37,8 @@ def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> Non
         rows (`Dataset`): Images with masks or label maps.
         source (`str`): What the message calls the data set.
     """
-    own, column = model_classes(config), rows.features.get("classes")
-    data = VESSEL_CLASSES if column is None else column.feature.names
-    named = column is not None and _has_names(config)
+    own, data = model_classes(config), data_classes(rows)
+    named = "classes" in rows.features and _has_names(config)
     if (own != data) if named else (len(own) != len(data)):
         raise ValueError(
             f"The model and {source} have other classes, or the same in another order. Model: {', '.join(own)}. Data: "

@@ -1,5 +1,6 @@
 """
-Ways to segment a whole image, of several checkpoints each, in turns: seconds per image, average precision and clDice.
+Ways to segment a whole image, of several checkpoints each, in turns: seconds per image, average precision and clDice;
+of more than two classes mean IoU and boundary IoU.
 
 The file of `--rows` names them: by label a checkpoint, in which `{seed}` stands for the number of a training, and
 optionally `keep_rate` (for every stage), `tile_overlap`, `allocation` and `skip_outside`, as `reg4pru predict` has
@@ -14,6 +15,7 @@ Example:
         --output_dir outputs/whole_images
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,26 +30,29 @@ from datasets import Dataset
 from PIL import Image
 from transformers.image_utils import SizeDict
 
-from datasets_fives.metrics import measure
+from datasets_fives.metrics import measure, measure_classes
 
 from ..benchmarking.arguments import ENGINES
 from ..benchmarking.engines import engine_model, why_not
 from ..common.arguments import DatasetArguments
 from ..common.atomic_files import replace_json, replace_text
-from ..common.cli import CommandParser
+from ..common.cli import CommandParser, check_at_least_1
 from ..common.dataset_loading import load_sides
 from ..common.devices import usable_device
 from ..common.keep_rates import rate_name
 from ..common.output_checks import check_writable
 from ..common.provenance import provenance
+from ..common.spread import spread
 from ..inference.loading import load_checkpoint
+from ..inference.model_classes import VESSEL_CLASSES, check_same_classes, check_skip_applies, data_classes
 from ..inference.onnx_export import check_allocation
 from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
+from .metrics import CLASSES, VESSELS, StudyMetrics
 from .unet import unet_predictor
 
-_SHOWN = 0.1  # of average precision, in the figure
+_SHOWN = 0.1  # of the first metric, in the figure
 
 
 @dataclass(kw_only=True)
@@ -60,6 +65,7 @@ class WholeImagesArguments(DatasetArguments):
     output_dir: str = field(metadata={"help": "Folder of the results."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Trainings of each way."})
     working_size: int = field(default=1024, metadata={"help": "Longer side of the images, in pixels."})
+    limit: int | None = field(default=None, metadata={"help": "Measure only this many images, spread evenly."})
 
 
 @dataclass
@@ -80,8 +86,8 @@ class Way:
             predict --fast` does.
         engine (`str`, *optional*): One of [`~reg4pru.benchmarking.arguments.ENGINES`], of which all but `float32`
             need the allocation `"tile"`.
-        unet (`bool`, *optional*, defaults to `False`): Whether the checkpoint is a U-Net, which needs a `tile_size`
-            and a `tile_overlap`, and takes nothing else.
+        unet (`bool`, *optional*, defaults to `False`): Whether the checkpoint is a U-Net, which has two classes, needs
+            a `tile_size` and a `tile_overlap`, and takes nothing else.
     """
 
     checkpoint: str
@@ -106,25 +112,30 @@ class Way:
         if self.unet and (None in tiles.values() or replace(self, unet=False) != Way(self.checkpoint, **tiles)):
             raise TypeError("`unet` needs a `tile_size` and a `tile_overlap`, and takes nothing else.")
         self.seconds: list[float] = []
-        self.average_precision: list[float] = []
-        self.cldice: list[float] = []
+        self.quality: dict[str, list[float]] = {}  # by metric
 
-    def predictor(self, seed: int, folder: str) -> Callable[[Image.Image, int], np.ndarray]:
+    def predictor(self, seed: int, folder: str, images: Dataset) -> Callable[[Image.Image, int], np.ndarray]:
         """
         A training as a function of images, see [`~reg4pru.inference.predictors.predictor`].
 
         Args:
             seed (`int`): Number of the training.
             folder (`str`): For files of an engine.
+            images (`Dataset`): What it will be given.
 
         Raises:
-            `ValueError`: if it has not two classes, or its tiles share a budget, which engines do not know.
+            `ValueError`: if it has other classes than the images, is to skip what is outside a field of view that
+                there is not, or its tiles share a budget, which engines do not know.
         """
         checkpoint = self.checkpoint.format(seed=seed)
         if self.unet:
+            if len(data_classes(images)) > 2:
+                raise ValueError(f"{checkpoint} is a U-Net, but there are {len(data_classes(images))} classes.")
             return unet_predictor(Path(checkpoint), self.tile_size, self.tile_overlap)
         dtype = "bfloat16" if self.bfloat16 else "float32"
-        model, processor = load_checkpoint(checkpoint, dtype=dtype, num_labels=2)
+        model, processor = load_checkpoint(checkpoint, dtype=dtype)
+        check_same_classes(model.config, images, "the data set")
+        check_skip_applies(self.skip_outside, model.config)
         if self.allocation:
             model.config.allocation = self.allocation
         if self.blend_share_weight is not None:
@@ -159,15 +170,25 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
     return ways
 
 
+def metrics_for(images: Dataset) -> StudyMetrics:
+    """Which metrics are measured: those of two classes or of more."""
+    return CLASSES if len(data_classes(images)) > 2 else VESSELS
+
+
 def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
     """Measure one training of every way, all ways of an image one after the other."""
+    names, metrics = data_classes(images), metrics_for(images)
     with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
-        predict = {label: way.predictor(seed, folder) for label, way in ways.items()}
+        predict = {label: way.predictor(seed, folder, images) for label, way in ways.items()}
         timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
-        for label, metrics in measure(timed, images).items():
-            pooled = metrics.compute()["pooled"]
-            ways[label].average_precision.append(pooled["average_precision"])
-            ways[label].cldice.append(pooled["cldice"])
+        if metrics is CLASSES:
+            measured = {label: found.compute() for label, found in measure_classes(timed, images, names).items()}
+        else:
+            found = measure(timed, images, inside_field_of_view=names == VESSEL_CLASSES)
+            measured = {label: of_images.compute()["pooled"] for label, of_images in found.items()}
+    for label, values in measured.items():
+        for name in (metrics.main, metrics.raced):
+            ways[label].quality.setdefault(name, []).append(values[name])
 
 
 def _timed(predict: Callable, seconds: list[float]) -> Callable:
@@ -186,41 +207,41 @@ def ratios(way: Way, first: Way) -> list[float]:
     return [of_first / own for of_first, own in zip(first.seconds, way.seconds, strict=True)]
 
 
-def results_table(ways: dict[str, Way]) -> str:
+def results_table(ways: dict[str, Way], metrics: StudyMetrics) -> str:
     """A row a way: median seconds per image, median ratio of the same image to the first way, quality."""
     first = next(iter(ways.values()))
-    lines = [["way", "keep rate", "seconds per image", "× first", "average precision", "clDice"]]
+    lines = [["way", "keep rate", "seconds per image", "× first", metrics.main_name, metrics.raced_name]]
     for label, way in ways.items():
-        quality = [format_mean(*mean_and_sd(values)) for values in (way.average_precision, way.cldice)]
+        quality = [format_mean(*mean_and_sd(way.quality[name])) for name in (metrics.main, metrics.raced)]
         speed = f"{median(ratios(way, first)):.2f}"
         lines.append([label, rate_name(way.keep_rate), f"{median(way.seconds):.2f}", speed, *quality])
     return markdown_table(lines)
 
 
-def draw(ways: dict[str, Way], path: Path) -> None:
+def draw(ways: dict[str, Way], metrics: StudyMetrics, path: Path) -> None:
     """
-    Average precision against seconds per image; ways that differ in their keep rate only are one line. What is more
+    The first metric against seconds per image; ways that differ in their keep rate only are one line. What is more
     than [`_SHOWN`] below the best is named below the figure instead.
     """
     figure = new_figure(9.2, 4.8)
     axis = figure.subplots()
-    precisions = {label: mean_and_sd(way.average_precision) for label, way in ways.items()}
-    floor = max(precision for precision, _ in precisions.values()) - _SHOWN
+    quality = {label: mean_and_sd(way.quality[metrics.main]) for label, way in ways.items()}
+    floor = max(mean for mean, _ in quality.values()) - _SHOWN
     lines: dict[tuple, list[str]] = {}
     for label, way in ways.items():
-        if precisions[label][0] >= floor:
+        if quality[label][0] >= floor:
             lines.setdefault(astuple(replace(way, keep_rate=1.0)), []).append(label)
     for place, members in enumerate(lines.values()):
-        points = sorted((median(ways[label].seconds), *precisions[label]) for label in members)
+        points = sorted((median(ways[label].seconds), *quality[label]) for label in members)
         again, colour = divmod(place, len(COLOURS))  # the second time round markers are hollow
         style = {"color": COLOURS[colour], "marker": MARKERS[colour % len(MARKERS)], "markersize": 5}
         style |= {"markerfacecolor": "white", "linestyle": "--"} if again else {}
         x, y, sd = zip(*points, strict=True)
         axis.errorbar(x, y, yerr=sd, label=members[0], capsize=2, linewidth=1.2, **style)
-    axis.set(xlabel="seconds per image", ylabel="average precision")
+    axis.set(xlabel="seconds per image", ylabel=metrics.main_name)
     tidy(axis)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    low = [f"{label} ({precision:.2f})" for label, (precision, _) in precisions.items() if precision < floor]
+    low = [f"{label} ({mean:.2f})" for label, (mean, _) in quality.items() if mean < floor]
     if low:
         figure.supxlabel(fill(f"Lower still: {'; '.join(low)}", 140), fontsize=7)
     figure.savefig(path, dpi=DPI)
@@ -232,6 +253,7 @@ def main(argv: list[str] | None = None) -> None:
     (arguments,) = parser.read_flags(argv)
     output_dir = Path(arguments.output_dir)
     try:
+        check_at_least_1(arguments, "working_size", "limit")
         check_writable(output_dir, "--output_dir")
         ways = read_ways(Path(arguments.rows), arguments.seeds)
         images = load_sides(arguments, seed=0).get("test", [])
@@ -239,21 +261,25 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--dataset is {arguments.dataset}, which has no test images.")
     except ValueError as error:
         parser.error(str(error))
+    images, metrics = images.select(spread(len(images), arguments.limit)), metrics_for(images)
     for seed in arguments.seeds:
-        add_training(ways, images, seed)
+        try:
+            add_training(ways, images, seed)
+        except ValueError as error:
+            sys.exit(f"Not measured: {error}")
     output_dir.mkdir(parents=True, exist_ok=True)
     made_by = provenance()
-    measured = {label: vars(way) for label, way in ways.items()}
+    measured = {label: {**asdict(way), "seconds": way.seconds, **way.quality} for label, way in ways.items()}
     content = {"ways": measured, "settings": asdict(arguments), "provenance": made_by}
     replace_json(output_dir / "whole_images.json", content)
     said = (
         f"Images: {len(images)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; "
-        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; average precision "
-        "and clDice: mean ± sd over trainings."
+        f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; "
+        f"{metrics.main_name} and {metrics.raced_name}: mean ± sd over trainings."
     )
-    table = results_table(ways)
+    table = results_table(ways, metrics)
     replace_text(output_dir / "table.md", f"# Whole images\n\n{said}\n\n{table}\n")
-    draw(ways, output_dir / "whole_images.png")
+    draw(ways, metrics, output_dir / "whole_images.png")
     print(table)
 
 

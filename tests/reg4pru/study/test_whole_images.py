@@ -15,10 +15,13 @@ from transformers.image_utils import SizeDict
 from datasets_fives.field_of_view import field_of_view
 from datasets_fives.masks import counted_pixels
 from datasets_fives.metrics import VesselMetrics
+from datasets_fives.metrics.class_metrics import ClassMetrics
 from datasets_fives.metrics.evaluation import imaged_area
 from modeling_reg4pru import Reg4PruConfig, Reg4PruForSemanticSegmentation, Reg4PruImageProcessor, predict_image
 from reg4pru.study.unet import UNet, unet_predictor
 from reg4pru.study.whole_images import Way, main, ratios
+
+from ...street_scenes import CLASSES, write_street
 
 DATA = ["--dataset", "synthetic", "--synthetic_counts", "1", "0", "2", "--working_size", "128"]
 
@@ -96,6 +99,43 @@ def test_ratios_are_those_of_the_same_image():
     first, other = Way("a"), Way("b")
     first.seconds, other.seconds = [4.0, 9.0], [2.0, 3.0]
     assert ratios(other, first) == [2.0, 3.0]
+
+
+def test_more_than_two_classes_are_measured_by_mean_iou(street_model, save_checkpoint, tmp_path):
+    checkpoint, data, rows = save_checkpoint(street_model), write_street(tmp_path / "street"), tmp_path / "rows.yaml"
+    rows.write_text(yaml.safe_dump({"pruned": {"checkpoint": str(checkpoint), "keep_rate": 0.5}}))
+    flags = ["--dataset", str(data), "--classes", *CLASSES, "--working_size", "32", "--limit", "2", "--seeds", "0"]
+    main([*flags, "--rows", str(rows), "--output_dir", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "whole_images.json").read_text(encoding="utf-8"))["ways"]["pruned"]
+    assert len(found["seconds"]) == 2
+
+    processor, wanted = Reg4PruImageProcessor.from_pretrained(checkpoint), ClassMetrics(CLASSES)
+    for frame in (0, 2):  # two of three, spread evenly
+        image, labels = (Image.open(data / place / "test" / f"D4_{frame:03}.png") for place in ("images", "labels"))
+        wanted.update(predict_image(street_model, processor, image, 0.5).segmentation.numpy(), np.asarray(labels))
+    wanted = wanted.compute()
+    assert found["mean_iou"] == [pytest.approx(wanted["mean_iou"])]
+    assert found["boundary_iou"] == [pytest.approx(wanted["boundary_iou"])]
+    assert "| way | keep rate | seconds per image | × first | mean IoU | boundary IoU |" in (
+        tmp_path / "out" / "table.md"
+    ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ({"unet": True, "tile_size": 64, "tile_overlap": 0.25}, "is a U-Net, but there are 5 classes"),
+        ({"skip_outside": True}, "--skip_outside finds the circular field of view"),
+        ({}, "The model and the data set have other classes"),
+    ],
+)
+def test_what_does_not_fit_the_classes_is_refused(way, message, street_model, model, save_checkpoint, tmp_path):
+    checkpoint = save_checkpoint(street_model if way else model)
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"way": {"checkpoint": str(checkpoint), **way}}))
+    flags = ["--dataset", str(write_street(tmp_path / "street")), "--classes", *CLASSES, "--seeds", "0"]
+    with pytest.raises(SystemExit, match=message):
+        main([*flags, "--rows", str(tmp_path / "rows.yaml"), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
