@@ -21,11 +21,11 @@ The definition of a study, read from a YAML file: variants × seeds to train, an
 A variant is a combination of settings and nothing else. `$NAME` in a value stands for an environment variable; an
 evaluation on a data set whose variable is not set is left out with a warning. A study may define only its differences
 from a `base`: `overrides` and `config` are added to those of the base, `variants` may be a list of names of the base's
-variants, and any other field replaces that of the base.
+variants, some with other settings, and any other field replaces that of the base.
 
     base: sample
     overrides: {max_train_steps: 1200}
-    variants: [dense, reg4pru]
+    variants: [dense, {reg4pru: {num_seeds: 1}}]
 """
 
 import logging
@@ -213,12 +213,14 @@ def _with_base(content: dict, path: Path) -> dict:
             raise ValueError(f"`base` of {path} is {content['base']}, which has a base itself: use {base['base']}.")
         base = _with_base(base, base_path)
     if isinstance(content.get("variants"), list):
-        known = base.get("variants", {})
-        unknown = [str(variant) for variant in content["variants"] if variant not in known]
+        known, changed = base.get("variants", {}), {}
+        for entry in content["variants"]:
+            changed |= entry if isinstance(entry, dict) else {entry: {}}
+        unknown = [str(variant) for variant in changed if variant not in known]
         if unknown:
             known = ", ".join(known) or "none"
             raise ValueError(f"`variants` of {path} names {', '.join(unknown)}: the variants of its base are {known}.")
-        content = {**content, "variants": {variant: known[variant] for variant in content["variants"]}}
+        content = {**content, "variants": {variant: {**known[variant], **changed[variant]} for variant in changed}}
     merged = {name: {**base.get(name, {}), **content[name]} for name in MERGED_FIELDS}
     return {name: value for name, value in {**base, **content, **merged}.items() if name != "base"}
 

@@ -130,6 +130,16 @@ def test_a_study_says_only_what_differs_from_its_base(write, tmp_path):
     assert study == replace(whole, name="longer")
 
 
+def test_a_variant_of_the_base_with_other_settings(write, tmp_path):
+    derived = tmp_path / "derived.yaml"
+    derived.write_text(
+        yaml.safe_dump({"base": str(write()), "seeds": [0, 1], "variants": ["dense", {"drawn": {"num_seeds": 1}}]})
+    )
+    study = read_study(derived)
+    assert study.runs() == [("dense", 0), ("drawn", 0), ("dense", 1)]
+    assert study.variants["drawn"]["config"] == read_study(write()).variants["drawn"]["config"]
+
+
 def test_a_base_that_does_not_fit(write, tmp_path):
     content = {"base": str(tmp_path / "none.yaml")}
     derived = tmp_path / "derived.yaml"
