@@ -45,7 +45,7 @@ def read_class_file(path: str | Path) -> list[str] | dict:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors may write a byte order mark
     except OSError as error:
         raise ValueError(f"The class names of {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -115,9 +115,11 @@ def read_label_format(
     if has_colors and reduce_labels:
         raise ValueError("reduce_labels subtracts one from values, but colours stand for these classes.")
     ignored = _read_ignored(IGNORED if ignore_value is None else ignore_value, has_colors)
-    both = [value for value in ignored if value in values]
+    # What is ignored are values as they are in the files.
+    in_files = [value + 1 for value in values] if reduce_labels else values
+    both = [value for value in ignored if value in in_files]
     if both and ignore_value is not None:
-        raise ValueError(f"{both[0]} is ignored, but also stands for {names[values.index(both[0])]!r}.")
+        raise ValueError(f"{both[0]} is ignored, but also stands for {names[in_files.index(both[0])]!r}.")
     ignored = tuple(value for value in ignored if value not in both)
     return LabelFormat(tuple(names), tuple(values), ignored, reduce_labels)
 

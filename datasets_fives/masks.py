@@ -314,11 +314,12 @@ def _majority(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def fingerprint_mask(mask: np.ndarray, num_labels: int = 2) -> str:
     """
-    Fingerprint of where a mask is 1, or of a label map; `""` for an empty mask, or where all that counts is of one
-    class, which says nothing about duplicates.
+    Fingerprint of where a mask is 1, or of a label map; `""` where all that counts is of one class, which says nothing
+    about duplicates.
     """
     if num_labels > 2:
         is_mixed = np.count_nonzero(np.bincount(mask.ravel(), minlength=IGNORED)[:IGNORED]) > 1
         return fingerprint(str(mask.shape).encode() + mask.tobytes()) if is_mixed else ""
-    vessels = mask == 1
-    return fingerprint(str(mask.shape).encode() + np.packbits(vessels).tobytes()) if vessels.any() else ""
+    foreground = mask == 1
+    is_mixed = foreground.any() and (mask == 0).any()
+    return fingerprint(str(mask.shape).encode() + np.packbits(foreground).tobytes()) if is_mixed else ""

@@ -33,6 +33,17 @@ class ImagePrediction:
     num_tokens: int
 
     @property
+    def foreground_probability(self) -> torch.Tensor:
+        """
+        Of two classes the probability of the second, `(height, width)`: above one half where it is the
+        [`segmentation`]. Of many queries it is the share of the scores, which do not sum to 1.
+        """
+        foreground, total = self.probabilities[1], self.probabilities.sum(dim=0)
+        share = foreground / total.clamp_min(torch.finfo(total.dtype).tiny)
+        # Those of a single query do, but for rounding, and stay as they are.
+        return torch.where((total - 1).abs() < 1e-5, foreground, share)
+
+    @property
     def segmentation(self) -> torch.Tensor:
         """The class of every pixel, `(height, width)`, `int64`; with many queries 255 where a pixel mask was 0."""
         return most_probable(self.probabilities)

@@ -59,7 +59,7 @@ class BinaryView:
 
     def read(self, predicted: ImagePrediction) -> tuple[np.ndarray, np.ndarray]:
         """Mask and probability."""
-        probability = predicted.probabilities[1].numpy()
+        probability = predicted.foreground_probability.numpy()
         return probability > THRESHOLD, probability
 
     def open_truth(self, content: bytes, size: tuple[int, int]) -> np.ndarray:

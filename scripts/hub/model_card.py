@@ -183,7 +183,7 @@ def _eval_results(results: dict, metrics: dict | None, dataset_id: str | None, f
     return [
         EvalResult(
             task_type="image-segmentation",
-            dataset_type=dataset_id or name.split()[0].lower(),
+            dataset_type=dataset_id or {"FIVES": "fives", "synthetic images": "synthetic"}.get(name, "custom"),
             dataset_name=name,
             dataset_split=metrics["settings"]["side"],
             dataset_revision=metrics["settings"]["dataset_revision"],

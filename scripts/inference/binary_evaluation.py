@@ -67,7 +67,7 @@ def draw_figures(
         settings = {"batch_size": batch_size, "pixel_mask": inside if skip_outside else None}
         with fixed_draws(model, seed + index):  # as it was measured
             prediction = predict_image(model, processor, row["image"], keep_rate, output_stages=True, **settings)
-        probability = prediction.probabilities[1].numpy()
+        probability = prediction.foreground_probability.numpy()
         stages = np.zeros_like(probability, dtype=np.uint8) if prediction.stages is None else prediction.stages.numpy()
         rows.append(prediction_panels(row["name"], image, mask, probability, stages, num_stages, inside, threshold))
     title, names = figure_title(keep_rate, num_stages), model_classes(model.config)

@@ -47,7 +47,7 @@ class BinaryResults:
         foreground = self._foreground(prediction)
         return {
             "mask": mask_image(foreground),
-            "probability": probability_image(prediction.probabilities[1].numpy()),
+            "probability": probability_image(prediction.foreground_probability.numpy()),
             "overlay": blank_outside(overlay_panel(pixels, foreground), inside),
         }
 
@@ -60,7 +60,7 @@ class BinaryResults:
         return vessel_measures(foreground, inside) if self.is_of_vessels else pixels_by_class(foreground, self.names)
 
     def _foreground(self, prediction: ImagePrediction) -> np.ndarray:
-        return prediction.probabilities[1].numpy() > self.threshold
+        return prediction.foreground_probability.numpy() > self.threshold
 
 
 class ClassResults:

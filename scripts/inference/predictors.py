@@ -70,7 +70,7 @@ def predictor(
         with fixed_draws(model, seed + index):  # independent of other rates and images
             prediction = predict_image(model, processor, image, keep_rates, pixel_mask=inside, batch_size=batch_size)
         is_binary = model.config.num_labels == 2
-        return (prediction.probabilities[1] if is_binary else prediction.segmentation).numpy()
+        return (prediction.foreground_probability if is_binary else prediction.segmentation).numpy()
 
     return predict
 

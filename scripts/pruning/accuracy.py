@@ -36,7 +36,7 @@ class Accuracy:
         foreground, counts = counted_pixels(mask)
         if self.is_of_vessels:
             counts &= imaged_area(row)
-        self.metrics.update(row["name"], None, prediction.probabilities[1].numpy(), foreground, counts)
+        self.metrics.update(row["name"], None, prediction.foreground_probability.numpy(), foreground, counts)
 
     def summary(self) -> dict[str, float]:
         """The values of [`BINARY`] or [`CLASSES`]."""

@@ -83,8 +83,9 @@ class Fitting:
         self.tiles = SampledTiles(Subset(images, fitted_on), sizes, processor, arguments.num_tiles, self.seed)
         if len(self.tiles) < FEWEST_TILES:
             raise ValueError(
-                f"{len(fitted_on)} images to fit on have {len(self.tiles)} tiles of {base.config.image_size} pixels, "
-                f"and at least {FEWEST_TILES} are needed: give more images."
+                f"{len(fitted_on)} images to fit on give {len(self.tiles)} tiles of {base.config.image_size} pixels, "
+                f"and at least {FEWEST_TILES} are needed: give more images, or a larger --num_tiles (now "
+                f"{arguments.num_tiles})."
             )
         self.work, self.errors = Path(arguments.output_dir) / UNFINISHED, {}
         self._continue_or_begin(images.hashes)

@@ -31,9 +31,10 @@ def agreement_table(results: dict) -> str:
     lines = [["level", "keep rate", "mean IoU", "boundary IoU", *(f"Dice {name}" for name in shown), *by_labels,
               "tokens", "ms per image", "× dense"]]  # fmt: skip
     own = [format_number(dense["labels"][metric]), UNDEFINED] if metric else []
-    lines.append(
-        ["dense", "1.0", *["1.000"] * (2 + len(shown)), *own, "100 %", f"{dense['milliseconds']:.0f}", "1.00"]
-    )
+    measured = [row["per_class"] for rows in results["agreement"].values() for row in rows.values()]
+    found = {name for per_class in measured for name in shown if (per_class[name]["dice"] or 0) > 0}
+    itself = ["1.000" if name in found else UNDEFINED for name in shown]  # a class that it never predicts has none
+    lines.append(["dense", "1.0", "1.000", "1.000", *itself, *own, "100 %", f"{dense['milliseconds']:.0f}", "1.00"])
     for level, by_rate in results["agreement"].items():
         for rate, row in by_rate.items():
             if metric:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 # The seven colours of Okabe and Ito, and thirteen more, each as far as possible (CIEDE2000) from all before it as seen
@@ -66,7 +67,9 @@ def legend_strip(names: Sequence[str], colours: Sequence[Sequence[int]], width: 
         `np.ndarray` of shape `(strip_height, width, 3)`, `uint8`.
     """
     size = max(10, round(width / 50))
-    font, gap = ImageFont.load_default(size), size // 2
+    # Pillow's own font has no letters but those of English.
+    font, gap = ImageFont.truetype(findfont("DejaVu Sans"), size), size // 2
+    names = [_shortened(name, font, width - size - 3 * gap) for name in names]
     places, left, line = [], gap, 0
     for name in names:
         needed = round(font.getlength(name)) + size + 3 * gap
@@ -82,3 +85,12 @@ def legend_strip(names: Sequence[str], colours: Sequence[Sequence[int]], width: 
         draw.rectangle([left, top, left + size - 1, top + size - 1], fill=tuple(map(int, colour)), outline=_BLACK)
         draw.text((left + size + gap, top + size / 2), name, fill=_BLACK, font=font, anchor="lm")
     return np.asarray(strip)
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """A name, or as much of it as fits into a width."""
+    if font.getlength(name) <= width:
+        return name
+    return next(
+        (f"{name[:end]}…" for end in range(len(name) - 1, 0, -1) if font.getlength(f"{name[:end]}…") <= width), "…"
+    )

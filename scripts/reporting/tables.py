@@ -35,4 +35,5 @@ def markdown_table(lines: Sequence[Sequence[str]], numbers: bool = True) -> str:
         numbers (`bool`, *optional*, defaults to `True`): Whether all columns but the first are aligned to the right.
     """
     rule = ["---"] + ["---:" if numbers else "---"] * (len(lines[0]) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

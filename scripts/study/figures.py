@@ -197,7 +197,7 @@ def draw_figure1(
         for model, processor in models:
             predicted = predict_image(model, processor, row["image"], rate)
             if len(names) == 2:
-                panels.append(_heat_map(predicted.probabilities[1].numpy()))
+                panels.append(_heat_map(predicted.foreground_probability.numpy()))
             else:
                 panels.append(class_panel(predicted.segmentation.numpy(), len(names)))
         for axis, panel in zip(column, panels, strict=True):

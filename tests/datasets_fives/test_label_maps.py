@@ -118,11 +118,17 @@ def test_255_may_be_a_class():
         ({"classes": {"a": [1, 2, 3], "b": [3, 2, 1]}, "ignore_value": [1, 2, 4, 8]}, r"got \[8\]"),
         ({"classes": NAMES, "ignore_value": 70000}, "from 0 to 65535, got 70000"),
         ({"classes": NAMES, "ignore_value": 4}, "4 is ignored, but also stands for 'car'"),
+        ({"classes": NAMES, "ignore_value": 5, "reduce_labels": True}, "5 is ignored, but also stands for 'car'"),
     ],
 )
 def test_contradictions_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         read_label_format(**kwargs)
+
+
+def test_what_is_ignored_is_a_value_of_the_file():
+    labels = read_label_format(NAMES, ignore_value=0, reduce_labels=True)
+    np.testing.assert_array_equal(read_label_map(Image.fromarray(np.array([[0, 1]], np.uint8)), labels), [[255, 0]])
 
 
 @pytest.mark.parametrize(
@@ -155,5 +161,7 @@ def test_label_maps_are_scaled_by_nearest_pixels():
 def test_a_map_of_one_class_says_nothing_about_duplicates():
     assert fingerprint_mask(np.full((4, 4), 3, np.uint8), 5) == ""
     assert fingerprint_mask(np.array([[3, 255]], np.uint8), 5) == ""  # such as the border of a map
+    assert fingerprint_mask(np.array([[1, 255]], np.uint8)) == ""
+    assert fingerprint_mask(np.array([[1, 0]], np.uint8)) != fingerprint_mask(np.array([[0, 1]], np.uint8)) != ""
     one, other = LABELS, np.where(LABELS == 3, np.uint8(4), LABELS)
     assert fingerprint_mask(one, 5) == fingerprint_mask(one.copy(), 5) != fingerprint_mask(other, 5)

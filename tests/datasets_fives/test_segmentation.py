@@ -73,7 +73,7 @@ def test_names_come_from_a_file_beside_the_folders(street, load):
     root = street()
     wanted = content(load(root, classes=CLASSES))
     for name, text in {
-        "classes.txt": "\n".join(CLASSES) + "\n",
+        "classes.txt": "\ufeff" + "\n".join(CLASSES) + "\n",  # with a byte order mark
         "classes.json": json.dumps(CLASSES),
         "id2label.json": json.dumps(dict(enumerate(CLASSES))),
     }.items():

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from datasets import load_dataset
 from PIL import Image
 
@@ -13,7 +14,7 @@ from modeling_reg4pru.tiled_inference import predict_image
 from reg4pru import predict
 from reg4pru.inference.model_classes import model_classes
 from reg4pru.inference.result_table import read_table
-from reg4pru.reporting.class_colours import class_colours, label_image
+from reg4pru.reporting.class_colours import class_colours, label_image, legend_strip
 
 
 @pytest.fixture
@@ -133,6 +134,31 @@ def test_a_table_that_was_cut_anywhere_is_gone_on_with(run, street_model, tmp_pa
         assert rows == complete[: len(rows)]
         assert len(rows) >= whole[:end].count(b"\n") - 1
         assert clean == whole[:end].endswith(b"\n")
+
+
+def test_two_classes_of_many_queries_are_those_of_the_highest_scores(run, tiny_model, tmp_path):
+    model = tiny_model(num_labels=2, num_queries=6, id2label={0: "land", 1: "water"})
+    for weight in (model.class_predictor.weight, model.query.weight):
+        torch.nn.init.normal_(weight, std=3)
+    assert run(model, "--keep_rates", 1.0) == 0
+    processor, seen = Reg4PruImageProcessor(size={"height": 64, "width": 64}, working_size=None), set()
+    for row in table(tmp_path):
+        wanted = predict_image(model, processor, row["file"], 1.0)
+        assert (wanted.probabilities.sum(dim=0) - 1).abs().max() > 0.01
+        mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
+        np.testing.assert_array_equal(mask > 0, wanted.segmentation.numpy() == 1)
+        seen |= set(wanted.segmentation.unique().tolist())
+    assert seen == {0, 1}
+
+
+def test_legends_have_all_letters_and_end_inside():
+    colours = class_colours(2)
+    for letter in "ßäñЖ":  # a letter that a font lacks looks like one that does not exist
+        missing = legend_strip(["\u0378", "a"], colours, 400)
+        assert not np.array_equal(legend_strip([letter, "a"], colours, 400), missing)
+    long = legend_strip(["an object of a long name", "b"], colours, 80)
+    assert (long[:, -4:] == 255).all()
+    assert not np.array_equal(long, legend_strip(["another object", "b"], colours, 80))
 
 
 def test_colours_of_classes():
