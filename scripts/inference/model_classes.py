@@ -2,6 +2,7 @@
 
 from datasets import Dataset
 
+from datasets_fives.class_names import class_names
 from modeling_reg4pru import Reg4PruConfig
 
 VESSEL_CLASSES = ["background", "vessel"]
@@ -14,12 +15,6 @@ def model_classes(config: Reg4PruConfig) -> list[str]:
     """
     names = [config.id2label[index] for index in range(config.num_labels)]
     return VESSEL_CLASSES if len(names) == 2 and not _has_names(config) else names
-
-
-def data_classes(rows: Dataset) -> list[str]:
-    """Names of the classes of label maps; [`VESSEL_CLASSES`] of masks."""
-    column = rows.features.get("classes")
-    return VESSEL_CLASSES if column is None else column.feature.names
 
 
 def is_of_vessels(config: Reg4PruConfig) -> bool:
@@ -37,7 +32,7 @@ def check_same_classes(config: Reg4PruConfig, rows: Dataset, source: str) -> Non
         rows (`Dataset`): Images with masks or label maps.
         source (`str`): What the message calls the data set.
     """
-    own, data = model_classes(config), data_classes(rows)
+    own, data = model_classes(config), class_names(rows)
     named = "classes" in rows.features and _has_names(config)
     if (own != data) if named else (len(own) != len(data)):
         raise ValueError(

@@ -30,6 +30,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers.image_utils import SizeDict
 
+from datasets_fives.class_names import class_names
 from datasets_fives.metrics import measure, measure_classes
 
 from ..benchmarking.arguments import ENGINES
@@ -44,7 +45,7 @@ from ..common.output_checks import check_writable
 from ..common.provenance import provenance
 from ..common.spread import spread
 from ..inference.loading import load_checkpoint
-from ..inference.model_classes import VESSEL_CLASSES, check_same_classes, check_skip_applies, data_classes
+from ..inference.model_classes import VESSEL_CLASSES, check_same_classes, check_skip_applies
 from ..inference.onnx_export import check_allocation
 from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
@@ -129,8 +130,8 @@ class Way:
         """
         checkpoint = self.checkpoint.format(seed=seed)
         if self.unet:
-            if len(data_classes(images)) > 2:
-                raise ValueError(f"{checkpoint} is a U-Net, but there are {len(data_classes(images))} classes.")
+            if len(class_names(images)) > 2:
+                raise ValueError(f"{checkpoint} is a U-Net, but there are {len(class_names(images))} classes.")
             return unet_predictor(Path(checkpoint), self.tile_size, self.tile_overlap)
         dtype = "bfloat16" if self.bfloat16 else "float32"
         model, processor = load_checkpoint(checkpoint, dtype=dtype)
@@ -172,12 +173,12 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
 
 def metrics_for(images: Dataset) -> StudyMetrics:
     """Which metrics are measured: those of two classes or of more."""
-    return CLASSES if len(data_classes(images)) > 2 else VESSELS
+    return CLASSES if len(class_names(images)) > 2 else VESSELS
 
 
 def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
     """Measure one training of every way, all ways of an image one after the other."""
-    names, metrics = data_classes(images), metrics_for(images)
+    names, metrics = class_names(images), metrics_for(images)
     with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
         predict = {label: way.predictor(seed, folder, images) for label, way in ways.items()}
         timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
