@@ -79,7 +79,7 @@ def write_report(outcome: Path) -> None:
             if child.tag in ("failure", "error", "skipped"):
                 kind = "skipped" if child.tag == "skipped" else "failed"
                 lines = (child.get("message") or "").strip().splitlines()
-                reason = re.sub(r"\s+", " ", lines[0] if lines else "no message").replace("|", "\\|")
+                reason = re.sub(r"\s+", " ", lines[0] if lines else "no message")
         # A test with subtests occurs more than once; the worst outcome counts.
         if name not in tests or (kind, tests[name][0]) in (("failed", "passed"), ("failed", "skipped")):
             tests[name] = (kind, reason)
