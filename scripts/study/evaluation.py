@@ -3,14 +3,17 @@
 import csv
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import yaml
 from datasets import Dataset
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from datasets_fives import load_segmentation
-from datasets_fives.metrics import METRICS, measure, measure_classes
+from datasets_fives.metrics import METRICS, MeasuredClasses, VesselMetrics, measure, measure_classes
 from modeling_reg4pru import Reg4PruForSemanticSegmentation
 
 from ..common.atomic_files import replace_table, replace_text
@@ -18,7 +21,7 @@ from ..common.former_names import present_name
 from ..common.keep_rates import rate_name
 from ..common.spread import spread
 from ..inference.loading import load_checkpoint, select_at_random
-from ..inference.model_classes import check_same_classes, is_of_vessels, model_classes
+from ..inference.model_classes import VESSEL_CLASSES, check_same_classes, model_classes
 from ..inference.predictors import predictors
 from ..training.setup import load_data
 from .definition import DATA_FIELDS, MODEL_FIELDS, Study, is_as_trained
@@ -57,17 +60,24 @@ def evaluate_run(study: Study, folder: RunFolder) -> None:
         images = images.select(spread(len(images), study.limit))
         by_rate = predictors(model, processor, missing, batch_size=16)
         check_same_classes(model.config, images, settings.get("dataset", "the data set of the training"))
-        names = model_classes(model.config)
-        if len(names) == 2:
-            measured = measure(by_rate, images, inside_field_of_view=is_of_vessels(model.config))
-        else:
-            measured = measure_classes(by_rate, images, names)
-        for rate, metrics in measured.items():
+        for rate, metrics in measure_by_classes(by_rate, images, model_classes(model.config)).items():
             done[rate] = over_all_pixels(metrics.compute())
             rows[name, rate] = metrics.rows
         write_results(folder, results, rows)
     if json.dumps(results) != json.dumps(folder.results()):  # what was taken from another evaluation
         write_results(folder, results, rows)
+
+
+def measure_by_classes(
+    by_name: Mapping[str, Callable[[Image.Image, int], np.ndarray]], images: Dataset, classes: list[str]
+) -> dict[str, VesselMetrics] | dict[str, MeasuredClasses]:
+    """
+    What is measured of predictors: of two classes by [`~datasets_fives.metrics.measure`], of more by
+    [`~datasets_fives.metrics.measure_classes`]; arguments as there.
+    """
+    if len(classes) > 2:
+        return measure_classes(by_name, images, classes)
+    return measure(by_name, images, inside_field_of_view=classes == VESSEL_CLASSES)
 
 
 def over_all_pixels(result: dict) -> dict[str, float]:

@@ -31,7 +31,6 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 
 from datasets_fives.class_names import class_names
-from datasets_fives.metrics import measure, measure_classes
 
 from ..benchmarking.arguments import ENGINES
 from ..benchmarking.engines import engine_model, why_not
@@ -45,12 +44,13 @@ from ..common.output_checks import check_writable
 from ..common.provenance import provenance
 from ..common.spread import spread
 from ..inference.loading import load_checkpoint
-from ..inference.model_classes import VESSEL_CLASSES, check_same_classes, check_skip_applies
+from ..inference.model_classes import check_same_classes, check_skip_applies
 from ..inference.onnx_export import check_allocation
 from ..inference.predictors import predictor
 from ..reporting.style import COLOURS, DPI, MARKERS, new_figure, tidy
 from ..reporting.tables import format_mean, markdown_table, mean_and_sd
-from .metrics import CLASSES, VESSELS, StudyMetrics
+from .evaluation import measure_by_classes, over_all_pixels
+from .metrics import metrics_of
 from .unet import unet_predictor
 
 _SHOWN = 0.1  # of the first metric, in the figure
@@ -171,25 +171,16 @@ def read_ways(path: Path, seeds: list[int]) -> dict[str, Way]:
     return ways
 
 
-def metrics_for(images: Dataset) -> StudyMetrics:
-    """Which metrics are measured: those of two classes or of more."""
-    return CLASSES if len(class_names(images)) > 2 else VESSELS
-
-
 def add_training(ways: dict[str, Way], images: Dataset, seed: int) -> None:
     """Measure one training of every way, all ways of an image one after the other."""
-    names, metrics = class_names(images), metrics_for(images)
     with tempfile.TemporaryDirectory(prefix="reg4pru-engines-") as folder:
         predict = {label: way.predictor(seed, folder, images) for label, way in ways.items()}
         timed = {label: _timed(predict[label], way.seconds) for label, way in ways.items()}
-        if metrics is CLASSES:
-            measured = {label: found.compute() for label, found in measure_classes(timed, images, names).items()}
-        else:
-            found = measure(timed, images, inside_field_of_view=names == VESSEL_CLASSES)
-            measured = {label: of_images.compute()["pooled"] for label, of_images in found.items()}
-    for label, values in measured.items():
-        for name in (metrics.main, metrics.raced):
-            ways[label].quality.setdefault(name, []).append(values[name])
+        for label, found in measure_by_classes(timed, images, class_names(images)).items():
+            values = over_all_pixels(found.compute())
+            metrics = metrics_of([values])
+            for name in (metrics.main, metrics.raced):
+                ways[label].quality.setdefault(name, []).append(values[name])
 
 
 def _timed(predict: Callable, seconds: list[float]) -> Callable:
@@ -208,9 +199,10 @@ def ratios(way: Way, first: Way) -> list[float]:
     return [of_first / own for of_first, own in zip(first.seconds, way.seconds, strict=True)]
 
 
-def results_table(ways: dict[str, Way], metrics: StudyMetrics) -> str:
+def results_table(ways: dict[str, Way]) -> str:
     """A row a way: median seconds per image, median ratio of the same image to the first way, quality."""
     first = next(iter(ways.values()))
+    metrics = metrics_of(way.quality for way in ways.values())
     lines = [["way", "keep rate", "seconds per image", "× first", metrics.main_name, metrics.raced_name]]
     for label, way in ways.items():
         quality = [format_mean(*mean_and_sd(way.quality[name])) for name in (metrics.main, metrics.raced)]
@@ -219,13 +211,13 @@ def results_table(ways: dict[str, Way], metrics: StudyMetrics) -> str:
     return markdown_table(lines)
 
 
-def draw(ways: dict[str, Way], metrics: StudyMetrics, path: Path) -> None:
+def draw(ways: dict[str, Way], path: Path) -> None:
     """
     The first metric against seconds per image; ways that differ in their keep rate only are one line. What is more
     than [`_SHOWN`] below the best is named below the figure instead.
     """
     figure = new_figure(9.2, 4.8)
-    axis = figure.subplots()
+    axis, metrics = figure.subplots(), metrics_of(way.quality for way in ways.values())
     quality = {label: mean_and_sd(way.quality[metrics.main]) for label, way in ways.items()}
     floor = max(mean for mean, _ in quality.values()) - _SHOWN
     lines: dict[tuple, list[str]] = {}
@@ -262,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--dataset is {arguments.dataset}, which has no test images.")
     except ValueError as error:
         parser.error(str(error))
-    images, metrics = images.select(spread(len(images), arguments.limit)), metrics_for(images)
+    images = images.select(spread(len(images), arguments.limit))
     for seed in arguments.seeds:
         try:
             add_training(ways, images, seed)
@@ -273,14 +265,15 @@ def main(argv: list[str] | None = None) -> None:
     measured = {label: {**asdict(way), "seconds": way.seconds, **way.quality} for label, way in ways.items()}
     content = {"ways": measured, "settings": asdict(arguments), "provenance": made_by}
     replace_json(output_dir / "whole_images.json", content)
+    metrics = metrics_of(way.quality for way in ways.values())
     said = (
         f"Images: {len(images)} of {arguments.working_size} px; trainings: {len(arguments.seeds)}; "
         f"{made_by['device']}. Seconds are medians, and ratios medians of those of the same image; "
         f"{metrics.main_name} and {metrics.raced_name}: mean ± sd over trainings."
     )
-    table = results_table(ways, metrics)
+    table = results_table(ways)
     replace_text(output_dir / "table.md", f"# Whole images\n\n{said}\n\n{table}\n")
-    draw(ways, metrics, output_dir / "whole_images.png")
+    draw(ways, output_dir / "whole_images.png")
     print(table)
 
 

@@ -17,7 +17,7 @@ from reg4pru.maintenance.render_readme import REPOSITORY
 from reg4pru.study import cost, evaluation, tables, unet
 from reg4pru.study.definition import AS_TRAINED, Study, read_study
 from reg4pru.study.evaluation import read_images
-from reg4pru.study.metrics import CLASSES, VESSELS
+from reg4pru.study.metrics import CLASSES
 from reg4pru.study.paired import collect_images, paired_markdown, write_images
 from reg4pru.study.run_folder import RunFolder
 from reg4pru.study.tables import collect, markdown, write_csv
@@ -155,7 +155,7 @@ def test_tables_of_whole_images_follow_from_their_records():
             vars(ways[label]).update(
                 measured, quality={name: measured[name] for name in ("average_precision", "cldice")}
             )
-        assert (path.parent / "table.md").read_text().endswith(f"\n\n{results_table(ways, VESSELS)}\n")
+        assert (path.parent / "table.md").read_text().endswith(f"\n\n{results_table(ways)}\n")
 
 
 @pytest.mark.parametrize("name", ["engines", "engines-1024"])
